@@ -1,0 +1,158 @@
+//! What a user asked for, checked and normalised. Immutable once accepted.
+
+mod parse;
+mod reader;
+
+pub use parse::parse_spec;
+
+use crate::{resources::Amounts, retry::RetryPolicy, source::Source};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A spec is at most so large as JSON.
+pub const MAX_SPEC_BYTES: usize = 64 * 1024;
+/// Log bytes kept of one attempt, all streams together, unless the spec says otherwise.
+pub const DEFAULT_LOG_LIMIT_BYTES: u64 = 64 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub name: String,
+    pub executor: String,
+    #[serde(default)]
+    pub source: Source,
+    /// What to run. Empty: the image's own command.
+    pub command: Command,
+    /// For executors other than container and process; they check it.
+    #[serde(default)]
+    pub payload: serde_json::Value,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    pub requirements: Requirements,
+    /// Higher is more urgent. urgent 100, high 50, normal 0, low -50.
+    pub priority: i32,
+    /// Running time of one attempt; None: no limit.
+    pub timeout_ms: Option<u64>,
+    /// How long it may wait for a node; None: for ever.
+    pub queue_timeout_ms: Option<u64>,
+    pub retry: RetryPolicy,
+    pub on_node_loss: OnNodeLoss,
+    pub stop: Stop,
+    pub network: Network,
+    /// `uid`, `uid:gid` or a name of the image; None: the image's own.
+    pub user: Option<String>,
+    pub workdir: String,
+    pub log_limit_bytes: u64,
+}
+
+/// A program with its arguments, or one line for a shell. Only what was written as one string is given to a shell.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    Argv(Vec<String>),
+    Shell(String),
+}
+
+impl Command {
+    /// What is executed: the arguments, or `/bin/sh -c LINE`.
+    pub fn argv(&self) -> Vec<String> {
+        match self {
+            Self::Argv(argv) => argv.clone(),
+            Self::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
+        }
+    }
+    pub fn is_blank(&self) -> bool {
+        match self {
+            Self::Argv(argv) => argv.is_empty(),
+            Self::Shell(line) => line.trim().is_empty(),
+        }
+    }
+    /// As a person would type it.
+    pub fn display(&self) -> String {
+        match self {
+            Self::Shell(line) => line.clone(),
+            Self::Argv(argv) => argv
+                .iter()
+                .map(|word| {
+                    if word.is_empty() || word.contains(|c: char| c.is_whitespace() || "\"'$`\\;&|<>()".contains(c)) {
+                        format!("'{}'", word.replace('\'', r"'\''"))
+                    } else {
+                        word.clone()
+                    }
+                })
+                .collect::<Vec<_>>()
+                .join(" "),
+        }
+    }
+}
+
+/// Everything that decides which nodes fit. Tasks with equal requirements form one class of the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Requirements {
+    pub amounts: Amounts,
+    /// `/dev/shm` of a container; None: half of the memory.
+    pub shm_bytes: Option<u64>,
+    pub platform: Option<String>,
+    pub arch: Option<String>,
+    pub role: Option<String>,
+    pub tags: BTreeSet<String>,
+    pub labels: BTreeMap<String, String>,
+    pub internet: bool,
+    /// This node and no other, by name or id.
+    pub node: Option<String>,
+    pub prefer: BTreeMap<String, String>,
+    pub avoid: BTreeMap<String, String>,
+}
+
+/// A class of the queue: what placement looks at, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Needs {
+    pub executor: String,
+    pub requirements: Requirements,
+}
+
+impl TaskSpec {
+    pub fn needs(&self) -> Needs {
+        Needs { executor: self.executor.clone(), requirements: self.requirements.clone() }
+    }
+    pub fn shm_bytes(&self) -> u64 {
+        self.requirements.shm_bytes.unwrap_or(self.requirements.amounts.memory_bytes / 2)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OnNodeLoss {
+    /// How long after the node went offline its task may be placed again.
+    pub replace_after_ms: u64,
+    /// Never two at once, not even for a moment.
+    pub exclusive: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stop {
+    pub signal: String,
+    pub grace_ms: u64,
+}
+impl Default for Stop {
+    fn default() -> Self {
+        Self { signal: "SIGTERM".into(), grace_ms: 10_000 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    #[default]
+    Default,
+    None,
+}
+
+/// The four names of priorities and their integers.
+pub const PRIORITIES: [(&str, i32); 4] = [("urgent", 100), ("high", 50), ("normal", 0), ("low", -50)];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+use super::*;
+use crate::fault::Fault;
+use serde_json::{Value, json};
+
+const COMMIT: &str = "4f0c1d2e3b4a59687706f5e4d3c2b1a098765432";
+
+fn source() -> Value {
+    json!({"code_repo_url": "https://git.example/lab/resnet.git", "code_commit_id": COMMIT,
+           "env_repo_url": "https://git.example/lab/envs.git", "env_commit_id": COMMIT, "dockerfile_path": "torch/Dockerfile"})
+}
+fn faults(body: Value) -> Vec<Fault> {
+    parse_spec(&body).expect_err("refused")
+}
+fn pointers(body: Value) -> Vec<(String, String)> {
+    faults(body).into_iter().map(|fault| (fault.pointer, fault.code)).collect()
+}
+
+#[test]
+fn a_container_task_must_name_all_five() {
+    let missing =
+        pointers(json!({"executor": "container", "command": ["true"], "source": {"code_repo_url": "https://h/r"}}));
+    let names: Vec<_> = missing.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    assert_eq!(
+        names,
+        ["#/source/code_commit_id", "#/source/env_repo_url", "#/source/env_commit_id", "#/source/dockerfile_path"]
+    );
+    assert!(missing.iter().all(|(_, code)| code == "required"));
+    assert_eq!(pointers(json!({"executor": "container"})).len(), 5);
+}
+
+#[test]
+fn every_fault_is_named_at_once() {
+    let mut source = source();
+    source["code_commit_id"] = json!("main");
+    let body = json!({"source": source, "requirements": {"memroy": "4GiB", "memory": "16 gigs", "gpus": -1, "cpu_cores": "many"},
+        "priority": "asap", "timeout": "soon", "env": {"UNIDESK_X": "1"}, "colour": "red", "stop": {"signal": "SIGFOO"}});
+    let found = pointers(body);
+    for expected in [
+        ("#/source/code_commit_id", "not_a_commit_id"),
+        ("#/requirements/memroy", "unknown_field"),
+        ("#/requirements/memory", "bad_quantity"),
+        ("#/requirements/gpus", "out_of_range"),
+        ("#/requirements/cpu_cores", "bad_quantity"),
+        ("#/priority", "unknown_value"),
+        ("#/timeout", "bad_duration"),
+        ("#/env/UNIDESK_X", "reserved"),
+        ("#/colour", "unknown_field"),
+        ("#/stop/signal", "unknown_value"),
+    ] {
+        assert!(
+            found.iter().any(|(pointer, code)| (pointer.as_str(), code.as_str()) == expected),
+            "{expected:?} is missing in {found:?}"
+        );
+    }
+    assert_eq!(found.len(), 10);
+}
+
+#[test]
+fn a_full_task_is_read_as_written() {
+    let spec =
+        parse_spec(&json!({"name": "train", "source": source(), "command": ["python", "train.py"], "env": {"SEED": 7},
+        "requirements": {"cpu_cores": 0.5, "memory": "16GiB", "gpus": 1, "arch": "amd64", "labels": {"site": "lab-2"}},
+        "priority": "high", "timeout": "6h", "retry": {"max_retries": 1, "on_exit_codes": [75]}}))
+        .expect("valid");
+    assert_eq!((spec.executor.as_str(), spec.priority, spec.timeout_ms), ("container", 50, Some(21_600_000)));
+    assert_eq!(spec.requirements.amounts.cpu_millis, 500);
+    assert_eq!(spec.shm_bytes(), 8 << 30);
+    assert_eq!(spec.requirements.arch.as_deref(), Some("x86_64"));
+    assert_eq!(spec.env["SEED"], "7");
+    let again: TaskSpec = serde_json::from_value(serde_json::to_value(&spec).expect("to JSON")).expect("from JSON");
+    assert_eq!(again, spec);
+}
+
+#[test]
+fn one_string_is_for_a_shell_and_a_list_is_not() {
+    let shell = parse_spec(&json!({"command": "ls -la /tmp"})).expect("valid");
+    assert_eq!((shell.executor.as_str(), shell.name.as_str()), ("process", "ls"));
+    assert_eq!(shell.command.argv(), ["/bin/sh", "-c", "ls -la /tmp"]);
+    let argv = parse_spec(&json!({"command": ["echo", "$(id)", "; id"]})).expect("valid");
+    assert_eq!(argv.command.argv(), ["echo", "$(id)", "; id"]);
+}
+
+#[test]
+fn hostile_values_are_faults_and_never_a_panic() {
+    for body in [
+        json!([]),
+        json!(null),
+        json!("x"),
+        json!({"command": "a\0b"}),
+        json!({"command": ["x"], "requirements": []}),
+        json!({"command": 7}),
+        json!({"command": ["x"], "requirements": {"memory": -1}}),
+        json!({"command": ["x"], "requirements": {"memory": 1e300}}),
+        json!({"command": ["x"], "env": {"A=B": "1"}}),
+        json!({"command": ["x".repeat(70_000)]}),
+        json!({"command": vec!["x"; 40_000]}),
+        json!({"command": ["x"], "workdir": "../x"}),
+        json!({"command": ["x"], "user": "-x"}),
+        json!({"executor": "process", "command": ["x"], "source": source()}),
+        json!({"executor": "a/b"}),
+        json!({"command": ["x"], "retry": {"on_exit_codes": [0, 256, "x"]}}),
+        json!({"command": []}),
+        json!({"command": ""}),
+    ] {
+        assert!(parse_spec(&body).is_err(), "{body}");
+    }
+}

@@ -1,0 +1,32 @@
+//! What a node and the platform say to each other over one WebSocket.
+//!
+//! Owns: the frames, their sizes, the versions, and how log bytes are packed.
+//! Must not know: sockets, the database, Docker. Values of `domain` travel as they are; the golden files in
+//! `tests/golden/v1` pin how each looks on the wire, so a change of a domain type cannot change the protocol unseen.
+//! Begin at [`ToNode`] and [`FromNode`].
+
+pub mod frame;
+mod from_node;
+mod handshake;
+mod log_frame;
+mod to_node;
+pub mod version;
+
+pub use frame::{DecodeError, Frame};
+pub use from_node::{Completeness, FromNode, HeldAttempt, Hello, Inventory};
+pub use handshake::{RefusalCode, Refused};
+pub use log_frame::{LogFrame, LogPayload, Stream};
+pub use to_node::{Assign, LogOffset, ToNode, Welcome};
+
+/// The WebSocket subprotocol that both sides name.
+pub const SUBPROTOCOL: &str = "unidesk.provider.v1";
+/// Where an agent connects.
+pub const CONNECT_PATH: &str = "/v1/provider/connect";
+/// The largest message, which is one frame, in either direction.
+pub const MAX_FRAME_BYTES: usize = 256 * 1024;
+/// The largest piece of log in one frame.
+pub const MAX_LOG_BYTES: usize = 64 * 1024;
+/// How often an agent sends a heartbeat, unless the server says otherwise.
+pub const HEARTBEAT_MS: u64 = 15_000;
+/// A peer that was silent for this long is given up and redialled.
+pub const SILENCE_MS: u64 = 45_000;

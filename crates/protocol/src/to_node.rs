@@ -1,0 +1,87 @@
+//! From the platform to a node.
+
+use crate::{Refused, Stream};
+use domain::{
+    ids::{AttemptId, Held, NodeId, ProjectId, TaskId},
+    spec::TaskSpec,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToNode {
+    Welcome(Welcome),
+    Refused(Refused),
+    /// Run this. Acknowledged by the report `accepted`, once it is on the node's disk.
+    Assign(Box<Assign>),
+    /// A person wants it stopped: it ends as `cancelled`.
+    Cancel {
+        held: Held,
+    },
+    /// It no longer holds its task: stop it, remove what it left. What it still reports changes nothing.
+    Stop {
+        held: Held,
+    },
+    /// Takes nothing new; `resume` ends that. Running work goes on.
+    Drain,
+    Resume,
+    /// The reports up to this sequence number are committed.
+    Ack {
+        up_to: u64,
+    },
+    /// Every byte of this stream before `next_offset` is committed.
+    LogAck {
+        attempt: AttemptId,
+        stream: Stream,
+        next_offset: u64,
+    },
+    /// Something sent was not understood; it was skipped.
+    Error {
+        code: String,
+        detail: String,
+    },
+    /// Answers a heartbeat, so that both sides know the other is alive.
+    Beat,
+    /// A message of a newer version: answered with `error` and skipped.
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The picked protocol version.
+    pub version: u32,
+    pub server_version: String,
+    pub node: NodeId,
+    pub name: String,
+    /// Frames of an older session change nothing.
+    pub session_epoch: i64,
+    pub heartbeat_ms: u64,
+    /// Which bytes are committed, for each attempt of the inventory.
+    #[serde(default)]
+    pub log_offsets: Vec<LogOffset>,
+    /// The node is draining: it takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogOffset {
+    pub attempt: AttemptId,
+    pub stream: Stream,
+    pub next_offset: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assign {
+    pub held: Held,
+    pub task: TaskId,
+    pub project: ProjectId,
+    /// 1 for the first attempt.
+    pub number: u32,
+    /// GPUs reserved for it, by id.
+    #[serde(default)]
+    pub gpu_ids: Vec<String>,
+    /// The common part is read by the agent; `payload` inside it only by the executor.
+    pub spec: TaskSpec,
+}

@@ -1,0 +1,163 @@
+//! Pins how every frame looks on the wire. A changed file here is a changed protocol.
+
+use domain::{
+    attempt::{AttemptState, Report},
+    ids::{AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeId, TaskId},
+    node::{Condition, NodeFacts, NodeMetrics},
+    outcome::{Ending, ExitFacts, FailureKind, LogTotals},
+    resources::{Capacity, Gpu},
+};
+use protocol::{version::SUPPORTED, *};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{fmt::Debug, path::PathBuf};
+use uuid::Uuid;
+
+fn held() -> Held {
+    Held { attempt: AttemptId::from_uuid(Uuid::from_u128(0xa)), fence: Fence::from_i64((1 << 32) + 1) }
+}
+fn facts() -> NodeFacts {
+    NodeFacts {
+        agent_version: "0.1.0".into(),
+        platform: "linux".into(),
+        arch: "x86_64".into(),
+        hostname: "lab-3".into(),
+        executors: [("container".into(), "1".into())].into(),
+        capacity: Capacity {
+            cpu_millis: 16_000,
+            memory_bytes: 64 << 30,
+            disk_bytes: 1 << 40,
+            gpus: vec![Gpu { id: "GPU-1".into(), model: "RTX 4090".into(), memory_bytes: 24 << 30 }],
+        },
+        ..NodeFacts::default()
+    }
+}
+fn metrics() -> NodeMetrics {
+    NodeMetrics {
+        cpu_percent: 12.5,
+        live_attempts: 1,
+        conditions: [Condition::DockerUnavailable].into(),
+        warm: ["env:1".into()].into(),
+        ..NodeMetrics::default()
+    }
+}
+fn ending() -> Ending {
+    let exit = ExitFacts { code: Some(3), duration_ms: 1200, ..ExitFacts::default() };
+    Ending {
+        failure: Some(FailureKind::ExitNonzero),
+        message: "exit 3".into(),
+        exit: Some(exit),
+        planned_stop: false,
+        log: LogTotals { bytes: 12, complete: true },
+    }
+}
+
+/// Compares with the golden file and reads it back. `UPDATE_GOLDEN=1` writes it.
+fn pin<M: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: M) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(format!("{name}.json"));
+    let frame = Frame::numbered(7, message);
+    let shown =
+        serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(&frame.encode()).expect("JSON"))
+            .expect("JSON")
+            + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &shown).expect("golden file is writable");
+    }
+    let golden = std::fs::read_to_string(&path)
+        .unwrap_or_else(|_| panic!("no golden file for {name}: run with UPDATE_GOLDEN=1"));
+    assert_eq!(shown, golden, "{name} looks different on the wire");
+    assert_eq!(Frame::<M>::decode(&golden).expect("decodes"), frame, "{name} does not read back");
+}
+
+#[test]
+fn frames_from_a_node_are_pinned() {
+    let attempts = vec![HeldAttempt { held: held(), state: AttemptState::Running }];
+    let inventory = Inventory { executors: [("container".into(), Completeness::Unknown)].into(), attempts };
+    let instance = InstanceId::from_uuid(Uuid::from_u128(0xb));
+    pin(
+        "hello",
+        FromNode::Hello(Box::new(Hello {
+            versions: SUPPORTED,
+            instance,
+            facts: facts(),
+            metrics: metrics(),
+            inventory,
+        })),
+    );
+    pin("heartbeat", FromNode::Heartbeat { metrics: Box::new(metrics()) });
+    pin("facts", FromNode::Facts { facts: Box::new(facts()) });
+    pin("node_error", FromNode::Error { code: "unknown_message".into(), detail: "skipped".into() });
+    for report in [
+        Report::Accepted,
+        Report::Preparing,
+        Report::Prepared { provenance: serde_json::json!({"code_tree": "91ab"}) },
+        Report::Started,
+        Report::Exited { exit: ExitFacts { code: Some(137), signal: Some(9), oom: true, ..ExitFacts::default() } },
+        Report::Ended { ending: ending() },
+        Report::Released,
+    ] {
+        pin(&format!("report_{}", report.kind()), FromNode::Report { held: held(), report });
+    }
+}
+
+#[test]
+fn frames_to_a_node_are_pinned() {
+    let commit = "4f0c1d2e3b4a59687706f5e4d3c2b1a098765432";
+    let spec = domain::spec::parse_spec(&serde_json::json!({
+        "command": ["python", "train.py"], "source": {"code_repo_url": "https://h/c.git", "code_commit_id": commit,
+            "env_repo_url": "https://h/e.git", "env_commit_id": commit, "dockerfile_path": "Dockerfile"}}))
+    .expect("a valid task");
+    let node = NodeId::from_uuid(Uuid::from_u128(0xc));
+    pin(
+        "assign",
+        ToNode::Assign(Box::new(Assign {
+            held: held(),
+            task: TaskId::from_uuid(Uuid::from_u128(0xd)),
+            project: DEFAULT_PROJECT,
+            number: 1,
+            gpu_ids: vec!["GPU-1".into()],
+            spec,
+        })),
+    );
+    let log_offsets = vec![LogOffset { attempt: held().attempt, stream: Stream::Stdout, next_offset: 48_213 }];
+    pin(
+        "welcome",
+        ToNode::Welcome(Welcome {
+            version: 1,
+            server_version: "0.1.0".into(),
+            node,
+            name: "lab-3".into(),
+            session_epoch: 4,
+            heartbeat_ms: HEARTBEAT_MS,
+            log_offsets,
+            draining: false,
+        }),
+    );
+    pin(
+        "refused",
+        ToNode::Refused(Refused {
+            code: RefusalCode::OtherInstance,
+            detail: "another installation uses this token".into(),
+            retry_after_ms: Some(300_000),
+        }),
+    );
+    pin("cancel", ToNode::Cancel { held: held() });
+    pin("stop", ToNode::Stop { held: held() });
+    pin("drain", ToNode::Drain);
+    pin("resume", ToNode::Resume);
+    pin("ack", ToNode::Ack { up_to: 12 });
+    pin("log_ack", ToNode::LogAck { attempt: held().attempt, stream: Stream::Build, next_offset: 9 });
+    pin("server_error", ToNode::Error { code: "unknown_message".into(), detail: "skipped".into() });
+    pin("beat", ToNode::Beat);
+}
+
+#[test]
+fn a_newer_peers_fields_and_messages_do_no_harm() {
+    let frame = Frame::<ToNode>::decode(r#"{"seq":3,"type":"cancel","held":{"attempt":"00000000-0000-0000-0000-00000000000a","fence":1,"new":1},"also":{}}"#).expect("decodes");
+    assert!(matches!(frame.message, ToNode::Cancel { .. }));
+    assert_eq!(
+        Frame::<ToNode>::decode(r#"{"type":"teleport","to":"mars"}"#).expect("decodes").message,
+        ToNode::Unknown
+    );
+    assert!(Frame::<ToNode>::decode("{").is_err());
+    assert!(matches!(Frame::<ToNode>::decode(&" ".repeat(MAX_FRAME_BYTES + 1)), Err(DecodeError::TooLong(_))));
+}

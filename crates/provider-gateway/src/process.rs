@@ -1,0 +1,1 @@
+//! Processes on the node itself, each under a shim.

@@ -1,0 +1,1 @@
+//! Pinned commits from Git.
