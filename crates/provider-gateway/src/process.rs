@@ -1,1 +1,209 @@
-//! Processes on the node itself, each under a shim.
+//! The process executor: a task's command as a plain process of this machine, with the code of its commit if it names one.
+//!
+//! Owns: the attempt's scratch directory, its unprivileged user, and its supervisor (`unidesk-shim`), which outlives this agent
+//! and shares one directory with it. What is known of an attempt lies there, so a new agent needs nothing else to go on.
+//! Must not know: Git, Docker, the server. Begin at [`ProcessExecutor`], then [`supervisor`] for the files of the shim.
+
+mod adoption;
+mod environment;
+mod exit;
+mod leftovers;
+mod output;
+mod pidfd;
+mod proc_fs;
+mod record;
+mod remove_tree;
+mod run;
+mod scratch;
+mod supervisor;
+mod users;
+
+pub use remove_tree::remove_tree;
+
+use crate::{
+    executor::{Adopted, Executor, Failure, Job, Prepared, Signal},
+    log::AttemptLog,
+};
+use domain::{
+    ids::AttemptId,
+    node::Condition,
+    outcome::{ExitFacts, FailureKind},
+    source::Pinned,
+    spec::{Network, TaskSpec},
+};
+use futures::future::BoxFuture;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use supervisor::Doorbell;
+use users::Users;
+
+/// Writes the tree of a commit into a directory that is there and empty.
+pub trait TreeWriter: Send + Sync {
+    fn materialise<'a>(
+        &'a self,
+        pinned: &'a Pinned,
+        dir: &'a Path,
+        owner: Option<(u32, u32)>,
+        log: &'a AttemptLog,
+    ) -> BoxFuture<'a, Result<Materialised, Failure>>;
+}
+
+/// What was written: kept as provenance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Materialised {
+    pub commit: String,
+    pub tree: String,
+    pub bytes_fetched: u64,
+    pub cached: bool,
+    /// What is not in the directory though the commit names it: submodules, pointers of Git LFS.
+    pub notes: Vec<String>,
+}
+
+/// How this node runs processes.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where attempts live: its disk is watched.
+    pub data_dir: PathBuf,
+    /// The supervisor's binary. None: `unidesk-shim` beside this program.
+    pub shim: Option<PathBuf>,
+    /// PATH of tasks that set none.
+    pub path: String,
+    /// Give each attempt a user of its own. Takes effect only as root.
+    pub own_users: bool,
+    /// How often the memory of a task's processes is summed up.
+    pub memory_period: Duration,
+    /// Processes and threads of one attempt, where it has a user of its own.
+    pub max_processes: u64,
+    pub max_open_files: u64,
+    /// The node takes no more work when its disk is so full.
+    pub disk_full_percent: u64,
+}
+
+impl Settings {
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            shim: None,
+            path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+            own_users: true,
+            memory_period: Duration::from_millis(200),
+            max_processes: 4_096,
+            max_open_files: 65_536,
+            disk_full_percent: 92,
+        }
+    }
+}
+
+/// Runs attempts as processes of this machine. Cheap to clone.
+#[derive(Clone)]
+pub struct ProcessExecutor {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    users: Users,
+    trees: Arc<dyn TreeWriter>,
+    /// Of the processes that this agent started. Those it found at its own start ring no bell any more.
+    doorbells: Mutex<HashMap<AttemptId, Arc<Doorbell>>>,
+}
+
+impl ProcessExecutor {
+    pub fn new(settings: Settings, trees: Arc<dyn TreeWriter>) -> Self {
+        let users = Users::of_this_machine(settings.own_users);
+        Self { shared: Arc::new(Shared { settings, users, trees, doorbells: Mutex::default() }) }
+    }
+
+    /// How limits are enforced, for the node's facts.
+    pub fn limits(&self) -> String {
+        let settings = &self.shared.settings;
+        let users = if self.shared.users.are_own() {
+            format!("each attempt as a user of its own with at most {} processes", settings.max_processes)
+        } else {
+            "all attempts as the agent's user".to_owned()
+        };
+        format!(
+            "memory: watcher of the process tree, every {} ms; cpu and disk: not limited; {users}",
+            settings.memory_period.as_millis()
+        )
+    }
+
+    fn doorbells(&self) -> MutexGuard<'_, HashMap<AttemptId, Arc<Doorbell>>> {
+        // The map is whole after every statement that changes it.
+        self.shared.doorbells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The workdir that a spec has when it says nothing: the attempt's own directory.
+const WORKSPACE: &str = "/workspace";
+
+impl Executor for ProcessExecutor {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+    fn version(&self) -> &'static str {
+        "1"
+    }
+
+    fn validate(&self, spec: &TaskSpec) -> Result<(), Failure> {
+        let refuse = |message: &str| Err(Failure::new(FailureKind::Rejected, message));
+        if spec.source.environment.is_some() {
+            return refuse("A process task runs without an image. Leave the environment repository out, or use executor: container.");
+        }
+        if spec.command.is_blank() {
+            return refuse("A process task needs a command: there is no image that could have one.");
+        }
+        if scratch::below_workspace(&spec.workdir).is_none() {
+            return refuse(
+                "A process task works in a directory of its own, which it calls /workspace: workdir must be /workspace or below it.",
+            );
+        }
+        if spec.user.is_some() {
+            return refuse("A process task runs as a user that the node chooses. Leave user out, or use executor: container.");
+        }
+        if spec.network == Network::None && !self.shared.users.are_own() {
+            return refuse("This node's agent does not run as root, so it can't take the network away from a process.");
+        }
+        let mut words = spec.command.argv();
+        words.extend(spec.env.iter().map(|(name, value)| format!("{name}={value}")));
+        if words.iter().any(|word| word.contains('\0')) {
+            return refuse("The command or a variable holds a NUL character, which no process can be given.");
+        }
+        Ok(())
+    }
+
+    fn prepare<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Prepared, Failure>> {
+        Box::pin(run::prepare(self, job))
+    }
+    fn start<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(run::start(self, job))
+    }
+    fn adopt<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Adopted> {
+        Box::pin(async { adoption::adopt(&job.dir) })
+    }
+    fn collect<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<ExitFacts, Failure>> {
+        Box::pin(run::collect(self, job))
+    }
+    fn signal<'a>(&'a self, job: &'a Job, signal: Signal) -> BoxFuture<'a, ()> {
+        Box::pin(run::signal(self, job, signal))
+    }
+    fn remove<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(run::remove(self, job))
+    }
+
+    fn health<'a>(&'a self) -> BoxFuture<'a, Option<Condition>> {
+        Box::pin(async {
+            let used = crate::resources::disk(&self.shared.settings.data_dir).map(|disk| disk.used_percent());
+            used.filter(|percent| *percent >= self.shared.settings.disk_full_percent).map(|_| Condition::DiskFull)
+        })
+    }
+}
+
+/// Does what may block for long on a thread of its own.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Failure::node(format!("A step of the agent broke off: {error}.")))
+}

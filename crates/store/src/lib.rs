@@ -1,1 +1,146 @@
-//! store
+//! The only SQL of UniDesk: one function per business operation, its statement beside it.
+//!
+//! Owns: tables, transactions, row locks, wake-ups. Must not know: HTTP, sockets, Docker. The rules are `domain`'s: an operation
+//! locks the rows, calls one function of [`domain::lifecycle`], and writes what it returned.
+//! Begin at [`Store`]; then `attempts/record_reports.rs`, the way of everything that a node says.
+
+mod access;
+mod attempts;
+mod error;
+mod leader;
+mod logs;
+mod nodes;
+mod rows;
+mod tasks;
+mod wakeup;
+
+pub use access::{
+    api_keys::{ApiKeyRecord, NewApiKey},
+    jwt_keys::JwtKey,
+    node_tokens::{NewNodeToken, NodeTokenOwner, NodeTokenRecord},
+};
+pub use attempts::{
+    commit_placements::CommitReport,
+    outbox::{Outbox, OutboxItem},
+    placement_snapshot::{HEADS_PER_CLASS, LiveReservation},
+    record_reports::{NodeReport, ReportVerdict},
+};
+pub use error::StoreError;
+pub use leader::{Leadership, Role as LeaderRole};
+pub use logs::{
+    append::{LogAck, Piece as LogPiece},
+    read::LogChunk,
+};
+pub use nodes::{
+    session::{OpenSession, Opened, SessionKey},
+    view::NodeWithLoad,
+};
+pub use tasks::{
+    cancel::Cancelled,
+    get::{AttemptView, TaskDetail, TaskView},
+    history::EventRow,
+    list::{ListCursor, TaskFilter, TaskList},
+    retry::Retried,
+    submit::{NewTask, Submitted},
+};
+pub use wakeup::{Topic, Wakeups};
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use std::{str::FromStr, time::Duration};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
+
+/// A handle to the database: cheap to clone, shared by all loops of a process.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    /// Heartbeats never wait behind queries.
+    beats: PgPool,
+    wakeups: Wakeups,
+}
+
+/// How to reach PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    /// `postgres://user:password@host/db`, or with a socket: `postgres:///db?host=/run/dir&user=unidesk`.
+    pub url: String,
+    /// Connections for everything but heartbeats.
+    pub max_connections: u32,
+    /// Other processes share this database: wake-ups also travel by NOTIFY.
+    pub shared: bool,
+}
+
+impl Store {
+    /// Connects, or fails after 10 s with the reason.
+    ///
+    /// Refuses a server whose settings would lose acknowledged work: `fsync`, `full_page_writes` or `synchronous_commit` off.
+    pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        let store = Self::connect_unchecked(config).await?;
+        store.check_durability().await?;
+        Ok(store)
+    }
+
+    /// As [`Store::connect`], for tests on a server that is allowed to forget.
+    pub async fn connect_unchecked(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(&config.url).map_err(StoreError::BadUrl)?.application_name("unidesk");
+        let options = options.options([
+            ("statement_timeout", "15s"),
+            ("lock_timeout", "2s"),
+            ("idle_in_transaction_session_timeout", "5s"),
+            ("jit", "off"),
+        ]);
+        let pool = |max| {
+            PgPoolOptions::new().max_connections(max).acquire_timeout(Duration::from_secs(5)).test_before_acquire(false)
+        };
+        let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
+        let beats = pool(2).connect_lazy_with(options);
+        let wakeups = Wakeups::new(config.shared.then(|| main.clone()));
+        Ok(Self { pool: main, beats, wakeups })
+    }
+
+    async fn check_durability(&self) -> Result<(), StoreError> {
+        let unsafe_settings = sqlx::query_scalar!(
+            r#"SELECT name AS "name!" FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off' ORDER BY name"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        if unsafe_settings.is_empty() { Ok(()) } else { Err(StoreError::NotDurable(unsafe_settings)) }
+    }
+
+    /// Brings the schema to this version. Safe to repeat, and while others do the same.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        // Waiting for another migrator, or for a large table, takes longer than a query may.
+        let mut connection = self.pool.acquire().await?;
+        sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;
+        sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
+        let outcome = MIGRATIONS.run(&mut *connection).await.map_err(StoreError::Migration);
+        // This connection keeps the settings of no other: it is closed, not returned.
+        connection.close_on_drop();
+        outcome
+    }
+
+    /// Whether the schema is at this version: (applied, known).
+    pub async fn migration_state(&self) -> Result<(usize, usize), StoreError> {
+        let applied: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations WHERE success")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap_or(0);
+        Ok((applied as usize, MIGRATIONS.iter().count()))
+    }
+
+    /// Answers when the database does.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query_scalar!("SELECT 1 AS one").fetch_one(&self.pool).await?;
+        Ok(())
+    }
+
+    pub fn wakeups(&self) -> &Wakeups {
+        &self.wakeups
+    }
+
+    /// Waits until what runs has ended, then closes every connection.
+    pub async fn close(&self) {
+        self.beats.close().await;
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,68 @@
+//! API keys and the short-lived tokens they are exchanged for.
+
+use chrono::{DateTime, Utc};
+use domain::{ids::ApiKeyId, principal::Role};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    pub api_key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenAnswer {
+    pub access_token: String,
+    /// Always `Bearer`.
+    pub token_type: String,
+    pub expires_in_s: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateApiKey {
+    pub name: String,
+    pub role: Role,
+    /// Slug of the project it acts in; `default` when left out. An admin's key acts in all.
+    #[serde(default)]
+    pub project: Option<String>,
+    /// 1 to 3,650 days; never expires when left out.
+    #[serde(default)]
+    pub expires_in_days: Option<u32>,
+}
+
+/// The answer to a creation: the only time that the secret is seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreatedApiKey {
+    pub id: ApiKeyId,
+    pub name: String,
+    pub role: Role,
+    pub key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiKey {
+    pub id: ApiKeyId,
+    pub name: String,
+    pub role: Role,
+    pub project: Option<String>,
+    pub created_by: String,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiKeyList {
+    pub api_keys: Vec<ApiKey>,
+}
+
+/// `GET /auth/whoami`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhoAmI {
+    pub kind: String,
+    pub name: String,
+    pub role: Role,
+    pub project: Option<String>,
+    pub server_version: String,
+}

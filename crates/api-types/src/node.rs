@@ -1,0 +1,85 @@
+//! Nodes, their tokens, and the cluster at a glance.
+
+use chrono::{DateTime, Utc};
+use domain::{
+    ids::{NodeId, NodeTokenId},
+    node::{Admission, NodeFacts, NodeMetrics, Presence},
+    resources::Reservation,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    pub name: String,
+    pub presence: Presence,
+    pub admission: Admission,
+    pub admission_note: String,
+    pub facts: NodeFacts,
+    pub metrics: NodeMetrics,
+    pub reserved: Reservation,
+    /// Attempts that hold a reservation.
+    pub tasks: u32,
+    pub last_seen_at: Option<DateTime<Utc>>,
+    pub connected_since: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeList {
+    pub nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNodeToken {
+    /// Of the node: 1 to 63 characters, letters, digits, `-`, `_`, `.`.
+    pub name: String,
+}
+
+/// The answer to a creation: the only time that the secret is seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreatedNodeToken {
+    pub id: NodeTokenId,
+    pub node_id: NodeId,
+    pub name: String,
+    pub token: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeToken {
+    pub id: NodeTokenId,
+    pub node_id: NodeId,
+    pub name: String,
+    pub created_by: String,
+    pub created_at: DateTime<Utc>,
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeTokenList {
+    pub tokens: Vec<NodeToken>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainRequest {
+    /// Shown to those who wait for the node.
+    pub note: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Tasks by state.
+    pub tasks: BTreeMap<String, u64>,
+    /// Nodes by presence.
+    pub nodes: BTreeMap<String, u64>,
+    pub cpu_millis_total: u64,
+    pub cpu_millis_reserved: u64,
+    pub memory_bytes_total: u64,
+    pub memory_bytes_reserved: u64,
+    pub gpus_total: u64,
+    pub gpus_reserved: u64,
+    pub version: String,
+}

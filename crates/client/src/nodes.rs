@@ -1,0 +1,45 @@
+//! Routes of nodes, their tokens, and the cluster.
+
+use crate::{Client, ClientError};
+use api_types::node::{
+    ClusterStatus, CreateNodeToken, CreatedNodeToken, DrainRequest, Node, NodeList, NodeToken, NodeTokenList,
+};
+use domain::ids::{NodeId, NodeTokenId};
+use serde_json::json;
+
+impl Client {
+    pub async fn nodes(&self) -> Result<Vec<Node>, ClientError> {
+        self.get::<NodeList>("/nodes", &()).await.map(|list| list.nodes)
+    }
+
+    pub async fn node(&self, id: NodeId) -> Result<Node, ClientError> {
+        self.get(&format!("/nodes/{id}"), &()).await
+    }
+
+    /// Gives it no new work; what runs there goes on. Asking again changes the note only.
+    pub async fn drain_node(&self, id: NodeId, note: &str) -> Result<Node, ClientError> {
+        self.act(&format!("/nodes/{id}/drain"), &DrainRequest { note: note.to_owned() }).await
+    }
+
+    pub async fn resume_node(&self, id: NodeId) -> Result<Node, ClientError> {
+        self.act(&format!("/nodes/{id}/resume"), &json!({})).await
+    }
+
+    /// The answer is the only time that the secret is seen.
+    pub async fn create_node_token(&self, name: &str) -> Result<CreatedNodeToken, ClientError> {
+        self.create("/node-tokens", &CreateNodeToken { name: name.to_owned() }, None).await
+    }
+
+    pub async fn node_tokens(&self) -> Result<Vec<NodeToken>, ClientError> {
+        self.get::<NodeTokenList>("/node-tokens", &()).await.map(|list| list.tokens)
+    }
+
+    /// Its node is cut off at once and can't come back with it.
+    pub async fn revoke_node_token(&self, id: NodeTokenId) -> Result<(), ClientError> {
+        self.delete(&format!("/node-tokens/{id}")).await
+    }
+
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, ClientError> {
+        self.get("/cluster/status", &()).await
+    }
+}

@@ -1,0 +1,94 @@
+//! Everything before the user's process: sources, image, container.
+
+use super::{ContainerExecutor, FetchedTree, build::elapsed_ms, docker::DockerError, image::Identity};
+use crate::executor::{Failure, Job, Prepared};
+use domain::{outcome::FailureKind, quantity::show_bytes, source::Pinned};
+use serde_json::json;
+use std::time::Instant;
+
+impl ContainerExecutor {
+    pub(super) async fn prepare_container(&self, job: &Job) -> Result<Prepared, Failure> {
+        let environment = job.spec.source.environment.as_ref().ok_or_else(|| {
+            Failure::new(FailureKind::Rejected, "A container task names an environment, and this one does not.")
+        })?;
+        let facts = self.engine.facts().await.map_err(|error| error.into_failure("preparing a container"))?;
+        if self.was_started_before(job).await? {
+            return Ok(Prepared::default());
+        }
+        self.refuse_when_full(&facts.data_root)?;
+        let identity = Identity::of(environment, &facts.os, &facts.arch);
+        let pin = self.pins.hold(&identity.tag);
+        let code = self.fetch_code(job);
+        let image = self.ensure_image(job, environment, &identity);
+        // The first failure ends the other: a build for code that can't be had is wasted.
+        let (code, mut ready) = tokio::try_join!(code, image)?;
+
+        let began = Instant::now();
+        if let Err(error) = self.create_container(job, &identity.tag, &ready).await {
+            if !is_image_missing(&error) {
+                return Err(refusal(error));
+            }
+            // Somebody removed it in between.
+            ready = self.ensure_image(job, environment, &identity).await?;
+            self.create_container(job, &identity.tag, &ready).await.map_err(refusal)?;
+        }
+        drop(pin);
+        self.copy_code(job, &ready).await?;
+
+        let mut provenance = serde_json::Map::new();
+        if let Some(code) = code {
+            provenance.insert("code".into(), code);
+        }
+        provenance.insert("environment".into(), ready.environment);
+        provenance.insert("image".into(), ready.provenance);
+        provenance.insert("container".into(), json!({ "name": super::create::name(job), "ms": elapsed_ms(began) }));
+        provenance.insert("docker_version".into(), json!(facts.server_version));
+        provenance.insert("agent_version".into(), json!(self.settings.agent_version));
+        provenance.insert("gpu_ids".into(), json!(job.gpu_ids));
+        Ok(Prepared { provenance })
+    }
+
+    async fn fetch_code(&self, job: &Job) -> Result<Option<serde_json::Value>, Failure> {
+        let Some(code) = &job.spec.source.code else { return Ok(None) };
+        let began = Instant::now();
+        let tree = self.source.fetch("code", code, &job.log).await?;
+        for note in &tree.notes {
+            job.log.note(note).await;
+        }
+        let how =
+            if tree.was_cached { "cached".to_owned() } else { format!("{} fetched", show_bytes(tree.bytes_fetched)) };
+        job.log.note(&format!("source {code} {how}")).await;
+        Ok(Some(tree_facts(code, &tree, elapsed_ms(began))))
+    }
+}
+
+fn tree_facts(pinned: &Pinned, tree: &FetchedTree, ms: u64) -> serde_json::Value {
+    json!({
+        "url": pinned.url.as_str(),
+        "commit": tree.commit,
+        "tree": tree.tree,
+        "bytes_fetched": tree.bytes_fetched,
+        "cached": tree.was_cached,
+        "ref": tree.held_by_ref,
+        "ms": ms,
+    })
+}
+
+fn is_image_missing(error: &DockerError) -> bool {
+    error.is_missing() && error.to_string().to_ascii_lowercase().contains("image")
+}
+
+/// A container that can't be created: what the spec or the image got wrong, or else the machine.
+fn refusal(error: DockerError) -> Failure {
+    let text = error.to_string().to_ascii_lowercase();
+    if text.contains("no command specified") {
+        return Failure::new(
+            FailureKind::ExitNonzero,
+            "There is nothing to run: the task has no `command`, and the image neither ENTRYPOINT nor CMD.",
+        );
+    }
+    if text.contains("working directory") || text.contains("not a directory") {
+        return Failure::new(FailureKind::ExitNonzero, format!("The working directory can't be used: {error}."));
+    }
+    error.into_failure("creating the container")
+}

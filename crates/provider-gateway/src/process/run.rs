@@ -1,0 +1,251 @@
+//! The steps of an attempt: prepare, start, collect, signal, remove.
+
+use super::{
+    ProcessExecutor, adoption, blocking,
+    environment::environment,
+    exit::ExitFile,
+    leftovers::Traces,
+    output::Follower,
+    pidfd::Process,
+    proc_fs, record::Record,
+    remove_tree, scratch,
+    supervisor::{self, Doorbell, Rang},
+};
+use crate::executor::{Adopted, Failure, Job, Prepared, Signal};
+use domain::{outcome::ExitFacts, quantity::show_bytes};
+use nix::sys::signal::Signal as Unix;
+use serde_json::json;
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often the files are looked at where no bell rings: for processes that an earlier agent started.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A program on a dead network disk may take for ever to be executed.
+const START_WITHIN: Duration = Duration::from_secs(60);
+/// Longer than the shim's own time to kill.
+const END_WITHIN: Duration = Duration::from_secs(40);
+const CLEAN_WITHIN: Duration = Duration::from_secs(10);
+
+pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Prepared, Failure> {
+    if let Some(Record { provenance: Some(provenance), .. }) = Record::read(&job.dir) {
+        return Ok(Prepared { provenance });
+    }
+    executor.shim()?;
+    let uid = executor.shared.users.choose(job.held.attempt);
+    let boot_id = proc_fs::boot_id();
+    let mut record = Record { boot_id, uid, scratch: scratch::choose(job, uid), provenance: None };
+    // Before anything is made, so that `remove` finds it all.
+    record.write(&job.dir)?;
+    let (making, job_dir) = (record.clone(), job.dir.clone());
+    blocking(move || scratch::create(&making, &job_dir)).await??;
+
+    let mut provenance = serde_json::Map::new();
+    if let Some(code) = &job.spec.source.code {
+        let owner = uid.map(|uid| (uid, uid));
+        let written = executor.shared.trees.materialise(code, &record.work(), owner, &job.log).await?;
+        for note in &written.notes {
+            job.log.note(note).await;
+        }
+        let code = json!({
+            "url": code.url.as_str(), "commit": written.commit, "tree": written.tree,
+            "bytes_fetched": written.bytes_fetched, "cached": written.cached, "notes": written.notes,
+        });
+        provenance.insert("code".into(), code);
+    }
+    provenance.insert("limits".into(), executor.limits().into());
+    provenance.insert("gpu_ids".into(), json!(job.gpu_ids));
+    record.provenance = Some(provenance.clone());
+    record.write(&job.dir)?;
+    Ok(Prepared { provenance })
+}
+
+pub(super) async fn start(executor: &ProcessExecutor, job: &Job) -> Result<(), Failure> {
+    let Some(record @ Record { provenance: Some(_), .. }) = Record::read(&job.dir) else {
+        return Err(Failure::node("The attempt's directory was not prepared, or somebody deleted it."));
+    };
+    match adoption::adopt(&job.dir) {
+        Adopted::NotStarted => {}
+        Adopted::Running | Adopted::Exited => return Ok(()),
+        Adopted::Gone | Adopted::Unknown => return Err(vanished()),
+    }
+    let doorbell = Arc::new(supervisor::spawn(executor, job, &record).await?);
+    executor.doorbells().insert(job.held.attempt, doorbell.clone());
+    let shim_dir = supervisor::dir(&job.dir);
+    let begun = timeout(START_WITHIN, async {
+        loop {
+            let rang = doorbell.wait().await;
+            if shim_dir.join("started").exists() || shim_dir.join("exit").exists() {
+                return Ok(());
+            }
+            if rang == Rang::Closed {
+                // A second shim leaves at once when a first one has the attempt: that one began it.
+                let begun = matches!(adoption::adopt(&job.dir), Adopted::Running | Adopted::Exited);
+                return if begun { Ok(()) } else { Err(Failure::node(supervisor::complaint(&shim_dir))) };
+            }
+        }
+    });
+    begun.await.unwrap_or_else(|_| {
+        Err(Failure::node(format!("The process did not begin within {} s.", START_WITHIN.as_secs())))
+    })
+}
+
+pub(super) async fn collect(executor: &ProcessExecutor, job: &Job) -> Result<ExitFacts, Failure> {
+    let shim_dir = supervisor::dir(&job.dir);
+    let mut news = News::of(executor, job, &shim_dir);
+    let mut follower = Follower::new(&shim_dir, &job.log);
+    loop {
+        // Asked for before reading: the shim writes nothing after its exit file.
+        let has_ended = !news.supervisor_is_alive();
+        let exit = ExitFile::read(&shim_dir);
+        follower = match follower.catch_up(&job.log, exit.is_some() || has_ended).await {
+            Ok(follower) => follower,
+            Err(error) => {
+                tracing::warn!(attempt.id = %job.held.attempt, %error, "the output of a process can't be read; trying again");
+                sleep(Duration::from_secs(1)).await;
+                Follower::new(&shim_dir, &job.log)
+            }
+        };
+        if let Some(exit) = exit {
+            executor.doorbells().remove(&job.held.attempt);
+            return finish(executor, job, &exit).await;
+        }
+        if has_ended {
+            return Err(vanished());
+        }
+        news.wait().await;
+    }
+}
+
+async fn finish(executor: &ProcessExecutor, job: &Job, exit: &ExitFile) -> Result<ExitFacts, Failure> {
+    let record = Record::read(&job.dir).unwrap_or_default();
+    let path = environment(job, &record, &executor.shared.settings).remove("PATH").unwrap_or_default();
+    for note in exit.explanations(job, &path) {
+        job.log.note(&note).await;
+    }
+    // Over its limit, the log has said so itself.
+    if exit.dropped_bytes > 0 && job.log.totals().complete {
+        let dropped = show_bytes(exit.dropped_bytes);
+        job.log.note(&format!("{dropped} of output could not be kept, because the node's disk was full")).await;
+    }
+    exit.facts()
+}
+
+fn vanished() -> Failure {
+    Failure::node("The process and its supervisor are gone without a trace of how they ended: killed by hand, or by a restart of the machine.")
+}
+
+/// Waits until there may be something new.
+enum News {
+    Bell(Arc<Doorbell>, Option<Process>),
+    /// Started by an earlier agent: nobody rings, so the files are looked at, and the kernel says when the shim ends.
+    Looking(Option<Process>, Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>),
+}
+
+impl News {
+    fn of(executor: &ProcessExecutor, job: &Job, shim_dir: &Path) -> Self {
+        let supervisor = supervisor::read_process(shim_dir, "supervisor");
+        match executor.doorbells().get(&job.held.attempt).cloned() {
+            Some(bell) => Self::Bell(bell, supervisor),
+            None => Self::Looking(supervisor, supervisor.and_then(Process::watch)),
+        }
+    }
+
+    fn supervisor_is_alive(&self) -> bool {
+        let (Self::Bell(_, supervisor) | Self::Looking(supervisor, _)) = self;
+        supervisor.is_some_and(Process::is_alive)
+    }
+
+    async fn wait(&mut self) {
+        match self {
+            Self::Bell(bell, supervisor) => {
+                if bell.wait().await == Rang::Closed {
+                    // A closed bell answers at once for ever.
+                    *self = Self::Looking(*supervisor, supervisor.and_then(Process::watch));
+                }
+            }
+            Self::Looking(_, Some(end)) => {
+                if timeout(LOOK_AGAIN, end.readable()).await.is_ok() {
+                    let Self::Looking(supervisor, _) = *self else { return };
+                    *self = Self::Looking(supervisor, None);
+                }
+            }
+            Self::Looking(_, None) => sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+pub(super) async fn signal(executor: &ProcessExecutor, job: &Job, signal: Signal) {
+    let shim_dir = supervisor::dir(&job.dir);
+    let supervisor = supervisor::read_process(&shim_dir, "supervisor");
+    let Some(alive) = supervisor.filter(|process| process.is_alive()) else {
+        // Nobody is left to pass it on. What still lives has lost its supervisor, and can only be killed.
+        if supervisor.is_some() && ExitFile::read(&shim_dir).is_none() {
+            let _ = kill_leftovers(executor, job).await;
+        }
+        return;
+    };
+    alive.signal(match signal {
+        Signal::Stop => supervisor::STOP,
+        Signal::Kill => supervisor::KILL,
+    });
+}
+
+pub(super) async fn remove(executor: &ProcessExecutor, job: &Job) -> Result<(), Failure> {
+    executor.doorbells().remove(&job.held.attempt);
+    let shim_dir = supervisor::dir(&job.dir);
+    if let Some(supervisor) = supervisor::read_process(&shim_dir, "supervisor") {
+        end_supervisor(supervisor).await;
+        // The shim looks after all that it started, so its word that none is left spares a search through all processes.
+        let is_clean = ExitFile::read(&shim_dir).is_some_and(|exit| exit.alive == 0);
+        if !is_clean {
+            kill_leftovers(executor, job).await?;
+        }
+    }
+    let (record, job_dir) = (Record::read(&job.dir), job.dir.clone());
+    blocking(move || {
+        if let Some(record) = record {
+            remove_tree(&record.work())?;
+            remove_tree(&record.tmp())?;
+            if record.scratch != job_dir {
+                remove_tree(&record.scratch)?;
+            }
+        }
+        remove_tree(&shim_dir)?;
+        Record::delete(&job_dir);
+        Ok(())
+    })
+    .await?
+    .map_err(|error: std::io::Error| Failure::node(format!("What the process left on disk can't be deleted: {error}.")))
+}
+
+/// Has the shim kill its tree, and waits until it is gone itself.
+async fn end_supervisor(supervisor: Process) {
+    if !supervisor.is_alive() {
+        return;
+    }
+    let end = supervisor.watch();
+    supervisor.signal(supervisor::KILL);
+    let until = Instant::now() + END_WITHIN;
+    while supervisor.is_alive() && Instant::now() < until {
+        match &end {
+            Some(end) => drop(timeout(LOOK_AGAIN, end.readable()).await),
+            None => sleep(Duration::from_millis(5)).await,
+        }
+    }
+    supervisor.signal(Unix::SIGKILL);
+}
+
+async fn kill_leftovers(executor: &ProcessExecutor, job: &Job) -> Result<(), Failure> {
+    let Some(record) = Record::read(&job.dir) else { return Ok(()) };
+    if record.boot_id != proc_fs::boot_id() {
+        return Ok(());
+    }
+    let shim_dir = supervisor::dir(&job.dir);
+    let [main, supervisor] = ["started", "supervisor"].map(|file| supervisor::read_process(&shim_dir, file));
+    let traces = Traces::new(job.held.attempt, &record, main, supervisor);
+    let shim = executor.shim()?;
+    match blocking(move || traces.kill_all(&shim, CLEAN_WITHIN)).await? {
+        0 => Ok(()),
+        left => Err(Failure::node(format!("{left} processes of the attempt do not end although they were killed."))),
+    }
+}

@@ -1,0 +1,303 @@
+//! Reads a commit's tree out of a bare repository. Only the object store is opened: no configuration, no refs, no
+//! attributes, so nothing that lies beside the objects has a say.
+
+use super::{
+    Role,
+    cache::{InUse, mark_broken},
+    scan::{self, Listing},
+};
+use crate::executor::Failure;
+use domain::{
+    outcome::FailureKind,
+    source::{CommitId, DockerfilePath, Pinned},
+};
+use git2::{ObjectType, Oid, Repository};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// A Dockerfile is text that somebody wrote.
+pub const MAX_DOCKERFILE_BYTES: usize = 1 << 20;
+
+const GITLINK: i32 = 0o160_000;
+const SYMLINK: i32 = 0o120_000;
+const EXECUTABLE: i32 = 0o100_755;
+
+/// The files of one commit. A handle, cheap to clone.
+#[derive(Clone)]
+pub struct Tree {
+    role: Role,
+    pinned: Pinned,
+    repository: PathBuf,
+    _in_use: Option<Arc<InUse>>,
+}
+
+/// What a path of a tree names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    File { executable: bool, bytes: u64 },
+    Directory,
+    Symlink,
+    Submodule,
+}
+
+/// Is a commit here with everything below it?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Whole {
+        tree_id: String,
+    },
+    /// The commit is here, its files are not, or something can't be read.
+    Damaged,
+    Absent,
+}
+
+impl Tree {
+    pub(super) fn new(role: Role, pinned: Pinned, repository: PathBuf, in_use: Option<Arc<InUse>>) -> Self {
+        Self { role, pinned, repository, _in_use: in_use }
+    }
+
+    /// A commit of a bare repository outside of the cache.
+    pub fn of_repository(role: Role, pinned: Pinned, repository: &Path) -> Self {
+        Self::new(role, pinned, repository.to_owned(), None)
+    }
+
+    /// Runs `work` on a blocking thread. Dropping the future makes it end at its next file; what it has written so far stays.
+    pub async fn read<T, W>(&self, work: W) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Reader) -> Result<T, Failure> + Send + 'static,
+    {
+        let tree = self.clone();
+        let cancel = CancelOnDrop(Arc::default());
+        let cancelled = Arc::clone(&cancel.0);
+        let ended = tokio::task::spawn_blocking(move || work(&Reader::open(tree, cancelled)?)).await;
+        ended.unwrap_or_else(|error| Err(Failure::node(format!("reading {} broke down: {error}", self.pinned))))
+    }
+}
+
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An open tree. Everything here blocks.
+pub struct Reader {
+    pub(super) repository: Repository,
+    tree: Tree,
+    commit: Oid,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn open(tree: Tree, cancelled: Arc<AtomicBool>) -> Result<Self, Failure> {
+        let opened =
+            open(&tree.repository).and_then(|repository| Ok((Oid::from_str(tree.pinned.commit.as_str())?, repository)));
+        match opened {
+            Ok((commit, repository)) => Ok(Self { repository, tree, commit, cancelled }),
+            Err(error) => Err(damaged(&tree, &error)),
+        }
+    }
+
+    pub fn tree_id(&self) -> Result<String, Failure> {
+        Ok(self.root()?.id().to_string())
+    }
+
+    /// Seconds since 1970 at which the commit says it was made; never negative.
+    pub fn commit_time(&self) -> Result<u64, Failure> {
+        let commit = self.git(self.repository.find_commit(self.commit))?;
+        Ok(u64::try_from(commit.time().seconds()).unwrap_or(0))
+    }
+
+    /// What lies at `path` (plain parts with `/` between); None when nothing does, or a part before it is no directory.
+    pub fn entry(&self, path: &str) -> Result<Option<EntryKind>, Failure> {
+        let mut tree = self.root()?;
+        let mut parts = path.split('/').peekable();
+        while let Some(part) = parts.next() {
+            let Some((oid, mode)) = tree.iter().find(|entry| entry.name_bytes() == part.as_bytes()).map(named) else {
+                return Ok(None);
+            };
+            let kind = self.kind(oid, mode)?;
+            if parts.peek().is_none() {
+                return Ok(Some(kind));
+            }
+            if kind != EntryKind::Directory {
+                return Ok(None);
+            }
+            tree = self.git(self.repository.find_tree(oid))?;
+        }
+        Ok(None)
+    }
+
+    /// The Dockerfile. What is wrong with the path is the user's own and ends as `build_failed`.
+    pub fn dockerfile(&self, path: &DockerfilePath) -> Result<Vec<u8>, Failure> {
+        let refuse =
+            |why: String| Failure::new(FailureKind::BuildFailed, format!("dockerfile_path {:?} {why}", path.as_str()));
+        let mut walked = String::new();
+        for part in path.as_str().split('/') {
+            let parent = walked.clone();
+            if !walked.is_empty() {
+                walked.push('/');
+            }
+            walked.push_str(part);
+            let is_last = walked.len() == path.as_str().len();
+            let here = if is_last { "it".to_owned() } else { format!("{walked:?}") };
+            match self.entry(&walked)? {
+                None => {
+                    let there = self.dockerfiles_in(&parent)?;
+                    let hint =
+                        if there.is_empty() { String::new() } else { format!("; there is {}", there.join(", ")) };
+                    return Err(refuse(format!("is not in {}{hint}", self.what())));
+                }
+                Some(EntryKind::Submodule) => {
+                    return Err(refuse(format!("is not a file: {here} is a submodule, which is not fetched")));
+                }
+                Some(EntryKind::Symlink) => {
+                    return Err(refuse(format!("is not a file: {here} is a symbolic link; name the file itself")));
+                }
+                Some(EntryKind::Directory) if is_last => {
+                    return Err(refuse("is a directory; name the Dockerfile in it".into()));
+                }
+                Some(EntryKind::File { .. }) if !is_last => {
+                    return Err(refuse(format!("is not there: {here} is a file, not a directory")));
+                }
+                Some(EntryKind::File { bytes, .. }) if bytes > MAX_DOCKERFILE_BYTES as u64 => {
+                    return Err(refuse(format!(
+                        "has {}; a Dockerfile may have 1 MiB",
+                        domain::quantity::show_bytes(bytes)
+                    )));
+                }
+                Some(EntryKind::Directory | EntryKind::File { .. }) => {}
+            }
+        }
+        let tree = self.root()?;
+        let entry = self.git(tree.get_path(Path::new(path.as_str())))?;
+        Ok(self.blob(entry.id())?.content().to_vec())
+    }
+
+    /// Up to five files in a directory whose names say what they are.
+    fn dockerfiles_in(&self, directory: &str) -> Result<Vec<String>, Failure> {
+        let mut tree = self.root()?;
+        if !directory.is_empty() {
+            let entry = self.git(tree.get_path(Path::new(directory)))?;
+            tree = self.git(self.repository.find_tree(entry.id()))?;
+        }
+        let names = tree.iter().filter(|entry| entry.kind() == Some(ObjectType::Blob));
+        let names = names.map(|entry| String::from_utf8_lossy(entry.name_bytes()).into_owned());
+        let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+        let alike = names.filter(|name| name.to_ascii_lowercase().contains("dockerfile"));
+        Ok(alike.take(5).map(|name| format!("{:?}", format!("{prefix}{name}"))).collect())
+    }
+
+    /// All paths of the tree, or why it is refused, and notes about what is left out.
+    pub(super) fn listing(&self) -> Result<Listing, Failure> {
+        scan::list(self)
+    }
+
+    pub(super) fn root(&self) -> Result<git2::Tree<'_>, Failure> {
+        self.git(self.repository.find_commit(self.commit).and_then(|commit| commit.tree()))
+    }
+
+    pub(super) fn blob(&self, oid: Oid) -> Result<git2::Blob<'_>, Failure> {
+        self.git(self.repository.find_blob(oid))
+    }
+
+    pub(super) fn kind(&self, oid: Oid, mode: i32) -> Result<EntryKind, Failure> {
+        Ok(match mode & 0o170_000 {
+            GITLINK => EntryKind::Submodule,
+            SYMLINK => EntryKind::Symlink,
+            0o040_000 => EntryKind::Directory,
+            _ => {
+                let (bytes, _) = self.git(self.repository.odb().and_then(|odb| odb.read_header(oid)))?;
+                EntryKind::File { executable: mode & EXECUTABLE & 0o111 != 0, bytes: bytes as u64 }
+            }
+        })
+    }
+
+    /// Errors when whoever waited for this work has gone.
+    pub(super) fn still_wanted(&self) -> Result<(), Failure> {
+        if self.cancelled.load(Ordering::Relaxed) { Err(Failure::node("no longer wanted")) } else { Ok(()) }
+    }
+
+    pub(super) fn refused(&self, why: &str) -> Failure {
+        Failure::new(FailureKind::SourceUnavailable, format!("{} is refused: {why}", self.what()))
+    }
+
+    fn what(&self) -> String {
+        format!("{} commit {} of {}", self.tree.role, self.tree.pinned.commit.short(), self.tree.pinned.url)
+    }
+
+    pub(super) fn git<T>(&self, result: Result<T, git2::Error>) -> Result<T, Failure> {
+        result.map_err(|error| damaged(&self.tree, &error))
+    }
+}
+
+pub(super) fn named(entry: git2::TreeEntry<'_>) -> (Oid, i32) {
+    (entry.id(), entry.filemode_raw())
+}
+
+/// The commit was whole when it was handed out, so that whatever can't be read now is the disk's doing.
+fn damaged(tree: &Tree, error: &git2::Error) -> Failure {
+    mark_broken(&tree.repository);
+    Failure::node(format!(
+        "this node's copy of {} can't be read ({}); the next attempt here fetches it anew",
+        tree.pinned.url,
+        error.message()
+    ))
+}
+
+fn open(repository: &Path) -> Result<Repository, git2::Error> {
+    let odb = git2::Odb::new()?;
+    let objects = repository.join("objects");
+    odb.add_disk_alternate(objects.to_str().ok_or_else(|| git2::Error::from_str("the cache's path is not UTF-8"))?)?;
+    Repository::from_odb(odb)
+}
+
+pub(super) async fn holds_commit(repository: &Path, commit: &CommitId) -> bool {
+    presence(repository, commit).await != Presence::Absent
+}
+
+/// Looks at the header of every object below the commit. Costs one look a file, and no network.
+pub(super) async fn presence(repository: &Path, commit: &CommitId) -> Presence {
+    let (repository, commit) = (repository.to_owned(), commit.clone());
+    let look = move || {
+        let Ok(repository) = open(&repository) else { return Presence::Absent };
+        let Ok(commit) = Oid::from_str(commit.as_str()).and_then(|oid| repository.find_commit(oid)) else {
+            return Presence::Absent;
+        };
+        match whole(&repository, commit.tree_id()) {
+            Ok(()) => Presence::Whole { tree_id: commit.tree_id().to_string() },
+            Err(_) => Presence::Damaged,
+        }
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or(Presence::Damaged)
+}
+
+fn whole(repository: &Repository, root: Oid) -> Result<(), git2::Error> {
+    let odb = repository.odb()?;
+    // The same tree may hang in many places.
+    let mut seen = HashSet::from([root]);
+    let mut trees = vec![root];
+    while let Some(oid) = trees.pop() {
+        for (oid, mode) in repository.find_tree(oid)?.iter().map(named) {
+            if mode & 0o170_000 == GITLINK || !seen.insert(oid) {
+                continue;
+            }
+            match mode & 0o170_000 {
+                0o040_000 => trees.push(oid),
+                _ => {
+                    odb.read_header(oid)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

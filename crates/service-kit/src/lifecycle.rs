@@ -1,0 +1,124 @@
+//! Tracked tasks and their end. Nothing is spawned bare: what a service starts, it waits for.
+
+use std::{
+    fmt::Display,
+    future::Future,
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+/// The tasks of one service. Cheap to clone; all clones are the same service.
+#[derive(Clone, Default)]
+pub struct Service {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What one pass of a loop tells its shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Nothing is left to do now.
+    Idle,
+    /// A full batch was done: more is waiting, go again at once.
+    More,
+}
+
+impl Service {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asked to stop: whatever waits should select on this.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Runs a task that the service waits for when it stops. The task watches [`Service::stopping`] itself.
+    #[expect(clippy::disallowed_methods, reason = "this is the tracked, named, spanned spawn that the ban points to")]
+    pub fn spawn<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tracked = self.tracker.track_future(task.instrument(tracing::info_span!("task", name)));
+        tokio::spawn(tracked);
+    }
+
+    /// Runs a task that is simply dropped when the service stops.
+    pub fn spawn_until_stopped<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = self.stop.clone();
+        self.spawn(name, async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// The one periodic loop: an idempotent pass without input, run every `interval` and whenever `hint` rings. The timer alone is
+    /// enough. A full batch goes again at once; an error is logged here, once, and waits for the next tick.
+    pub fn repeat<P, F, E>(&self, name: &'static str, interval: Duration, hint: std::sync::Arc<Notify>, mut pass: P)
+    where
+        P: FnMut() -> F + Send + 'static,
+        F: Future<Output = Result<Pass, E>> + Send,
+        E: Display + std::error::Error + Send,
+    {
+        let stop = self.stop.clone();
+        self.spawn(name, async move {
+            let mut failing_since: Option<Instant> = None;
+            while !stop.is_cancelled() {
+                match pass().await {
+                    Ok(Pass::More) => {
+                        failing_since = None;
+                        continue;
+                    }
+                    Ok(Pass::Idle) => {
+                        if let Some(since) = failing_since.take() {
+                            tracing::info!(after_s = since.elapsed().as_secs(), "works again");
+                        }
+                    }
+                    // The first of a row at once, then one a minute: a database that is away must not fill the log.
+                    Err(error) => {
+                        if failing_since.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
+                            tracing::warn!(error = %Chain(&error), "failed; trying again");
+                            failing_since = Some(Instant::now());
+                        }
+                    }
+                }
+                // A tenth of jitter keeps replicas out of step.
+                let wait = interval.mul_f64(rand::random_range(0.9..1.1));
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = hint.notified() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        });
+    }
+
+    /// Asks all tasks to stop and waits for them, at most `grace`. False: some were still busy.
+    pub async fn stop_within(&self, grace: Duration) -> bool {
+        self.stop.cancel();
+        self.tracker.close();
+        tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
+    }
+}
+
+/// An error with its causes on one line.
+pub struct Chain<'a, E: ?Sized>(pub &'a E);
+
+impl<E: std::error::Error + ?Sized> Display for Chain<'_, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

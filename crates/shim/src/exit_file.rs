@@ -1,0 +1,97 @@
+//! The exit file: never lost, and never seen unfinished.
+
+use crate::sys::Status;
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+/// A line is shorter and there are fewer than 20 of them.
+const RESERVED_BYTES: usize = 2048;
+
+/// How the process ended. Times are the wall clock's for people; the duration also counts a suspended machine.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) pid: i32,
+    pub(crate) pid_start: u64,
+    pub(crate) status: Option<Status>,
+    /// Which step before the user's program went wrong, and the system's error number.
+    pub(crate) not_started: Option<(&'static str, i32)>,
+    pub(crate) oom: bool,
+    pub(crate) started_ms: u64,
+    pub(crate) ended_ms: u64,
+    pub(crate) duration_ms: u64,
+    pub(crate) cpu_ms: u64,
+    pub(crate) peak_memory_bytes: u64,
+    pub(crate) dropped: [u64; 2],
+    /// Processes that no signal could end.
+    pub(crate) alive: usize,
+    pub(crate) kernel_kills: u64,
+}
+
+impl Facts {
+    fn to_text(&self) -> String {
+        let mut text = String::with_capacity(512);
+        let mut line = |key: &str, value: &dyn std::fmt::Display| {
+            let _ = writeln!(text, "{key}={value}");
+        };
+        line("pid", &self.pid);
+        line("pid_start", &self.pid_start);
+        match self.status {
+            Some(Status::Exited(code)) => line("code", &code),
+            Some(Status::Signalled(signal)) => line("signal", &signal),
+            None => {}
+        }
+        if let Some((step, errno)) = self.not_started {
+            line("failed_step", &step);
+            line("errno", &errno);
+        }
+        line("oom", &u8::from(self.oom));
+        line("started_ms", &self.started_ms);
+        line("ended_ms", &self.ended_ms);
+        line("duration_ms", &self.duration_ms);
+        line("cpu_ms", &self.cpu_ms);
+        line("peak_memory_bytes", &self.peak_memory_bytes);
+        line("dropped_stdout", &self.dropped[0]);
+        line("dropped_stderr", &self.dropped[1]);
+        line("alive", &self.alive);
+        line("kernel_kills", &self.kernel_kills);
+        text
+    }
+}
+
+/// The file before it has its name. Its room on disk is taken before the process starts, so that a disk which the process has
+/// filled can still hold how it ended.
+pub(crate) struct Reserved {
+    file: File,
+    dir: PathBuf,
+}
+
+impl Reserved {
+    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
+        let file = File::create(dir.join("exit.new"))?;
+        file.write_all_at(&[b'\n'; RESERVED_BYTES], 0)?;
+        Ok(Self { file, dir: dir.to_owned() })
+    }
+
+    /// Tries until it is on disk. Ends without it only when the attempt's directory was deleted.
+    pub(crate) fn publish(self, facts: &Facts) {
+        let text = facts.to_text();
+        while self.try_publish(&text).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn try_publish(&self, text: &str) -> io::Result<()> {
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)?;
+        self.file.sync_all()?;
+        fs::rename(self.dir.join("exit.new"), self.dir.join("exit"))?;
+        File::open(&self.dir)?.sync_all()
+    }
+}

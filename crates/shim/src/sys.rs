@@ -1,0 +1,297 @@
+//! The system calls that this program needs, as safe functions. All unsafe code of the crate is here.
+#![expect(unsafe_code, reason = "these calls have no safe form in std, and the shim has no room for a larger dependency")]
+
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    io::{self, Read},
+    mem,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+    ptr,
+    time::Duration,
+};
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+pub(crate) enum Forked {
+    Parent(i32),
+    Child,
+}
+
+pub(crate) fn fork() -> io::Result<Forked> {
+    // SAFETY: this program never starts a thread, so the child may do all that the parent may.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid)),
+    }
+}
+
+/// Ends at once: no destructors, which belong to the process that was forked from.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+pub(crate) fn new_session() -> io::Result<()> {
+    // SAFETY: has no preconditions.
+    check(unsafe { libc::setsid() }).map(drop)
+}
+
+/// Processes that lose their parent anywhere below become our children.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+}
+
+/// Closes whatever the agent left open by mistake. Called before anything is opened here.
+pub(crate) fn close_inherited() {
+    // SAFETY: takes numbers only, and nothing in this process owns a descriptor above 2 yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) } == 0 {
+        return;
+    }
+    for fd in 3..4096 {
+        // SAFETY: as above; closing what is not open is an error and nothing else.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Holds back every signal and hands them out by [`next_signal`].
+pub(crate) fn signals_as_file() -> io::Result<File> {
+    // SAFETY: `set` is initialised by sigfillset before it is read; the new descriptor is owned by nobody else.
+    unsafe {
+        // Ignored by an ancestor, it would make the kernel throw exit codes away.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        let mut set = mem::zeroed();
+        libc::sigfillset(&mut set);
+        check(libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut()))?;
+        let fd = check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        Ok(File::from(OwnedFd::from_raw_fd(fd)))
+    }
+}
+
+pub(crate) fn next_signal(signals: &File) -> Option<i32> {
+    let mut info = [0; mem::size_of::<libc::signalfd_siginfo>()];
+    (&mut &*signals).read_exact(&mut info).ok()?;
+    // The number is the first field.
+    info.first_chunk().map(|number| i32::from_ne_bytes(*number))
+}
+
+/// Undoes what the shim and Rust did to signals, as a program expects it.
+pub(crate) fn reset_signals() {
+    // SAFETY: default actions run no code of ours; `set` is initialised by sigemptyset.
+    unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut set = mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
+    }
+}
+
+/// Both ends close themselves when a program is executed.
+pub(crate) fn pipe() -> io::Result<(File, File)> {
+    let mut fds = [0; 2];
+    // SAFETY: two descriptors are written to an array of two, and are then owned by the two files alone.
+    unsafe {
+        check(libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC))?;
+        Ok((File::from_raw_fd(fds[0]), File::from_raw_fd(fds[1])))
+    }
+}
+
+pub(crate) fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    unsafe {
+        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)).map(drop)
+    }
+}
+
+/// Waits until one can be read, or its other end is closed. A negative descriptor stands for none; no timeout is for ever.
+pub(crate) fn poll<const N: usize>(fds: [RawFd; N], timeout: Option<Duration>) -> [bool; N] {
+    let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let millis = timeout.map_or(-1, |timeout| i32::try_from(timeout.as_millis() + 1).unwrap_or(i32::MAX));
+    // SAFETY: the array has N entries.
+    unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) };
+    polled.map(|entry| entry.revents != 0)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Exited(i32),
+    Signalled(i32),
+}
+
+/// A child that has ended and was not waited for; None when none has. Error ECHILD: there are no children at all.
+pub(crate) fn ended_child() -> io::Result<Option<i32>> {
+    peek(libc::P_ALL, 0)
+}
+
+/// Whether this child has ended. It stays there as a zombie, so that its process id is nobody else's yet.
+pub(crate) fn has_ended(pid: i32) -> io::Result<bool> {
+    peek(libc::P_PID, pid as libc::id_t).map(|found| found.is_some())
+}
+
+fn peek(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<i32>> {
+    // SAFETY: `info` is plain data, zero when nothing was found.
+    unsafe {
+        let mut info: libc::siginfo_t = mem::zeroed();
+        check(libc::waitid(kind, id, &mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT))?;
+        Ok(Some(info.si_pid()).filter(|pid| *pid != 0))
+    }
+}
+
+/// Takes an ended child's status and frees its process id. None while it lives.
+pub(crate) fn reap(pid: i32) -> io::Result<Option<Status>> {
+    let mut status = 0;
+    // SAFETY: writes one integer.
+    match check(unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) })? {
+        0 => Ok(None),
+        _ if libc::WIFSIGNALED(status) => Ok(Some(Status::Signalled(libc::WTERMSIG(status)))),
+        _ => Ok(Some(Status::Exited(libc::WEXITSTATUS(status)))),
+    }
+}
+
+/// CPU time in ms of all children that were waited for, and the largest memory that one of them had, in bytes.
+pub(crate) fn used_by_children() -> (u64, u64) {
+    // SAFETY: `usage` is plain data that the call fills.
+    let usage: libc::rusage = unsafe {
+        let mut usage = mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
+        usage
+    };
+    let millis = |time: libc::timeval| time.tv_sec as u64 * 1_000 + time.tv_usec as u64 / 1_000;
+    (millis(usage.ru_utime) + millis(usage.ru_stime), usage.ru_maxrss as u64 * 1_024)
+}
+
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+pub(crate) fn open_pidfd(pid: i32) -> io::Result<File> {
+    // SAFETY: takes numbers only; the new descriptor is owned by nobody else.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32)?;
+        Ok(File::from_raw_fd(fd))
+    }
+}
+
+pub(crate) fn signal_pidfd(pidfd: &File, signal: i32) -> io::Result<()> {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(pidfd);
+    // SAFETY: no information is passed, as the null says.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, ptr::null::<libc::siginfo_t>(), 0) } as i32)
+        .map(drop)
+}
+
+/// Milliseconds since boot, suspended time included.
+pub(crate) fn boot_ms() -> u64 {
+    clock_ms(libc::CLOCK_BOOTTIME)
+}
+
+/// Milliseconds since 1970, to be shown.
+pub(crate) fn wall_ms() -> u64 {
+    clock_ms(libc::CLOCK_REALTIME)
+}
+
+fn clock_ms(clock: libc::clockid_t) -> u64 {
+    // SAFETY: `time` is plain data that the call fills.
+    let time: libc::timespec = unsafe {
+        let mut time = mem::zeroed();
+        libc::clock_gettime(clock, &mut time);
+        time
+    };
+    time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000
+}
+
+pub(crate) fn page_bytes() -> u64 {
+    // SAFETY: takes a number only.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
+}
+
+/// Makes `to` the same open file as `from`; it stays open when a program is executed.
+pub(crate) fn put_at(from: RawFd, to: RawFd) -> io::Result<()> {
+    // SAFETY: takes numbers only; 0 to 2 are owned by no value here.
+    check(unsafe { libc::dup2(from, to) }).map(drop)
+}
+
+/// Lowers a limit, as far as it is not lower already.
+pub(crate) fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
+    // SAFETY: reads and writes one plain struct.
+    unsafe {
+        let mut limits = mem::zeroed();
+        check(libc::getrlimit(resource, &mut limits))?;
+        let value = limits.rlim_max.min(value);
+        check(libc::setrlimit(resource, &libc::rlimit { rlim_cur: value, rlim_max: value })).map(drop)
+    }
+}
+
+/// Becomes a user for good, with the group of the same number and no other.
+pub(crate) fn become_user(uid: u32) -> io::Result<()> {
+    // SAFETY: no groups are passed, as the zero says.
+    unsafe {
+        check(libc::setgroups(0, ptr::null()))?;
+        check(libc::setresgid(uid, uid, uid))?;
+        check(libc::setresuid(uid, uid, uid)).map(drop)
+    }
+}
+
+pub(crate) fn become_user_and_kill_all(uid: u32) -> io::Result<()> {
+    if uid == 0 {
+        return Err(io::Error::other("refusing to kill all of root's processes"));
+    }
+    become_user(uid)?;
+    match kill(-1, libc::SIGKILL) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// No program executed from here on gains rights by its file.
+pub(crate) fn forbid_new_rights() -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map(drop)
+}
+
+/// The kernel kills this process when its parent ends.
+pub(crate) fn die_with_parent(parent: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+        if libc::getppid() == parent { Ok(()) } else { exit_now(137) }
+    }
+}
+
+pub(crate) fn set_umask(mask: libc::mode_t) {
+    // SAFETY: takes a number only.
+    unsafe { libc::umask(mask) };
+}
+
+/// Leaves all networks for one that has a loopback device and nothing else.
+pub(crate) fn leave_network() -> io::Result<()> {
+    // SAFETY: `request` is plain data; the kernel reads its name and flags. The socket is closed here.
+    unsafe {
+        check(libc::unshare(libc::CLONE_NEWNET))?;
+        let socket = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+        let mut request: libc::ifreq = mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+        let up = check(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &request));
+        libc::close(socket);
+        up.map(drop)
+    }
+}
+
+/// Executes a program in place of this one. Returns only its failure.
+pub(crate) fn execute(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |words: &[CString]| -> Vec<*const libc::c_char> {
+        words.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end with a null, and the strings live in the borrowed slices.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}

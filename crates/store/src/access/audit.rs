@@ -1,0 +1,34 @@
+//! The append-only record of who changed what, from where. Written in the transaction of the change itself.
+
+use crate::{Store, StoreError};
+use domain::{ids::ProjectId, principal::Origin};
+use serde_json::Value;
+
+impl Store {
+    pub(crate) async fn write_audit(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        project: Option<ProjectId>,
+        origin: &Origin,
+        action: &str,
+        subject: &str,
+        detail: &Value,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO audit (project_id, actor_kind, actor_id, actor_name, address, request_id, action, subject, detail)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            project.map(|project| project.as_uuid()),
+            origin.principal.kind.as_str(),
+            origin.principal.id.as_uuid(),
+            origin.principal.name,
+            origin.address,
+            origin.request_id,
+            action,
+            subject,
+            detail
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! Nodes' pre-issued tokens: one node each, stored as a hash, revocable at once.
+
+use crate::{Store, StoreError, Topic, attempts::replace::give_up};
+use domain::{
+    Timestamp,
+    ids::{NodeId, NodeTokenId, PrincipalId, ProjectId},
+    principal::Origin,
+};
+
+#[derive(Clone, Debug)]
+pub struct NewNodeToken {
+    pub id: NodeTokenId,
+    pub node: NodeId,
+    pub project: ProjectId,
+    pub created_by: PrincipalId,
+    /// Of the node.
+    pub name: String,
+    /// SHA-256 of the secret.
+    pub secret_hash: Vec<u8>,
+}
+
+/// Whom a token lets in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTokenOwner {
+    pub node: NodeId,
+    pub name: String,
+    pub secret_hash: Vec<u8>,
+    pub is_revoked: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeTokenRecord {
+    pub id: NodeTokenId,
+    pub node: NodeId,
+    pub name: String,
+    pub created_by: String,
+    pub created_at: Timestamp,
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl Store {
+    /// Makes a node and its token. False: a node of this name is there.
+    pub async fn create_node_token(&self, new: &NewNodeToken, origin: &Origin) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let made = sqlx::query!(
+            "INSERT INTO nodes (id, project_id, name) VALUES ($1, $2, $3)",
+            new.node.as_uuid(),
+            new.project.as_uuid(),
+            new.name
+        )
+        .execute(&mut *transaction)
+        .await
+        .map_err(StoreError::from);
+        match made {
+            Err(error) if error.constraint() == Some("nodes_name_unique") => return Ok(false),
+            made => made?,
+        };
+        sqlx::query!("INSERT INTO node_live (node_id) VALUES ($1)", new.node.as_uuid())
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query!(
+            "INSERT INTO node_tokens (id, project_id, created_by, node_id, secret_hash) VALUES ($1, $2, $3, $4, $5)",
+            new.id.as_uuid(),
+            new.project.as_uuid(),
+            new.created_by.as_uuid(),
+            new.node.as_uuid(),
+            new.secret_hash
+        )
+        .execute(&mut *transaction)
+        .await?;
+        let detail = serde_json::json!({ "node": new.node, "name": new.name });
+        self.write_audit(
+            &mut transaction,
+            Some(new.project),
+            origin,
+            "node_token.create",
+            &new.id.to_string(),
+            &detail,
+        )
+        .await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    pub async fn node_token(&self, id: NodeTokenId) -> Result<Option<NodeTokenOwner>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT k.node_id, n.name, k.secret_hash, (k.revoked_at IS NOT NULL OR n.admission = 'revoked') AS "is_revoked!"
+               FROM node_tokens k JOIN nodes n ON n.id = k.node_id WHERE k.id = $1"#,
+            id.as_uuid()
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| NodeTokenOwner {
+            node: NodeId::from_uuid(row.node_id),
+            name: row.name,
+            secret_hash: row.secret_hash,
+            is_revoked: row.is_revoked,
+        }))
+    }
+
+    /// All tokens, newest first.
+    pub async fn list_node_tokens(&self) -> Result<Vec<NodeTokenRecord>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT k.id, k.node_id, n.name, COALESCE(m.name, 'platform') AS "created_by!", k.created_at, k.revoked_at
+               FROM node_tokens k JOIN nodes n ON n.id = k.node_id LEFT JOIN api_keys m ON m.id = k.created_by ORDER BY k.created_at DESC LIMIT 1000"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| NodeTokenRecord {
+                id: NodeTokenId::from_uuid(row.id),
+                node: NodeId::from_uuid(row.node_id),
+                name: row.name,
+                created_by: row.created_by,
+                created_at: row.created_at,
+                revoked_at: row.revoked_at,
+            })
+            .collect())
+    }
+
+    /// Revokes a token and with it its node: the session is closed, and what ran there is placed again.
+    /// False: there is no such token. Safe to repeat.
+    pub async fn revoke_node_token(&self, id: NodeTokenId, origin: &Origin) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let row = sqlx::query!("UPDATE node_tokens SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1 RETURNING node_id, project_id", id.as_uuid())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(row) = row else { return Ok(false) };
+        let node = NodeId::from_uuid(row.node_id);
+        sqlx::query!("UPDATE nodes SET admission = 'revoked' WHERE id = $1", row.node_id)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query!(
+            "UPDATE node_live SET connected = false, session_epoch = session_epoch + 1 WHERE node_id = $1",
+            row.node_id
+        )
+        .execute(&mut *transaction)
+        .await?;
+        let held = sqlx::query_scalar!("SELECT id FROM attempts WHERE node_id = $1 AND reserved", row.node_id)
+            .fetch_all(&mut *transaction)
+            .await?;
+        let mut topics = give_up(&mut transaction, node, &held, "its node was revoked").await?;
+        self.write_audit(
+            &mut transaction,
+            Some(ProjectId::from_uuid(row.project_id)),
+            origin,
+            "node_token.revoke",
+            &id.to_string(),
+            &serde_json::json!({ "node": node }),
+        )
+        .await?;
+        transaction.commit().await?;
+        topics.extend([Topic::Node(node), Topic::Access]);
+        self.wakeups.publish(topics);
+        Ok(true)
+    }
+
+    /// The token of a node, by its name or id.
+    pub async fn token_of_node(&self, name_or_id: &str) -> Result<Option<NodeTokenId>, StoreError> {
+        let id = sqlx::query_scalar!(
+            "SELECT k.id FROM node_tokens k JOIN nodes n ON n.id = k.node_id WHERE (n.name = $1 OR n.id::text = $1) AND k.revoked_at IS NULL ORDER BY k.created_at DESC LIMIT 1",
+            name_or_id
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(id.map(NodeTokenId::from_uuid))
+    }
+}

@@ -1,0 +1,101 @@
+//! Leases tasks to nodes. The plan was made from a snapshot, so everything is checked again under the tasks' locks.
+
+use crate::{
+    Leadership, Store, StoreError, Topic, leader,
+    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks, write_json},
+};
+use domain::{
+    attempt::AttemptRow,
+    ids::{AttemptId, ClusterEpoch, TaskId},
+    lifecycle::{self, NewAttempt},
+    placement::Placement,
+};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// What one commit did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommitReport {
+    pub placed: usize,
+    /// Placements that were not true any more.
+    pub stale: usize,
+}
+
+impl Store {
+    /// Commits what still holds, in one transaction. `StoreError::NotLeader`: nothing was written; step down.
+    pub async fn commit_placements(
+        &self,
+        leadership: &Leadership,
+        plan: &[Placement],
+    ) -> Result<CommitReport, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        leader::require(&mut transaction, leadership).await?;
+        let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
+        let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();
+        let nodes: Vec<Uuid> = plan.iter().map(|placement| placement.node.as_uuid()).collect();
+        let open_nodes = sqlx::query_scalar!(
+            "SELECT n.id FROM nodes n JOIN node_live l ON l.node_id = n.id
+             WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL",
+            &nodes
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let epoch = sqlx::query_scalar!("SELECT epoch FROM cluster").fetch_one(&mut *transaction).await?;
+        let at = now(&mut transaction).await?;
+        let tasks = lock_tasks(&mut transaction, &ids).await?;
+        let previous: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
+        let mut previous: BTreeMap<AttemptId, AttemptRow> =
+            load_attempts(&mut transaction, &previous).await?.into_iter().map(|a| (a.id, a)).collect();
+        let (mut changed, mut new) = (Vec::new(), Vec::new());
+        for mut task in tasks {
+            let Some(placement) =
+                wanted.get(&task.id).filter(|placement| open_nodes.contains(&placement.node.as_uuid()))
+            else {
+                continue;
+            };
+            let live = task.live.and_then(|live| previous.get_mut(&live));
+            let placed = NewAttempt {
+                id: AttemptId::from_uuid(Uuid::now_v7()),
+                node: placement.node,
+                reservation: placement.reservation.clone(),
+            };
+            if let Some((attempt, events)) = lifecycle::place(&mut task, live, placed, ClusterEpoch(epoch), at) {
+                new.push(attempt);
+                changed.push((task, events));
+            }
+        }
+        // The lost attempt first: at no moment may a task have two that live.
+        let lost: Vec<AttemptRow> = previous.into_values().filter(|attempt| attempt.state.is_terminal()).collect();
+        save_attempts(&mut transaction, &lost).await?;
+        insert_attempts(&mut transaction, &new).await?;
+        save_tasks(&mut transaction, &changed).await?;
+        transaction.commit().await?;
+        let topics = new.iter().flat_map(|attempt| [Topic::Node(attempt.node), Topic::Task(attempt.task)]);
+        self.wakeups.publish(topics.chain(lost.iter().map(|attempt| Topic::Node(attempt.node))));
+        Ok(CommitReport { placed: new.len(), stale: plan.len() - new.len() })
+    }
+}
+
+async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[AttemptRow]) -> Result<(), StoreError> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "WITH made AS (
+           INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at)
+           SELECT id, task_id, number, node_id, fence, 'assigned', reservation, true, now()
+           FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::jsonb[]) AS n(id, task_id, number, node_id, fence, reservation)
+           RETURNING id
+         )
+         INSERT INTO log_heads (attempt_id) SELECT id FROM made",
+        &new.iter().map(|a| a.id.as_uuid()).collect::<Vec<_>>(),
+        &new.iter().map(|a| a.task.as_uuid()).collect::<Vec<_>>(),
+        &new.iter().map(|a| a.number as i32).collect::<Vec<_>>(),
+        &new.iter().map(|a| a.node.as_uuid()).collect::<Vec<_>>(),
+        &new.iter().map(|a| a.fence.get()).collect::<Vec<_>>(),
+        &new.iter().map(|a| write_json(&a.reservation)).collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! Work on nodes that are away: queues what may be replaced, and gives up what a node can't have any more.
+
+use crate::{
+    Leadership, Store, StoreError, Topic, leader,
+    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks},
+};
+use domain::{
+    attempt::AttemptRow,
+    ids::{AttemptId, NodeId},
+    lifecycle,
+};
+use uuid::Uuid;
+
+impl Store {
+    /// Queues tasks whose node has been offline for longer than their `replace_after`, at most `limit`. Returns how many.
+    /// State and fence stay: the old attempt may still come back before the new one is leased.
+    pub async fn queue_replaceable(&self, leadership: &Leadership, limit: i64) -> Result<usize, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        leader::require(&mut transaction, leadership).await?;
+        let due = sqlx::query_scalar!(
+            r#"SELECT a.task_id FROM attempts a JOIN node_live l ON l.node_id = a.node_id JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id
+               WHERE a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND NOT s.queued AND NOT s.cancel_requested
+                 AND l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= now()
+               ORDER BY a.task_id LIMIT $1"#,
+            limit
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut changed = Vec::new();
+        for mut task in lock_tasks(&mut transaction, &due).await? {
+            if let Some(events) = lifecycle::allow_replacement(&mut task) {
+                changed.push((task, events));
+            }
+        }
+        save_tasks(&mut transaction, &changed).await?;
+        transaction.commit().await?;
+        if !changed.is_empty() {
+            self.wakeups.publish(changed.iter().map(|(task, _)| Topic::Task(task.id)).chain([Topic::Queue]));
+        }
+        Ok(changed.len())
+    }
+}
+
+/// Gives up attempts that their node does not have any more: live ones are placed again, and none holds resources there.
+pub(crate) async fn give_up(
+    connection: &mut sqlx::PgConnection,
+    node: NodeId,
+    attempts: &[Uuid],
+    because: &str,
+) -> Result<Vec<Topic>, StoreError> {
+    if attempts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let task_ids = sqlx::query_scalar!(
+        "SELECT DISTINCT task_id FROM attempts WHERE id = ANY($1) AND node_id = $2",
+        attempts,
+        node.as_uuid()
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut tasks = lock_tasks(&mut *connection, &task_ids).await?;
+    let mut rows: Vec<AttemptRow> = load_attempts(&mut *connection, attempts).await?;
+    let at = now(&mut *connection).await?;
+    let mut changed = Vec::new();
+    for attempt in &mut rows {
+        attempt.reserved = false;
+        if let Some(place) = tasks.iter().position(|task| task.id == attempt.task && task.live == Some(attempt.id))
+            && let Some(events) = lifecycle::give_up(&mut tasks[place], attempt, because, at)
+        {
+            changed.push((tasks.swap_remove(place), events));
+        }
+    }
+    save_attempts(&mut *connection, &rows).await?;
+    save_tasks(&mut *connection, &changed).await?;
+    let ended = rows.iter().map(|attempt: &AttemptRow| attempt.id).collect::<Vec<AttemptId>>();
+    Ok(changed
+        .iter()
+        .map(|(task, _)| Topic::Task(task.id))
+        .chain(ended.into_iter().map(Topic::Log))
+        .chain([Topic::Queue])
+        .collect())
+}

@@ -1,0 +1,86 @@
+//! Who may place tasks and end leases: one row per role, renewed by its holder, taken over when it was not renewed for 4 s by the
+//! database's clock. (An advisory lock would be kept by a frozen holder for as long as its kernel answers.)
+
+use crate::{Store, StoreError};
+use domain::Timestamp;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Places tasks.
+    Scheduler,
+    /// Marks nodes offline and queues what may be replaced.
+    Sweeper,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler",
+            Self::Sweeper => "sweeper",
+        }
+    }
+}
+
+/// Proof of leadership at the moment when it was given. Every transaction that relies on it renews it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    pub role: Role,
+    pub holder: Uuid,
+    pub epoch: i64,
+    /// When this holder took over, by the database's clock.
+    pub since: Timestamp,
+}
+
+impl Store {
+    /// Renews the leadership of `holder`, or takes over one that was not renewed for 4 s. None: another process leads.
+    pub async fn lead(
+        &self,
+        role: Role,
+        holder: Uuid,
+        known: Option<Leadership>,
+    ) -> Result<Option<Leadership>, StoreError> {
+        let row = sqlx::query!(
+            r#"INSERT INTO leader AS l (role, holder, epoch, renewed_at) VALUES ($1, $2, 1, now())
+               ON CONFLICT (role) DO UPDATE SET holder = $2, renewed_at = now(),
+                   epoch = CASE WHEN l.holder = $2 AND l.renewed_at > now() - interval '4 seconds' THEN l.epoch ELSE l.epoch + 1 END
+               WHERE l.holder = $2 OR l.renewed_at <= now() - interval '4 seconds'
+               RETURNING epoch, renewed_at"#,
+            role.as_str(),
+            holder
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| {
+            let since = known.filter(|known| known.epoch == row.epoch).map_or(row.renewed_at, |known| known.since);
+            Leadership { role, holder, epoch: row.epoch, since }
+        }))
+    }
+
+    /// Gives the leadership up, so that a standby need not wait.
+    pub async fn resign(&self, leadership: &Leadership) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE leader SET renewed_at = '-infinity' WHERE role = $1 AND holder = $2 AND epoch = $3",
+            leadership.role.as_str(),
+            leadership.holder,
+            leadership.epoch
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Renews the leadership inside a transaction that relies on it: a woken former leader finds its epoch gone.
+pub(crate) async fn require(connection: &mut PgConnection, leadership: &Leadership) -> Result<(), StoreError> {
+    let renewed = sqlx::query!(
+        "UPDATE leader SET renewed_at = now() WHERE role = $1 AND holder = $2 AND epoch = $3",
+        leadership.role.as_str(),
+        leadership.holder,
+        leadership.epoch
+    )
+    .execute(connection)
+    .await?;
+    if renewed.rows_affected() == 1 { Ok(()) } else { Err(StoreError::NotLeader) }
+}

@@ -1,0 +1,85 @@
+//! Reads nodes for people and for placement.
+
+use crate::{Store, StoreError, rows::read_json};
+use chrono::{DateTime, Utc};
+use domain::{
+    ids::NodeId,
+    node::{Admission, NodeView, Presence},
+    resources::Reservation,
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeWithLoad {
+    pub node: NodeView,
+    pub reserved: Reservation,
+    /// Attempts that hold a reservation.
+    pub tasks: u32,
+}
+
+pub(crate) struct NodeRecord {
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+    pub(crate) admission: String,
+    pub(crate) admission_note: String,
+    pub(crate) facts: Value,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) metrics: Value,
+    pub(crate) connected: bool,
+    pub(crate) connected_since: Option<DateTime<Utc>>,
+    pub(crate) beat_at: Option<DateTime<Utc>>,
+    pub(crate) offline: bool,
+    pub(crate) silent: Option<bool>,
+}
+
+impl NodeRecord {
+    pub(crate) fn into_view(self) -> Result<NodeView, StoreError> {
+        let presence = match (self.offline, self.connected && !self.silent.unwrap_or(false)) {
+            (true, _) => Presence::Offline,
+            (false, true) => Presence::Connected,
+            (false, false) => Presence::Disconnected,
+        };
+        Ok(NodeView {
+            id: NodeId::from_uuid(self.id),
+            name: self.name,
+            facts: read_json(self.facts)?,
+            metrics: read_json(self.metrics)?,
+            presence,
+            admission: Admission::parse(&self.admission)
+                .ok_or_else(|| StoreError::Corrupt(format!("{:?} is no admission", self.admission)))?,
+            admission_note: self.admission_note,
+            last_seen_at: self.beat_at,
+            connected_since: self.connected_since.filter(|_| presence == Presence::Connected),
+            created_at: self.created_at,
+        })
+    }
+}
+
+impl Store {
+    /// All nodes that are not revoked, by name.
+    pub async fn list_nodes(&self) -> Result<Vec<NodeWithLoad>, StoreError> {
+        let mut nodes: Vec<NodeWithLoad> = self
+            .candidates()
+            .await?
+            .into_iter()
+            .map(|candidate| NodeWithLoad {
+                reserved: candidate.ledger.held(),
+                tasks: candidate.holding,
+                node: candidate.node,
+            })
+            .collect();
+        nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
+        Ok(nodes)
+    }
+
+    /// A node by its name, its id, or the end of its id.
+    pub async fn find_node(&self, name_or_id: &str) -> Result<Option<NodeWithLoad>, StoreError> {
+        let nodes = self.list_nodes().await?;
+        let is_ending = name_or_id.len() >= 6 && name_or_id.bytes().all(|b| b.is_ascii_hexdigit());
+        let exact = nodes.iter().position(|n| n.node.name == name_or_id || n.node.id.to_string() == name_or_id);
+        let found =
+            exact.or_else(|| nodes.iter().position(|n| is_ending && n.node.id.to_string().ends_with(name_or_id)));
+        Ok(found.map(|at| nodes[at].clone()))
+    }
+}

@@ -1,0 +1,255 @@
+//! Rows of the hot tables to and from the values of `domain`. Every write of a state goes through here.
+
+use crate::StoreError;
+use chrono::{DateTime, Utc};
+use domain::{
+    Timestamp,
+    attempt::AttemptRow,
+    ids::{AttemptId, Fence, NodeId, ProjectId, TaskId},
+    lifecycle::Event,
+    task::TaskRow,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// The columns of `task_state`.
+pub(crate) struct TaskStateRecord {
+    pub(crate) task_id: Uuid,
+    pub(crate) project_id: Uuid,
+    pub(crate) queued: bool,
+    pub(crate) state: String,
+    pub(crate) live_attempt_id: Option<Uuid>,
+    pub(crate) fence: i64,
+    pub(crate) attempts: i32,
+    pub(crate) user_failures: i32,
+    pub(crate) infra_failures: i32,
+    pub(crate) node_losses: i32,
+    pub(crate) cancel_requested: bool,
+    pub(crate) not_before: Option<DateTime<Utc>>,
+    pub(crate) avoid_node: Option<Uuid>,
+    pub(crate) failure: Option<String>,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) message: String,
+    pub(crate) ended_at: Option<DateTime<Utc>>,
+}
+
+impl TaskStateRecord {
+    pub(crate) fn into_row(self) -> Result<TaskRow, StoreError> {
+        Ok(TaskRow {
+            id: TaskId::from_uuid(self.task_id),
+            project: ProjectId::from_uuid(self.project_id),
+            state: word(&self.state)?,
+            queued: self.queued,
+            live: self.live_attempt_id.map(AttemptId::from_uuid),
+            fence: Fence::from_i64(self.fence),
+            attempts: self.attempts as u32,
+            user_failures: self.user_failures as u32,
+            infra_failures: self.infra_failures as u32,
+            node_losses: self.node_losses as u32,
+            cancel_requested: self.cancel_requested,
+            not_before: self.not_before,
+            avoid_node: self.avoid_node.map(NodeId::from_uuid),
+            failure: self.failure.as_deref().map(word).transpose()?,
+            exit_code: self.exit_code,
+            message: self.message,
+            ended_at: self.ended_at,
+        })
+    }
+}
+
+/// The columns of `attempts`.
+pub(crate) struct AttemptRecord {
+    pub(crate) id: Uuid,
+    pub(crate) task_id: Uuid,
+    pub(crate) number: i32,
+    pub(crate) node_id: Uuid,
+    pub(crate) fence: i64,
+    pub(crate) state: String,
+    pub(crate) reservation: Value,
+    pub(crate) reserved: bool,
+    pub(crate) placed_at: DateTime<Utc>,
+    pub(crate) accepted_at: Option<DateTime<Utc>>,
+    pub(crate) preparing_at: Option<DateTime<Utc>>,
+    pub(crate) started_at: Option<DateTime<Utc>>,
+    pub(crate) exited_at: Option<DateTime<Utc>>,
+    pub(crate) ended_at: Option<DateTime<Utc>>,
+    pub(crate) exit: Option<Value>,
+    pub(crate) ending: Option<Value>,
+    pub(crate) provenance: Option<Value>,
+}
+
+impl AttemptRecord {
+    pub(crate) fn into_row(self) -> Result<AttemptRow, StoreError> {
+        Ok(AttemptRow {
+            id: AttemptId::from_uuid(self.id),
+            task: TaskId::from_uuid(self.task_id),
+            number: self.number as u32,
+            node: NodeId::from_uuid(self.node_id),
+            fence: Fence::from_i64(self.fence),
+            state: word(&self.state)?,
+            reservation: read_json(self.reservation)?,
+            reserved: self.reserved,
+            placed_at: self.placed_at,
+            accepted_at: self.accepted_at,
+            preparing_at: self.preparing_at,
+            started_at: self.started_at,
+            exited_at: self.exited_at,
+            ended_at: self.ended_at,
+            exit: self.exit.map(read_json).transpose()?,
+            ending: self.ending.map(read_json).transpose()?,
+            provenance: self.provenance,
+        })
+    }
+}
+
+pub(crate) fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(StoreError::Corrupt)
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(value: Value) -> Result<T, StoreError> {
+    serde_json::from_value(value).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// PostgreSQL's JSON can't hold a NUL, and what a node says may have one: it is left out.
+pub(crate) fn write_json<T: Serialize>(value: &T) -> Value {
+    let mut json = serde_json::to_value(value).expect("our values are maps with string keys, which JSON can hold");
+    strip_nul(&mut json);
+    json
+}
+
+fn strip_nul(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *text = text.replace('\0', ""),
+        Value::Array(items) => items.iter_mut().for_each(strip_nul),
+        Value::Object(map) => map.values_mut().for_each(strip_nul),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Locks the rows of tasks in the order of their ids, so that two batches never wait for each other in a circle.
+pub(crate) async fn lock_tasks(connection: &mut PgConnection, tasks: &[Uuid]) -> Result<Vec<TaskRow>, StoreError> {
+    sqlx::query_as!(
+        TaskStateRecord,
+        r#"SELECT task_id, project_id, queued, state, live_attempt_id, fence, attempts, user_failures, infra_failures, node_losses,
+                  cancel_requested, not_before, avoid_node, failure, exit_code, message, ended_at
+           FROM task_state WHERE task_id = ANY($1) ORDER BY task_id FOR UPDATE"#,
+        tasks,
+    )
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(TaskStateRecord::into_row)
+    .collect()
+}
+
+/// Reads attempts. Their tasks' rows are locked by the caller: whoever changes an attempt holds its task.
+pub(crate) async fn load_attempts(
+    connection: &mut PgConnection,
+    attempts: &[Uuid],
+) -> Result<Vec<AttemptRow>, StoreError> {
+    sqlx::query_as!(
+        AttemptRecord,
+        r#"SELECT id, task_id, number, node_id, fence, state, reservation, reserved, placed_at, accepted_at, preparing_at, started_at,
+                  exited_at, ended_at, exit, ending, provenance
+           FROM attempts WHERE id = ANY($1)"#,
+        attempts,
+    )
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(AttemptRecord::into_row)
+    .collect()
+}
+
+/// The database's clock, the only one that decides.
+pub(crate) async fn now(connection: &mut PgConnection) -> Result<Timestamp, StoreError> {
+    Ok(sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(connection).await?)
+}
+
+/// Writes the changed rows of tasks and one history entry each, in one statement. The rows are locked by this transaction.
+pub(crate) async fn save_tasks(
+    connection: &mut PgConnection,
+    changed: &[(TaskRow, Vec<Event>)],
+) -> Result<(), StoreError> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    macro_rules! column {
+        ($task:ident => $value:expr) => {
+            changed.iter().map(|($task, _)| $value).collect::<Vec<_>>()
+        };
+    }
+    let events: Vec<Value> = changed.iter().map(|(_, events)| write_json(events)).collect();
+    sqlx::query!(
+        r#"WITH changed AS (
+             SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::uuid[], $5::bigint[], $6::int[], $7::int[], $8::int[], $9::int[], $10::bool[],
+                                  $11::timestamptz[], $12::uuid[], $13::text[], $14::int[], $15::text[], $16::timestamptz[], $17::jsonb[])
+               AS c(id, state, queued, live, fence, attempts, user_failures, infra_failures, node_losses, cancel_requested,
+                    not_before, avoid_node, failure, exit_code, message, ended_at, events)
+           ), saved AS (
+             UPDATE task_state t SET state = c.state, queued = c.queued, live_attempt_id = c.live, fence = c.fence, attempts = c.attempts,
+                    user_failures = c.user_failures, infra_failures = c.infra_failures, node_losses = c.node_losses,
+                    cancel_requested = c.cancel_requested, not_before = c.not_before, avoid_node = c.avoid_node, failure = c.failure,
+                    exit_code = c.exit_code, message = c.message, ended_at = c.ended_at
+             FROM changed c WHERE t.task_id = c.id
+             RETURNING t.task_id, t.project_id, c.state, c.events
+           )
+           INSERT INTO task_events (task_id, project_id, state, events) SELECT task_id, project_id, state, events FROM saved WHERE events <> '[]'"#,
+        &column!(t => t.id.as_uuid()),
+        &column!(t => t.state.as_str().to_owned()),
+        &column!(t => t.queued),
+        &column!(t => t.live.map(AttemptId::as_uuid)) as &[Option<Uuid>],
+        &column!(t => t.fence.get()),
+        &column!(t => t.attempts as i32),
+        &column!(t => t.user_failures as i32),
+        &column!(t => t.infra_failures as i32),
+        &column!(t => t.node_losses as i32),
+        &column!(t => t.cancel_requested),
+        &column!(t => t.not_before) as &[Option<Timestamp>],
+        &column!(t => t.avoid_node.map(NodeId::as_uuid)) as &[Option<Uuid>],
+        &column!(t => t.failure.map(|kind| kind.as_str().to_owned())) as &[Option<String>],
+        &column!(t => t.exit_code) as &[Option<i32>],
+        &column!(t => t.message.replace('\0', "")),
+        &column!(t => t.ended_at) as &[Option<Timestamp>],
+        &events,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes the changed rows of attempts in one statement.
+pub(crate) async fn save_attempts(connection: &mut PgConnection, changed: &[AttemptRow]) -> Result<(), StoreError> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    macro_rules! column {
+        ($attempt:ident => $value:expr) => {
+            changed.iter().map(|$attempt| $value).collect::<Vec<_>>()
+        };
+    }
+    sqlx::query!(
+        r#"UPDATE attempts a SET state = c.state, reserved = c.reserved, accepted_at = c.accepted_at, preparing_at = c.preparing_at,
+                  started_at = c.started_at, exited_at = c.exited_at, ended_at = c.ended_at, exit = c.exit, ending = c.ending, provenance = c.provenance
+           FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[],
+                       $9::jsonb[], $10::jsonb[], $11::jsonb[])
+             AS c(id, state, reserved, accepted_at, preparing_at, started_at, exited_at, ended_at, exit, ending, provenance)
+           WHERE a.id = c.id"#,
+        &column!(a => a.id.as_uuid()),
+        &column!(a => a.state.as_str().to_owned()),
+        &column!(a => a.reserved),
+        &column!(a => a.accepted_at) as &[Option<Timestamp>],
+        &column!(a => a.preparing_at) as &[Option<Timestamp>],
+        &column!(a => a.started_at) as &[Option<Timestamp>],
+        &column!(a => a.exited_at) as &[Option<Timestamp>],
+        &column!(a => a.ended_at) as &[Option<Timestamp>],
+        &column!(a => a.exit.as_ref().map(write_json)) as &[Option<Value>],
+        &column!(a => a.ending.as_ref().map(write_json)) as &[Option<Value>],
+        &column!(a => a.provenance.clone()) as &[Option<Value>],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Runs an ended task once more, as a person asked.
+
+use crate::{
+    Store, StoreError, Topic,
+    rows::{lock_tasks, save_tasks},
+};
+use domain::{
+    ids::TaskId,
+    lifecycle,
+    principal::{Origin, Scope},
+    task::TaskState,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retried {
+    Queued,
+    NotEnded(TaskState),
+    NotFound,
+}
+
+impl Store {
+    pub async fn retry_task(&self, scope: Scope, task: TaskId, origin: &Origin) -> Result<Retried, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let Some(mut row) = lock_tasks(&mut transaction, &[task.as_uuid()]).await?.pop() else {
+            return Ok(Retried::NotFound);
+        };
+        if scope.project().is_some_and(|project| project != row.project) {
+            return Ok(Retried::NotFound);
+        }
+        let Some(events) = lifecycle::retry_ended(&mut row) else { return Ok(Retried::NotEnded(row.state)) };
+        let project = row.project;
+        save_tasks(&mut transaction, &[(row, events)]).await?;
+        // Its place in the queue is that of a task submitted now.
+        sqlx::query!(
+            "UPDATE task_state SET queued_at = now(), queue_expires_at = NULL WHERE task_id = $1",
+            task.as_uuid()
+        )
+        .execute(&mut *transaction)
+        .await?;
+        self.write_audit(
+            &mut transaction,
+            Some(project),
+            origin,
+            "task.retry",
+            &task.to_string(),
+            &serde_json::json!({}),
+        )
+        .await?;
+        transaction.commit().await?;
+        self.wakeups.publish([Topic::Queue, Topic::Task(task)]);
+        Ok(Retried::Queued)
+    }
+}

@@ -1,0 +1,202 @@
+//! Accepts tasks: durable, with their idempotency keys, in one transaction.
+
+use crate::{Store, StoreError, Topic, rows::write_json};
+use chrono::{DateTime, Utc};
+use domain::{
+    ids::{PrincipalId, ProjectId, TaskId},
+    lifecycle::Event,
+    spec::{Needs, TaskSpec},
+    warm,
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, btree_map::Entry};
+use uuid::Uuid;
+
+/// A checked task on its way in.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    pub project: ProjectId,
+    pub created_by: PrincipalId,
+    pub spec: TaskSpec,
+    /// The key and the hash of the request that it stands for.
+    pub idempotency: Option<(String, Vec<u8>)>,
+}
+
+/// What became of one task of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    Accepted {
+        id: TaskId,
+    },
+    /// The same key and the same request as before: this is the task of then.
+    Replayed {
+        id: TaskId,
+    },
+    /// The key stands for another request.
+    KeyReused {
+        first: TaskId,
+    },
+}
+
+/// Class of the queue: equal needs, equal number.
+pub(crate) fn class_of(needs: &Needs) -> (i64, Value) {
+    let json = write_json(needs);
+    let digest = Sha256::digest(json.to_string().as_bytes());
+    (i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")), json)
+}
+
+impl Store {
+    /// The project of a slug; None: there is none.
+    pub async fn project_by_slug(&self, slug: &str) -> Result<Option<ProjectId>, StoreError> {
+        let id =
+            sqlx::query_scalar!("SELECT id FROM projects WHERE slug = $1", slug).fetch_optional(&self.pool).await?;
+        Ok(id.map(ProjectId::from_uuid))
+    }
+
+    /// Accepts all tasks of the batch, each with its own answer, in their order. Safe to repeat for tasks with a key: the same key
+    /// with the same request answers `Replayed`, also within one batch. When this returns Ok, the accepted ones survive any crash.
+    pub async fn submit_tasks(&self, batch: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
+        let ids: Vec<TaskId> = batch.iter().map(|_| TaskId::from_uuid(Uuid::now_v7())).collect();
+        let mut transaction = self.pool.begin().await?;
+        let answers = claim_keys(&mut transaction, batch, &ids).await?;
+        let new: Vec<(TaskId, &NewTask)> = answers
+            .iter()
+            .zip(batch)
+            .filter_map(|(answer, task)| match answer {
+                Submitted::Accepted { id } => Some((*id, task)),
+                Submitted::Replayed { .. } | Submitted::KeyReused { .. } => None,
+            })
+            .collect();
+        insert(&mut transaction, &new).await?;
+        transaction.commit().await?;
+        if !new.is_empty() {
+            self.wakeups.publish([Topic::Queue]);
+        }
+        Ok(answers)
+    }
+}
+
+/// Answers for tasks with a key: who comes first claims it, in the same transaction that makes the task.
+async fn claim_keys(
+    connection: &mut sqlx::PgConnection,
+    batch: &[NewTask],
+    ids: &[TaskId],
+) -> Result<Vec<Submitted>, StoreError> {
+    let mut claims: BTreeMap<(ProjectId, &str), (TaskId, &[u8], PrincipalId)> = BTreeMap::new();
+    for (task, id) in batch.iter().zip(ids) {
+        if let Some((key, hash)) = &task.idempotency
+            && let Entry::Vacant(entry) = claims.entry((task.project, key))
+        {
+            entry.insert((*id, hash, task.created_by));
+        }
+    }
+    let mut first: BTreeMap<(ProjectId, String), (TaskId, Vec<u8>)> = BTreeMap::new();
+    if !claims.is_empty() {
+        let projects: Vec<Uuid> = claims.keys().map(|(project, _)| project.as_uuid()).collect();
+        let keys: Vec<String> = claims.keys().map(|(_, key)| (*key).to_owned()).collect();
+        let tasks: Vec<Uuid> = claims.values().map(|(id, ..)| id.as_uuid()).collect();
+        let hashes: Vec<Vec<u8>> = claims.values().map(|(_, hash, _)| hash.to_vec()).collect();
+        let makers: Vec<Uuid> = claims.values().map(|(.., maker)| maker.as_uuid()).collect();
+        // Waits for a transaction that claims the same key at this moment. In key order, so that two batches can't wait in a circle.
+        sqlx::query!(
+            "INSERT INTO idempotency_keys (project_id, key, created_by, request_hash, task_id)
+             SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::bytea[], $5::uuid[]) ON CONFLICT DO NOTHING",
+            &projects,
+            &keys,
+            &makers,
+            &hashes,
+            &tasks,
+        )
+        .execute(&mut *connection)
+        .await?;
+        let found = sqlx::query!(
+            r#"SELECT k.project_id, k.key, k.request_hash, k.task_id FROM idempotency_keys k
+               JOIN UNNEST($1::uuid[], $2::text[]) AS w(project_id, key) ON k.project_id = w.project_id AND k.key = w.key"#,
+            &projects,
+            &keys,
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        for row in found {
+            first.insert(
+                (ProjectId::from_uuid(row.project_id), row.key),
+                (TaskId::from_uuid(row.task_id), row.request_hash),
+            );
+        }
+    }
+    Ok(batch
+        .iter()
+        .zip(ids)
+        .map(|(task, id)| match &task.idempotency {
+            None => Submitted::Accepted { id: *id },
+            Some((key, hash)) => match first.get(&(task.project, key.clone())) {
+                Some((first, _)) if first == id => Submitted::Accepted { id: *id },
+                Some((first, first_hash)) if first_hash == hash => Submitted::Replayed { id: *first },
+                Some((first, _)) => Submitted::KeyReused { first: *first },
+                None => Submitted::Accepted { id: *id },
+            },
+        })
+        .collect())
+}
+
+async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)]) -> Result<(), StoreError> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let classes: Vec<(i64, Value)> = new.iter().map(|(_, task)| class_of(&task.spec.needs())).collect();
+    let known: BTreeMap<i64, &Value> = classes.iter().map(|(class, needs)| (*class, needs)).collect();
+    sqlx::query!(
+        "INSERT INTO requirement_classes (id, needs) SELECT * FROM UNNEST($1::bigint[], $2::jsonb[]) ON CONFLICT DO NOTHING",
+        &known.keys().copied().collect::<Vec<i64>>(),
+        &known.values().map(|needs| (*needs).clone()).collect::<Vec<Value>>(),
+    )
+    .execute(&mut *connection)
+    .await?;
+    macro_rules! column {
+        ($task:ident => $value:expr) => {
+            new.iter().map(|(_, $task)| $value).collect::<Vec<_>>()
+        };
+    }
+    let ids: Vec<Uuid> = new.iter().map(|(id, _)| id.as_uuid()).collect();
+    let warm_keys = column!(t => write_json(&warm::keys(&t.spec.source)));
+    sqlx::query!(
+        r#"WITH new AS (
+             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[], $6::jsonb[], $7::jsonb[], $8::bigint[], $9::int[], $10::bigint[])
+               AS n(id, project_id, created_by, name, spec, metadata, warm_keys, class, priority, queue_timeout_ms)
+           ), cold AS (
+             INSERT INTO tasks (id, project_id, created_by, name, spec, metadata, warm_keys)
+             SELECT id, project_id, created_by, name, spec, metadata, ARRAY(SELECT jsonb_array_elements_text(warm_keys)) FROM new RETURNING id
+           ), hot AS (
+             INSERT INTO task_state (task_id, project_id, class, priority, queued_at, queue_expires_at, queued, state, fence, attempts, user_failures,
+                                     infra_failures, node_losses, cancel_requested, message)
+             SELECT id, project_id, class, priority, now(), now() + queue_timeout_ms * interval '1 millisecond', true, 'pending', 0, 0, 0, 0, 0, false, ''
+             FROM new RETURNING task_id
+           )
+           INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, 'pending', $11 FROM new"#,
+        &ids,
+        &column!(t => t.project.as_uuid()),
+        &column!(t => t.created_by.as_uuid()),
+        &column!(t => t.spec.name.clone()),
+        &column!(t => write_json(&t.spec)),
+        &column!(t => write_json(&t.spec.metadata)),
+        &warm_keys,
+        &classes.iter().map(|(class, _)| *class).collect::<Vec<i64>>(),
+        &column!(t => t.spec.priority),
+        &column!(t => t.spec.queue_timeout_ms.map(|ms| ms as i64)) as &[Option<i64>],
+        write_json(&[Event::Submitted]),
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(())
+}
+
+impl Store {
+    /// Forgets idempotency keys older than `before`. Returns how many.
+    pub async fn expire_idempotency_keys(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        Ok(sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < $1", before)
+            .execute(&self.pool)
+            .await?
+            .rows_affected())
+    }
+}
