@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 source scripts/lib/machine.sh
 source scripts/lib/tools.sh
 
-check_fmt() { cargo fmt --all --check; }
+check_fmt() { cargo fmt --all --check -- --color never; }
 
 # The same set of features as the tests: what clippy has checked of the dependencies is checked once.
 check_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -64,7 +64,7 @@ check_leaks() {
     # finds WHAT PATTERN: every hit is a fault.
     finds() {
         local hits
-        hits=$(xargs -0 -a "$files" grep -nIHE "$2" 2>/dev/null | cut -c 1-200 || true)
+        hits=$(xargs -0 -a "$files" grep -nIHE -e "$2" 2>/dev/null | cut -c 1-200 || true)
         [[ -n $hits ]] || return 0
         printf '%s:\n%s\n' "$1" "$hits"
         bad=1

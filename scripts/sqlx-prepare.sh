@@ -21,7 +21,7 @@ at_exit "in_server -c 'DROP DATABASE $database WITH (FORCE)'"
 # Only the path of the URL changes.
 authority=${server#*://}
 query=
-[[ $authority == *\?* ]] && query=?${authority#*\?}
+[[ $authority == *\?* ]] && query="?${authority#*\?}"
 export DATABASE_URL="${server%%://*}://${authority%%[/?]*}/$database$query"
 
 for migration in migrations/*.sql; do

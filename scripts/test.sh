@@ -12,7 +12,7 @@ source scripts/lib/docker.sh
 
 passed=0 failed=0
 broken=()
-# count FAILED-PART ...: the last line, whatever has happened; what broke without a test to show for it counts as failed.
+# The last line, whatever has happened; what broke without a test to show for it counts as a failure.
 finish() {
     failed=$((failed + ${#broken[@]}))
     ((${#broken[@]} == 0)) || printf 'broken: %s\n' "${broken[@]}"
@@ -45,24 +45,30 @@ if [[ -z ${UNIDESK_TEST_DATABASE_URL:-} ]]; then
 fi
 part database "PostgreSQL $("$(postgres_bin)/postgres" --version | awk '{print $3}')   $(took "$started")"
 
-# Tests start the platform and the shim as programs. All in one build, so that no dependency is built with two sets of
-# features.
+# Tests start the platform and the shim as programs, which nextest alone would not build. All in one build with the tests, so
+# that no dependency is built with two sets of features; for named packages only what they may start.
 started=$(now_ms)
-cargo build --locked --workspace --bins --tests || {
+selection=(--workspace)
+programs=(--workspace --bins --tests)
+for argument in "$@"; do
+    case $argument in -p | --package | -p?* | --package=*)
+        selection=()
+        programs=(-p shim)
+        [[ " $* " != *e2e* ]] || programs+=(-p unidesk)
+        ;;
+    esac
+done
+cargo build --locked "${programs[@]}" || {
     broken+=("the build")
     finish
 }
-part build "cargo build --workspace --bins --tests   $(took "$started")"
+part build "cargo build ${programs[*]}   $(took "$started")"
 
 started=$(now_ms)
-# What is there before is not this run's to remove: a demo may be up beside it.
-docker ps -aq --no-trunc --filter label=unidesk.test | sort >"$scratch/containers"
+containers() { docker ps -aq --no-trunc --filter label=unidesk.instance | sort; }
+containers >"$scratch/containers"
 report=${CARGO_TARGET_DIR:-target}/nextest/ci/junit.xml
 rm -f "$report"
-selection=(--workspace)
-for argument in "$@"; do
-    case $argument in -p | --package | -p?* | --package=*) selection=() ;; esac
-done
 code=0
 cargo nextest run --locked --profile ci "${selection[@]}" "$@" || code=$?
 # The report is the count; nextest's code is the verdict. Each must agree with the other.
@@ -95,10 +101,12 @@ if (($# == 0)); then
     part examples "cargo test --doc: $doc_passed passed, $doc_failed failed   $(took "$started")"
 fi
 
-# A test that was killed leaves its container behind. It is named, since a test should clean up, and removed.
-leftover=$(docker ps -aq --no-trunc --filter label=unidesk.test | sort | comm -13 "$scratch/containers" -)
-if [[ -n $leftover ]]; then
-    warn "tests left containers behind, now removed: $(docker inspect --format '{{.Name}}' $leftover | tr '\n' ' ')"
-    docker rm -f $leftover >/dev/null
+# A test that was killed leaves its container behind. Removed on a machine of CI; elsewhere they may be those of a platform
+# that runs beside the tests, so they are only named.
+mapfile -t leftover < <(containers | comm -13 "$scratch/containers" -)
+if ((${#leftover[@]})); then
+    warn "containers that came with this run and are still there:"
+    docker inspect --format '  {{.Name}} {{.State.Status}} {{.Config.Labels}}' "${leftover[@]}" >&2
+    if [[ -n ${CI:-} ]]; then docker rm -f "${leftover[@]}" >/dev/null; fi
 fi
 finish

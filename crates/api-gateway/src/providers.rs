@@ -1,1 +1,40 @@
 //! Sessions with nodes over WebSocket.
+//!
+//! Owns: the door for agents, and what a session carries. Knows `protocol` and `store` only: nothing of REST.
+
+mod beats;
+mod handshake;
+mod outbound;
+mod recorder;
+mod session;
+mod socket;
+
+use axum::Router;
+use service_kit::Service;
+use std::time::Duration;
+use store::Store;
+
+/// How sessions behave. The defaults are the product's; tests shrink them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub heartbeat: Duration,
+    /// Wake-ups are hints: what a node must be told is also looked for this often.
+    pub outbox_every: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_millis(protocol::HEARTBEAT_MS), outbox_every: Duration::from_secs(2) }
+    }
+}
+
+/// The route where agents connect.
+pub fn router(service: &Service, store: &Store) -> Router {
+    router_with(service, store, Settings::default())
+}
+
+/// As [`router`], with other times.
+pub fn router_with(service: &Service, store: &Store, settings: Settings) -> Router {
+    let beats = beats::Beats::start(service, store.clone());
+    socket::router(socket::Door { service: service.clone(), store: store.clone(), beats, settings })
+}

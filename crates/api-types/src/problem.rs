@@ -1,6 +1,9 @@
 //! The one form of an error: `application/problem+json` (RFC 9457), and the list of its types.
 
-use domain::fault::Fault;
+use domain::{
+    fault::Fault,
+    principal::{Permission, Principal, Role},
+};
 use serde::{Deserialize, Serialize};
 
 /// What a problem's `type` begins with. A constant, never the host that answered: everybody hosts their own.
@@ -97,6 +100,18 @@ impl Problem {
     pub fn retry_after_ms(mut self, ms: u64) -> Self {
         self.retry_after_ms = Some(ms);
         self
+    }
+
+    /// What this principal wanted needs a role that it does not have.
+    pub fn not_permitted(principal: &Principal, permission: Permission) -> Self {
+        let (doing, needs) = match permission {
+            Permission::Look => ("looking", Role::Viewer),
+            Permission::RunTasks => ("running tasks", Role::Member),
+            Permission::Administer => ("managing nodes, tokens and keys", Role::Admin),
+        };
+        let (name, role) = (&principal.name, principal.role.as_str());
+        Self::new("not-permitted", format!("{name} is a {role}; {doing} needs {}.", needs.as_str()))
+            .with("needs", needs.as_str())
     }
 
     /// A task body that was refused: all its faults, under the type that says most.

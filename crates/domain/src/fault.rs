@@ -5,8 +5,15 @@ use serde::{Deserialize, Serialize};
 /// One fault of one field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// A JSON Pointer as a URI fragment: `#/requirements/memory`.
+    /// A JSON Pointer as a URI fragment: `#/requirements/memory`. Empty when the fault is not in the body.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
     pub pointer: String,
+    /// Instead of the pointer: a parameter of the path or the query.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parameter: Option<String>,
+    /// Instead of the pointer: a header.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub header: Option<String>,
     /// Stable word for programs: `required`, `unknown_field`, `bad_quantity`, ...
     pub code: String,
     /// One sentence for a person.
@@ -18,7 +25,14 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), code: code.to_owned(), detail: detail.into(), hint: None }
+        let pointer = pointer.into();
+        Self { pointer, parameter: None, header: None, code: code.to_owned(), detail: detail.into(), hint: None }
+    }
+    pub fn parameter(name: &str, code: &str, detail: impl Into<String>) -> Self {
+        Self { parameter: Some(name.to_owned()), ..Self::new("", code, detail) }
+    }
+    pub fn header(name: &str, code: &str, detail: impl Into<String>) -> Self {
+        Self { header: Some(name.to_owned()), ..Self::new("", code, detail) }
     }
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -10,6 +10,7 @@ mod from_node;
 mod handshake;
 mod log_frame;
 mod to_node;
+pub mod transport;
 pub mod version;
 
 pub use frame::{DecodeError, Frame};

@@ -42,7 +42,10 @@ use futures::{future::BoxFuture, stream::BoxStream};
 use std::{
     collections::{BTreeMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -143,8 +146,10 @@ pub struct ContainerExecutor {
     collecting_garbage: tokio::sync::Mutex<()>,
     /// Attempts that this agent itself has sent a signal: their end is not blamed on Docker.
     signalled: Mutex<HashSet<AttemptId>>,
+    /// The record of images was held against Docker's own list since this agent began.
+    has_compared: AtomicBool,
     /// Whether this Docker refused disk quotas, found out by asking for one.
-    quota_refused: std::sync::atomic::AtomicBool,
+    quota_refused: AtomicBool,
 }
 
 impl ContainerExecutor {
@@ -158,9 +163,15 @@ impl ContainerExecutor {
             pins: image::Pins::default(),
             collecting_garbage: tokio::sync::Mutex::new(()),
             signalled: Mutex::default(),
-            quota_refused: std::sync::atomic::AtomicBool::new(false),
+            has_compared: AtomicBool::new(false),
+            quota_refused: AtomicBool::new(false),
             settings,
         })
+    }
+
+    /// The disk that containers fill, when Docker answers.
+    pub async fn data_root(&self) -> Option<PathBuf> {
+        self.engine.facts().await.ok().map(|facts| facts.data_root.clone())
     }
 
     /// Docker's version, once it was reached.
@@ -171,7 +182,7 @@ impl ContainerExecutor {
     /// How limits are enforced here, for a person; None until Docker was reached.
     pub fn limits(&self) -> Option<String> {
         self.engine.known_facts().map(|facts| {
-            let refused = self.quota_refused.load(std::sync::atomic::Ordering::Relaxed);
+            let refused = self.quota_refused.load(Ordering::Relaxed);
             facts.limits(refused)
         })
     }

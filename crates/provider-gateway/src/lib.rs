@@ -1,8 +1,211 @@
-//! The agent of a node.
+//! The agent of a node: dials out, takes attempts, runs them, and keeps everything that the server has not committed yet.
+//!
+//! Owns: sessions from the node's side, executors (containers through the Docker socket, processes under a shim), the git cache,
+//! the spool. Must not know: the database, other nodes, placement. It never listens.
+//! Begin at [`agent`], the pure core; [`runtime`] is its shell, [`connection`] the line to the server, [`executor`] the contract.
 
+pub mod agent;
+pub mod config;
+pub mod connection;
 pub mod container;
 pub mod executor;
+mod identity;
 pub mod log;
 pub mod process;
 pub mod resources;
+pub mod runtime;
 pub mod source;
+mod sources;
+
+pub use sources::Sources;
+
+use anyhow::Context as _;
+use config::{Policy, ProviderSettings};
+use connection::Link;
+use domain::{node::NodeFacts, quantity};
+use executor::Registry;
+use runtime::{AttemptsDir, Handle};
+use service_kit::Service;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// How often images, caches and scratch are looked at for room.
+const COLLECT_EVERY: Duration = Duration::from_secs(60);
+/// How often the machine is measured again.
+const MEASURE_EVERY: Duration = Duration::from_secs(60);
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `https://unidesk.example`.
+    pub server: String,
+    /// The node's token.
+    pub token: String,
+    /// Everything that the agent keeps.
+    pub data_dir: PathBuf,
+    pub settings: ProviderSettings,
+    pub policy: Policy,
+    /// The supervisor of processes; `unidesk-shim` beside this program by default.
+    pub shim: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads `provider.toml` and `policy.toml` in the data directory.
+    pub fn load(server: String, token: String, data_dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            server,
+            token,
+            settings: config::read(&data_dir.join("provider.toml"))?,
+            policy: config::read(&data_dir.join("policy.toml"))?,
+            data_dir: data_dir.to_owned(),
+            shim: None,
+        })
+    }
+}
+
+/// A running agent.
+pub struct Agent {
+    handle: Handle,
+    connected: watch::Receiver<bool>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Agent {
+    /// Returns once a session is open.
+    pub async fn connected(&mut self) {
+        let _ = self.connected.wait_for(|connected| *connected).await;
+    }
+    /// Takes nothing new, stops what runs with `grace`, and returns when the server knows it or time is up.
+    pub async fn shut_down(&self, grace: Duration) {
+        self.stopping.send_replace(true);
+        self.handle.shut_down(grace).await;
+    }
+    /// Attempts whose process may be alive.
+    pub fn running(&self) -> usize {
+        self.handle.running()
+    }
+}
+
+/// Starts the agent: one at a time per data directory. Its tasks end with `service`; work goes on without them and is adopted by
+/// the next agent. To stop the work too, call [`Agent::shut_down`] first.
+pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
+    let identity = identity::open(&config.data_dir).with_context(|| format!("opening the data directory {}", config.data_dir.display()))?;
+    let instance = identity.instance;
+    let sources = Sources::new(Arc::new(source::SourceCache::open(&config.data_dir.join("git")).context("opening the git cache")?), config.policy.source.clone());
+
+    let mut container_settings = container::Settings::new(config.data_dir.join("images"), instance);
+    if let Some(socket) = &config.settings.docker_socket {
+        container_settings.socket = socket.clone();
+    }
+    let containers = Arc::new(container::ContainerExecutor::new(container_settings, Arc::new(sources.clone())).context("opening the record of images")?);
+    let attempts_root = config.data_dir.join("attempts");
+    let mut process_settings = process::Settings::new(&config.data_dir);
+    process_settings.shim = config.shim.clone();
+    let processes = Arc::new(process::ProcessExecutor::new(process_settings, Arc::new(sources.clone())));
+    let mut registry = Registry::default();
+    if allowed(&config.policy, "container") {
+        registry = registry.with(containers.clone());
+    }
+    if allowed(&config.policy, "process") {
+        registry = registry.with(processes.clone());
+    }
+
+    let surveyor = Surveyor { config: config.clone(), registry: registry.clone(), containers: containers.clone(), processes };
+    let (facts_sender, facts) = watch::channel(surveyor.survey().await);
+    let (name, node_name) = watch::channel(String::new());
+    let parts = runtime::Parts { registry: registry.clone(), attempts: AttemptsDir::open(&attempts_root)?, instance, node_name };
+    let handle = runtime::start(service, parts).context("restoring attempts")?;
+
+    let (connected_sender, connected) = watch::channel(false);
+    let (stopping, stopping_receiver) = watch::channel(false);
+    let meter = Arc::new(Mutex::new(resources::Meter::new(surveyor.disk_path().await)));
+    let link = Link {
+        url: config.server.clone(),
+        token: config.token.clone(),
+        instance,
+        facts,
+        registry,
+        handle: handle.clone(),
+        meter,
+        name,
+        connected: connected_sender,
+        stopping: stopping_receiver,
+    };
+    let stop = service.stopping().clone();
+    service.spawn("connection", async move {
+        // Held as long as the agent lives.
+        let _identity = identity;
+        link.run(stop).await;
+    });
+    service.spawn_until_stopped("survey", surveyor.keep_current(facts_sender));
+    service.spawn_until_stopped("collect garbage", async move {
+        loop {
+            tokio::time::sleep(COLLECT_EVERY).await;
+            containers.collect_garbage().await;
+        }
+    });
+    Ok(Agent { handle, connected, stopping })
+}
+
+fn allowed(policy: &Policy, executor: &str) -> bool {
+    policy.executors.as_ref().is_none_or(|allowed| allowed.contains(executor))
+}
+
+/// Measures the machine, now and then again.
+struct Surveyor {
+    config: Config,
+    registry: Registry,
+    containers: Arc<container::ContainerExecutor>,
+    processes: Arc<process::ProcessExecutor>,
+}
+
+impl Surveyor {
+    /// Containers fill Docker's disk, so that is the one that counts, where it can be seen.
+    async fn disk_path(&self) -> PathBuf {
+        let docker = self.containers.data_root().await;
+        docker.filter(|path| path.exists()).unwrap_or_else(|| self.config.data_dir.clone())
+    }
+
+    async fn survey(&self) -> NodeFacts {
+        let offered = &self.config.settings;
+        let mut settings = resources::Settings::new(self.disk_path().await);
+        settings.cpu_millis = offered.cpus.map(|cpus| (cpus * 1_000.0) as u64);
+        settings.memory_bytes = offered.memory.as_deref().and_then(quantity::parse_bytes);
+        settings.disk_bytes = offered.disk.as_deref().and_then(quantity::parse_bytes);
+        settings.role = offered.role.clone().unwrap_or_else(|| "worker".into());
+        settings.tags = offered.tags.clone();
+        settings.labels = offered.labels.clone();
+        settings.internet = offered.internet.unwrap_or(true);
+        settings.max_tasks = offered.max_tasks.unwrap_or(0);
+        let measured = tokio::task::spawn_blocking(move || resources::measure(&settings)).await.unwrap_or_default();
+        let limits = [("container", self.containers.limits()), ("process", Some(self.processes.limits()))];
+        NodeFacts {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            docker_version: self.containers.server_version(),
+            executors: self.registry.iter().map(|executor| (executor.name().to_owned(), executor.version().to_owned())).collect(),
+            limits: limits.into_iter().filter_map(|(name, limits)| Some((name.to_owned(), limits?))).collect(),
+            ..measured
+        }
+    }
+
+    async fn keep_current(self, facts: watch::Sender<NodeFacts>) {
+        loop {
+            tokio::time::sleep(MEASURE_EVERY).await;
+            let mut now = self.survey().await;
+            facts.send_if_modified(|known| {
+                // What tasks and caches fill and free is no change of the machine: the disk on offer moves only with a real step.
+                let step = known.capacity.disk_bytes / 20;
+                if now.capacity.disk_bytes.abs_diff(known.capacity.disk_bytes) < step {
+                    now.capacity.disk_bytes = known.capacity.disk_bytes;
+                }
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
+        }
+    }
+}

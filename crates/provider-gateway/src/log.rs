@@ -127,6 +127,17 @@ impl AttemptLog {
         self.shared.acknowledged.notify_waiters();
     }
 
+    /// Returns when the server has committed every byte.
+    pub async fn acknowledged(&self) {
+        loop {
+            let acknowledged = self.shared.acknowledged.notified();
+            if self.is_acknowledged() {
+                return;
+            }
+            acknowledged.await;
+        }
+    }
+
     pub fn is_acknowledged(&self) -> bool {
         self.lock().unacknowledged_bytes() == 0
     }

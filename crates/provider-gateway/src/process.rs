@@ -152,7 +152,9 @@ impl Executor for ProcessExecutor {
     fn validate(&self, spec: &TaskSpec) -> Result<(), Failure> {
         let refuse = |message: &str| Err(Failure::new(FailureKind::Rejected, message));
         if spec.source.environment.is_some() {
-            return refuse("A process task runs without an image. Leave the environment repository out, or use executor: container.");
+            return refuse(
+                "A process task runs without an image. Leave the environment repository out, or use executor: container.",
+            );
         }
         if spec.command.is_blank() {
             return refuse("A process task needs a command: there is no image that could have one.");
@@ -163,7 +165,9 @@ impl Executor for ProcessExecutor {
             );
         }
         if spec.user.is_some() {
-            return refuse("A process task runs as a user that the node chooses. Leave user out, or use executor: container.");
+            return refuse(
+                "A process task runs as a user that the node chooses. Leave user out, or use executor: container.",
+            );
         }
         if spec.network == Network::None && !self.shared.users.are_own() {
             return refuse("This node's agent does not run as root, so it can't take the network away from a process.");
@@ -205,5 +209,7 @@ impl Executor for ProcessExecutor {
 
 /// Does what may block for long on a thread of its own.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Failure::node(format!("A step of the agent broke off: {error}.")))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Failure::node(format!("A step of the agent broke off: {error}.")))
 }

@@ -106,8 +106,11 @@ impl Meter {
     /// CPU use is that since the last sample.
     pub fn sample(&mut self) -> NodeMetrics {
         let disk = disk(&self.disk_path).unwrap_or_default();
-        let mut metrics =
-            NodeMetrics { disk_used_bytes: disk.used_bytes, disk_total_bytes: disk.total_bytes, ..NodeMetrics::default() };
+        let mut metrics = NodeMetrics {
+            disk_used_bytes: disk.used_bytes,
+            disk_total_bytes: disk.total_bytes,
+            ..NodeMetrics::default()
+        };
         if let Some(system) = &mut self.system {
             system.refresh_cpu_usage();
             system.refresh_memory();
@@ -175,12 +178,8 @@ mod tests {
         let whole = measure(&Settings::new("/"));
         assert!(whole.capacity.cpu_millis >= 1_000 && whole.capacity.memory_bytes > 64 << 20);
         assert!(whole.capacity.disk_bytes > 0 && !whole.hostname.is_empty() && !whole.os.is_empty());
-        let bounds = Settings {
-            cpu_millis: Some(500),
-            memory_bytes: Some(u64::MAX),
-            disk_bytes: Some(7),
-            ..Settings::new("/")
-        };
+        let bounds =
+            Settings { cpu_millis: Some(500), memory_bytes: Some(u64::MAX), disk_bytes: Some(7), ..Settings::new("/") };
         let bounded = measure(&bounds).capacity;
         assert_eq!((bounded.cpu_millis, bounded.disk_bytes), (500, 7));
         assert_eq!(bounded.memory_bytes, whole.capacity.memory_bytes);

@@ -6,17 +6,20 @@
 mod askpass;
 mod cache;
 mod checkout;
+mod dockerfile;
 mod fetch;
 mod git;
 mod policy;
+mod presence;
 mod scan;
 mod tree;
 mod verdict;
 
 pub use cache::{CachedRepository, Eviction, Fetched, SourceCache};
 pub use checkout::TarOptions;
+pub use dockerfile::MAX_DOCKERFILE_BYTES;
 pub use policy::{Credential, Secret, SourcePolicy};
-pub use tree::{EntryKind, MAX_DOCKERFILE_BYTES, Reader, Tree};
+pub use tree::{EntryKind, Reader, Tree};
 
 use std::fmt;
 

@@ -6,9 +6,11 @@
 pub mod health;
 pub mod lifecycle;
 pub mod problem_response;
+pub mod request_body;
 pub mod request_id;
 pub mod secret;
 pub mod serve;
+pub mod strict_json;
 pub mod telemetry;
 
 pub use lifecycle::{Pass, Service};

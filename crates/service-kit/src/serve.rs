@@ -13,6 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,10 +49,24 @@ pub fn serve(service: &Service, listener: TcpListener, router: Router) {
     });
 }
 
+/// Cuts the connection that a request came on. For streams whose reader takes nothing: a body that ends is not enough, since
+/// nobody reads that it did.
+#[derive(Clone)]
+pub struct HangUp(CancellationToken);
+
+impl HangUp {
+    pub fn now(&self) {
+        self.0.cancel();
+    }
+}
+
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, service: Service) {
     let _ = stream.set_nodelay(true);
+    let hang_up = HangUp(CancellationToken::new());
+    let hung_up = hang_up.0.clone();
     let app = router.map_request(move |mut request: hyper::Request<_>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(hang_up.clone());
         request
     });
     let mut builder = auto::Builder::new(hyper_util::rt::TokioExecutor::new()).http1_only();
@@ -69,6 +84,7 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, s
                 }
                 return;
             }
+            () = hung_up.cancelled() => return,
             () = stopping.as_mut(), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();

@@ -65,12 +65,7 @@ fn become_program(spec: &Spec, parent: i32, streams: [&File; 3]) -> (usize, io::
     }
 }
 
-fn take_steps(
-    spec: &Spec,
-    parent: i32,
-    streams: [&File; 3],
-    step: &mut usize,
-) -> io::Result<std::convert::Infallible> {
+fn take_steps(spec: &Spec, parent: i32, streams: [&File; 3], step: &mut usize) -> io::Result<std::convert::Infallible> {
     sys::new_session()?;
     for (fd, stream) in streams.iter().enumerate() {
         sys::put_at(stream.as_raw_fd(), fd as i32)?;

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
     let result = match words.as_slice() {
-        ["run", _] => detach_and_run(&PathBuf::from(&arguments[1])),
+        ["run", _] => run(&PathBuf::from(&arguments[1])),
         ["kill-user", uid] => kill_user(uid),
         _ => Err(io::Error::other("usage: unidesk-shim run DIRECTORY | kill-user UID")),
     };
@@ -50,14 +50,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Leaves the agent's session and process group, so that neither its terminal nor its end reaches this process.
-fn detach_and_run(dir: &Path) -> io::Result<()> {
-    if let sys::Forked::Parent(_) = sys::fork()? {
-        return Ok(());
-    }
-    sys::new_session()?;
+fn run(dir: &Path) -> io::Result<()> {
+    // A child of the agent and no daemon: in a container without an init nobody but the agent would wait for it. The agent's
+    // terminal still does not reach it. It leads a group of its own, and no signal but two means anything to it; they wait in
+    // a file from here on, so that one that comes early is handled late, never lost.
     sys::close_inherited();
-    // Signals wait in the signalfd from here on: one that comes early is handled late, never lost.
     let signals = sys::signals_as_file()?;
     sys::adopt_orphans()?;
     std::env::set_current_dir("/")?;

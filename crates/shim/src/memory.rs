@@ -33,7 +33,8 @@ impl Watch {
         let mut period = self.period;
         if used > self.limit_bytes {
             // Pages that forked processes share were counted once for each. The fair count is dear, so it is only made here.
-            used = tree.iter().map(|process| proportional_bytes(process).unwrap_or_else(|| resident_bytes(process))).sum();
+            used =
+                tree.iter().map(|process| proportional_bytes(process).unwrap_or_else(|| resident_bytes(process))).sum();
             period = self.period * 2;
         }
         self.peak_bytes = self.peak_bytes.max(used);

@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn arguments_and_variables_arrive_as_they_were_written() {
-        let spec = Spec::parse(b"arg=echo\0arg=\0arg=a=b\nc\xff\0env=X==\0cwd=/w\0uid=7\0network=none\0").expect("parses");
+        let spec =
+            Spec::parse(b"arg=echo\0arg=\0arg=a=b\nc\xff\0env=X==\0cwd=/w\0uid=7\0network=none\0").expect("parses");
         assert_eq!(spec.argv, [c"echo", c"", c"a=b\nc\xff"].map(CString::from));
         assert_eq!(spec.env, [CString::from(c"X==")]);
         assert_eq!((spec.cwd.as_str(), spec.uid, spec.has_network), ("/w", Some(7), false));
@@ -79,7 +80,9 @@ mod tests {
 
     #[test]
     fn a_spec_that_is_not_whole_or_not_understood_runs_nothing() {
-        for bad in [&b""[..], b"arg=x\0cwd=/w", b"arg=x\0", b"cwd=/w\0", b"arg=x\0cwd=/w\0gpu=1\0", b"arg=x\0cwd=/w\0uid=-1\0"] {
+        for bad in
+            [&b""[..], b"arg=x\0cwd=/w", b"arg=x\0", b"cwd=/w\0", b"arg=x\0cwd=/w\0gpu=1\0", b"arg=x\0cwd=/w\0uid=-1\0"]
+        {
             assert!(Spec::parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
     }

@@ -1,5 +1,8 @@
 //! The system calls that this program needs, as safe functions. All unsafe code of the crate is here.
-#![expect(unsafe_code, reason = "these calls have no safe form in std, and the shim has no room for a larger dependency")]
+#![expect(
+    unsafe_code,
+    reason = "these calls have no safe form in std, and the shim has no room for a larger dependency"
+)]
 
 use std::{
     ffi::{CStr, CString},

@@ -1,5 +1,6 @@
 //! Keys, tokens and the audit log.
 
+mod admin;
 pub(crate) mod api_keys;
 mod audit;
 pub(crate) mod jwt_keys;

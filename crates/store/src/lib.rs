@@ -6,6 +6,7 @@
 
 mod access;
 mod attempts;
+mod clock;
 mod error;
 mod leader;
 mod logs;
@@ -68,6 +69,20 @@ pub struct DatabaseConfig {
     pub max_connections: u32,
     /// Other processes share this database: wake-ups also travel by NOTIFY.
     pub shared: bool,
+}
+
+/// Makes a database where there is none of this name. `url` names another database of the same server. Safe to repeat.
+pub async fn create_database(url: &str, name: &str) -> Result<(), StoreError> {
+    use sqlx::Connection as _;
+    let options = PgConnectOptions::from_str(url).map_err(StoreError::BadUrl)?;
+    let mut connection = sqlx::PgConnection::connect_with(&options).await?;
+    let is_there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)").bind(name).fetch_one(&mut connection).await?;
+    if !is_there {
+        let quoted = name.replace('"', "\"\"");
+        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE \"{quoted}\""))).execute(&mut connection).await?;
+    }
+    connection.close().await?;
+    Ok(())
 }
 
 impl Store {

@@ -123,7 +123,12 @@ fn strip_nul(value: &mut Value) {
     match value {
         Value::String(text) if text.contains('\0') => *text = text.replace('\0', ""),
         Value::Array(items) => items.iter_mut().for_each(strip_nul),
-        Value::Object(map) => map.values_mut().for_each(strip_nul),
+        Value::Object(map) => {
+            if map.keys().any(|key| key.contains('\0')) {
+                *map = std::mem::take(map).into_iter().map(|(key, value)| (key.replace('\0', ""), value)).collect();
+            }
+            map.values_mut().for_each(strip_nul);
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
@@ -192,7 +197,11 @@ pub(crate) async fn save_tasks(
              UPDATE task_state t SET state = c.state, queued = c.queued, live_attempt_id = c.live, fence = c.fence, attempts = c.attempts,
                     user_failures = c.user_failures, infra_failures = c.infra_failures, node_losses = c.node_losses,
                     cancel_requested = c.cancel_requested, not_before = c.not_before, avoid_node = c.avoid_node, failure = c.failure,
-                    exit_code = c.exit_code, message = c.message, ended_at = c.ended_at
+                    exit_code = c.exit_code, message = c.message, ended_at = c.ended_at,
+                    -- The time in which an attempt ran is no wait: whoever is queued again waits from now on.
+                    queue_expires_at = CASE WHEN c.queued AND NOT t.queued
+                      THEN now() + (SELECT (spec->>'queue_timeout_ms')::bigint FROM tasks WHERE id = t.task_id) * interval '1 millisecond'
+                      ELSE t.queue_expires_at END
              FROM changed c WHERE t.task_id = c.id
              RETURNING t.task_id, t.project_id, c.state, c.events
            )
@@ -247,7 +256,7 @@ pub(crate) async fn save_attempts(connection: &mut PgConnection, changed: &[Atte
         &column!(a => a.ended_at) as &[Option<Timestamp>],
         &column!(a => a.exit.as_ref().map(write_json)) as &[Option<Value>],
         &column!(a => a.ending.as_ref().map(write_json)) as &[Option<Value>],
-        &column!(a => a.provenance.clone()) as &[Option<Value>],
+        &column!(a => a.provenance.as_ref().map(write_json)) as &[Option<Value>],
     )
     .execute(connection)
     .await?;

@@ -33,6 +33,8 @@ pub(super) struct Ready {
     pub(super) provenance: serde_json::Value,
 }
 
+/// What an environment's image is labelled with, each a step of its own to the classic builder.
+const LABELS: usize = 5;
 /// Base images fetched for one build on BuildKit's behalf.
 const MAX_PULLS: usize = 8;
 
@@ -71,11 +73,10 @@ impl ContainerExecutor {
         if let Some(image) = self.find_image(identity).await? {
             return Ok(self.warm_image(job, environment, identity, image).await);
         }
-        let turn = self.flights.of(&identity.tag).wait(&job.log).await?;
+        let turn = self.flights.of(&identity.tag).wait(&job.log, job.task).await?;
         if let Some(image) = self.find_image(identity).await? {
             return Ok(self.warm_image(job, environment, identity, image).await);
         }
-        turn.begin(job.task);
         self.make_room(&job.log).await?;
         let built = match tokio::time::timeout(
             self.settings.build_timeout,
@@ -186,8 +187,10 @@ impl ContainerExecutor {
                 }
                 let Some(base) = transcript.step.as_deref().and_then(base_image::wanted) else { break };
                 if let Err(error) = self.pull(build.turn, &build.job.log, base).await {
-                    let step = Some(format!("FROM {base}"));
-                    return Err(build.failure(&Transcript { error: Some(error), step, ..Transcript::default() }));
+                    let mut refused = Transcript::default();
+                    refused.step = Some(format!("FROM {base}"));
+                    refused.error = Some(error);
+                    return Err(build.failure(&refused));
                 }
             }
             build
@@ -220,7 +223,7 @@ impl ContainerExecutor {
                 Err(error)
             }
         });
-        let mut transcript = Transcript::default();
+        let mut transcript = Transcript::new(if buildkit { 0 } else { LABELS });
         let ended = self.converse(build, buildkit, Box::pin(body), &mut transcript).await;
         let broken = broken.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(reason) = broken {

@@ -169,12 +169,10 @@ mod tests {
 
     #[test]
     fn the_message_names_file_line_step_code_and_last_words() {
-        let transcript = Transcript {
-            error: Some("executor failed running [/bin/sh -c make  x]: exit code: 2".into()),
-            step: Some("[2/3] RUN make  x".into()),
-            tail: ["cc: error".to_owned()].into(),
-            ..Transcript::default()
-        };
+        let mut transcript = Transcript::default();
+        transcript.error = Some("executor failed running [/bin/sh -c make  x]: exit code: 2".into());
+        transcript.step = Some("[2/3] RUN make  x".into());
+        transcript.tail = ["cc: error".to_owned()].into();
         let path = DockerfilePath::parse("torch/Dockerfile").expect("a plain path");
         let failure = describe(&path, b"FROM a\n# why\nRUN make \\\n  x\n", &transcript);
         assert_eq!(

@@ -16,7 +16,7 @@ use bollard::{
 };
 use bytes::Bytes;
 use domain::outcome::FailureKind;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use std::{
     io::Read,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
@@ -67,14 +67,14 @@ impl ContainerExecutor {
         let (uid, gid) = self.user_ids(job, ready).await?;
         let own_dirs = owned_directories(job, uid, gid)
             .map_err(|error| Failure::node(format!("A tar could not be made: {error}.")))?;
-        self.upload(job, "/", bollard::body_full(own_dirs)).await?;
+        self.upload(job, "/", futures::stream::iter([Ok(own_dirs)])).await?;
         let Some(code) = &job.spec.source.code else { return Ok(()) };
         let broken: Arc<Mutex<Option<String>>> = Arc::default();
         let reason = broken.clone();
         let tree = self.source.tar(code, TarOptions { uid, gid, ..TarOptions::default() }).inspect_err(move |error| {
             *reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
         });
-        let copied = self.upload(job, WORKSPACE, bollard::body_try_stream(tree)).await;
+        let copied = self.upload(job, WORKSPACE, tree).await;
         // A tree that breaks off in the middle may look whole to Docker.
         match broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(reason) => Err(Failure::node(format!("The tree of {code} could not be read: {reason}."))),
@@ -86,15 +86,9 @@ impl ContainerExecutor {
         &self,
         job: &Job,
         path: &str,
-        tar: http_body_util::Either<
-            http_body_util::Full<Bytes>,
-            http_body_util::StreamBody<
-                std::pin::Pin<
-                    Box<dyn futures::Stream<Item = Result<hyper::body::Frame<Bytes>, std::io::Error>> + Send>,
-                >,
-            >,
-        >,
+        tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<(), Failure> {
+        let tar = bollard::body_try_stream(tar);
         let (name, options) = (name(job), UploadToContainerOptionsBuilder::default().path(path).build());
         self.engine
             .call(COPY, |docker| async move { docker.upload_to_container(&name, Some(options), tar).await })

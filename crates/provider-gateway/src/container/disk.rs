@@ -19,8 +19,11 @@ use nix::sys::statvfs::statvfs;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::Duration,
 };
+
+const HEALTH: Duration = Duration::from_secs(8);
 
 /// How full Docker's disk may get, in percent of its bytes or of its inodes, whichever is higher.
 #[derive(Clone, Debug)]
@@ -105,13 +108,26 @@ impl ContainerExecutor {
         self.refuse_when_full(&facts.data_root)
     }
 
+    /// Answers within 8 s.
     pub(super) async fn check_health(&self) -> Option<Condition> {
-        if let Err(error) = self.engine.ping().await {
-            tracing::debug!(%error, "Docker does not answer");
-            return Some(Condition::DockerUnavailable);
+        let checked = tokio::time::timeout(HEALTH, async {
+            self.engine.ping().await?;
+            let facts = self.engine.facts().await?;
+            // Images may have gone while this agent was down: once, what the disk remembers is held against what Docker has.
+            if !self.has_compared.load(Ordering::Relaxed) {
+                self.environment_images().await?;
+                self.has_compared.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, DockerError>(self.refuse_when_full(&facts.data_root).is_err())
+        });
+        match checked.await {
+            Ok(Ok(is_full)) => is_full.then_some(Condition::DiskFull),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "Docker does not answer");
+                Some(Condition::DockerUnavailable)
+            }
+            Err(_) => Some(Condition::DockerUnavailable),
         }
-        let facts = self.engine.facts().await.ok()?;
-        self.refuse_when_full(&facts.data_root).is_err().then_some(Condition::DiskFull)
     }
 
     /// Collects down to the low mark when Docker's disk is above the high one, and makes the record of images true. Called now and
@@ -177,11 +193,13 @@ impl ContainerExecutor {
             .flat_map(|image| image.repo_tags.clone().into_iter().map(move |tag| (tag, image.clone())))
             .filter(|(tag, _)| tag.starts_with("unidesk/env:"))
             .collect();
-        let keys = by_tag
+        let own = self.settings.instance.to_string();
+        let own_keys = by_tag
             .iter()
+            .filter(|(_, image)| image.labels.get(INSTANCE_LABEL) == Some(&own))
             .filter_map(|(tag, image)| Some((tag.clone(), image.labels.get(KEY_LABEL)?.clone())))
             .collect();
-        self.records.agree_with(&keys);
+        self.records.agree_with(|tag| by_tag.contains_key(tag), own_keys);
         Ok(by_tag)
     }
 

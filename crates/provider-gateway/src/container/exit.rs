@@ -46,25 +46,28 @@ pub(super) struct Daemon {
 }
 
 /// Whether the container went down because Docker did. A daemon that stops ends its containers, unless live-restore is on; its
-/// socket is closed before the first of them gets a signal. So:
+/// socket is closed before the first of them gets a signal. It must have been restarted since the container started, and then
 /// - seen: the connection was lost, and the container ended after that (5 s allowed for the order of events): whatever its exit code
 ///   was, a program that saves its work on SIGTERM and exits 0 has not finished its work;
-/// - not seen (the agent was down too): the daemon started after the container did, the container ended by then, and with one
-///   of the codes that a daemon's end leaves behind.
+/// - not seen (the agent was down too): the container ended by the time the daemon was back, with one of the codes that a daemon's
+///   end leaves behind.
+///
+/// Where the daemon's start is not known (no bridge network), both the loss and such a code are asked for.
 pub(super) fn died_with_docker(exit: &ExitFacts, daemon: &Daemon) -> bool {
     if exit.oom || daemon.was_signalled || daemon.has_live_restore {
         return false;
     }
-    let Some(ended_at) = exit.ended_at else { return false };
-    if daemon.lost_at.is_some_and(|lost_at| ended_at >= lost_at - chrono::Duration::seconds(5)) {
-        return true;
+    let (Some(started_at), Some(ended_at)) = (exit.started_at, exit.ended_at) else { return false };
+    let was_seen = daemon.lost_at.is_some_and(|lost_at| ended_at >= lost_at - chrono::Duration::seconds(5));
+    let by_docker = [KILLED, TERMINATED, UNSEEN];
+    let is_marked = exit.code.is_some_and(|code| by_docker.contains(&code) || daemon.stop_signal == Some(code - 128));
+    match daemon.started_at {
+        Some(restarted_at) if started_at < restarted_at => {
+            was_seen || (is_marked && ended_at <= restarted_at + chrono::Duration::seconds(30))
+        }
+        Some(_) => false,
+        None => was_seen && is_marked,
     }
-    let by_signal = [KILLED, TERMINATED, UNSEEN];
-    let is_marked = exit.code.is_some_and(|code| by_signal.contains(&code) || daemon.stop_signal == Some(code - 128));
-    let restarted = daemon.started_at.zip(exit.started_at).is_some_and(|(daemon_started, started)| {
-        started < daemon_started && ended_at <= daemon_started + chrono::Duration::seconds(30)
-    });
-    is_marked && restarted
 }
 
 #[cfg(test)]
@@ -100,7 +103,7 @@ mod tests {
 
     #[test]
     fn dockers_restart_is_not_the_tasks_fault() {
-        let seen = Daemon { lost_at: Some(at(20)), ..Daemon::default() };
+        let seen = Daemon { lost_at: Some(at(20)), started_at: Some(at(40)), ..Daemon::default() };
         assert!(died_with_docker(&exited(143, 1, 21), &seen));
         assert!(died_with_docker(&exited(0, 1, 21), &seen));
         // It ended long before Docker went away.
@@ -109,6 +112,12 @@ mod tests {
         assert!(!died_with_docker(&exited(1, 1, 21), &kept));
         let asked = Daemon { was_signalled: true, ..seen };
         assert!(!died_with_docker(&exited(143, 1, 21), &asked));
+        // The connection was lost, but it is the daemon of before.
+        let same = Daemon { started_at: Some(at(0)), ..seen };
+        assert!(!died_with_docker(&exited(143, 1, 21), &same));
+        let unknown = Daemon { started_at: None, ..seen };
+        assert!(died_with_docker(&exited(137, 1, 21), &unknown));
+        assert!(!died_with_docker(&exited(0, 1, 21), &unknown));
         let unseen = Daemon { started_at: Some(at(30)), ..Daemon::default() };
         assert!(died_with_docker(&exited(137, 1, 21), &unseen));
         assert!(!died_with_docker(&exited(3, 1, 21), &unseen));

@@ -53,9 +53,9 @@ impl Flights {
 
 impl Flight {
     /// Waits for the turn. Errors: the build that was waited for failed, and this one would too.
-    pub(super) async fn wait(self: &Arc<Self>, log: &AttemptLog) -> Result<Turn, Failure> {
+    pub(super) async fn wait(self: &Arc<Self>, log: &AttemptLog, task: TaskId) -> Result<Turn, Failure> {
         if let Ok(guard) = self.turn.clone().try_lock_owned() {
-            return Ok(Turn { flight: self.clone(), _guard: guard });
+            return Ok(self.begin(guard, task));
         }
         let mut lines = self.lines.subscribe();
         let (waited_for, builder) = {
@@ -80,8 +80,15 @@ impl Flight {
         let failed = self.lock().failed.clone();
         match failed {
             Some((number, failure)) if number >= waited_for => Err(failure),
-            _ => Ok(Turn { flight: self.clone(), _guard: guard }),
+            _ => Ok(self.begin(guard, task)),
         }
+    }
+
+    fn begin(self: &Arc<Self>, guard: OwnedMutexGuard<()>, task: TaskId) -> Turn {
+        let mut state = self.lock();
+        state.builds += 1;
+        state.builder = Some(task);
+        Turn { flight: self.clone(), _guard: guard }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -90,11 +97,6 @@ impl Flight {
 }
 
 impl Turn {
-    pub(super) fn begin(&self, task: TaskId) {
-        let mut state = self.flight.lock();
-        state.builds += 1;
-        state.builder = Some(task);
-    }
     pub(super) fn fail(&self, failure: &Failure) {
         let mut state = self.flight.lock();
         state.failed = Some((state.builds, failure.clone()));

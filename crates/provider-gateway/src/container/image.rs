@@ -110,7 +110,7 @@ pub(super) fn without_syntax_line(dockerfile: &[u8]) -> Option<Vec<u8>> {
     for line in dockerfile.split_inclusive(|byte| *byte == b'\n') {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_start_matches('\u{feff}').trim();
-        let Some(comment) = text.strip_prefix('#') else { return None };
+        let comment = text.strip_prefix('#')?;
         if let Some((name, _)) = comment.split_once('=')
             && name.trim().eq_ignore_ascii_case("syntax")
         {

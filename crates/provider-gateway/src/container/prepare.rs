@@ -15,7 +15,9 @@ impl ContainerExecutor {
         if self.was_started_before(job).await? {
             return Ok(Prepared::default());
         }
-        self.refuse_when_full(&facts.data_root)?;
+        if self.refuse_when_full(&facts.data_root).is_err() {
+            self.make_room(&job.log).await?;
+        }
         let identity = Identity::of(environment, &facts.os, &facts.arch);
         let pin = self.pins.hold(&identity.tag);
         let code = self.fetch_code(job);

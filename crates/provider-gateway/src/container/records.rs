@@ -68,13 +68,14 @@ impl ImageRecords {
             records.remove(tag);
         });
     }
-    /// Makes the record equal to what Docker has: tag -> key.
-    pub(super) fn agree_with(&self, present: &BTreeMap<String, String>) {
+    /// Forgets what Docker has no more, and adds what it has of ours: tag -> key. Another installation's image is known from its
+    /// first use on.
+    pub(super) fn agree_with(&self, is_present: impl Fn(&str) -> bool, own_keys: BTreeMap<String, String>) {
         self.change(|records| {
-            records.retain(|tag, _| present.contains_key(tag));
-            for (tag, key) in present {
-                records.entry(tag.clone()).or_insert_with(|| ImageRecord {
-                    key: key.clone(),
+            records.retain(|tag, _| is_present(tag));
+            for (tag, key) in own_keys {
+                records.entry(tag).or_insert_with(|| ImageRecord {
+                    key,
                     last_used_ms: now_ms(),
                     ..ImageRecord::default()
                 });

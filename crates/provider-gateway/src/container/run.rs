@@ -50,32 +50,37 @@ fn refused_start(error: DockerError, job: &Job) -> Failure {
 /// Best effort within 20 s: a container that has ended or is gone needs no signal.
 pub(super) async fn send_signal(engine: &Engine, job: &Job, signal: Signal) {
     let signal = match signal {
-        Signal::Stop => job.spec.stop.signal.clone(),
-        Signal::Kill => "SIGKILL".to_owned(),
+        Signal::Stop => job.spec.stop.signal.as_str(),
+        Signal::Kill => "SIGKILL",
     };
-    let began = Instant::now();
-    loop {
-        let sent = async {
-            let Found::Ours(container) = adopt::look(engine, job).await? else { return Ok(()) };
-            if container.state.as_ref().is_none_or(adopt::is_over) {
-                return Ok(());
-            }
-            let options = KillContainerOptionsBuilder::default().signal(&signal).build();
-            let name = name(job);
-            engine.call(QUICK, |docker| async move { docker.kill_container(&name, Some(options)).await }).await
-        };
-        match sent.await {
-            Ok(()) => return,
-            Err(error) if error.is_missing() || error.is_conflict() => return,
-            Err(error) if error.is_away() && began.elapsed() < PATIENCE => {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            Err(error) => {
-                tracing::warn!(attempt.id = %job.held.attempt, %signal, %error, "the signal could not be sent");
-                return;
+    let sent = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match send_once(engine, job, signal).await {
+                Err(error) if error.is_away() => tokio::time::sleep(Duration::from_millis(500)).await,
+                other => break other,
             }
         }
+    });
+    match sent.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if error.is_missing() || error.is_conflict() => {}
+        Ok(Err(error)) => {
+            tracing::warn!(attempt.id = %job.held.attempt, signal, %error, "the signal could not be sent")
+        }
+        Err(_) => {
+            tracing::warn!(attempt.id = %job.held.attempt, signal, "Docker does not answer; the signal was not sent")
+        }
     }
+}
+
+async fn send_once(engine: &Engine, job: &Job, signal: &str) -> Result<(), DockerError> {
+    let Found::Ours(container) = adopt::look(engine, job).await? else { return Ok(()) };
+    if container.state.as_ref().is_none_or(adopt::is_over) {
+        return Ok(());
+    }
+    let options = KillContainerOptionsBuilder::default().signal(signal).build();
+    let name = name(job);
+    engine.call(QUICK, |docker| async move { docker.kill_container(&name, Some(options)).await }).await
 }
 
 /// Ok once the container is gone. Errors: Docker can't be asked or can't do it now; ask again later.

@@ -17,6 +17,8 @@ pub(super) struct Transcript {
     pub(super) step: Option<String>,
     pub(super) image_id: Option<String>,
     pub(super) tail: VecDeque<String>,
+    /// Steps that the classic builder adds for labels: they are not the user's.
+    added_steps: usize,
     classic_steps: usize,
     /// BuildKit: names of the Dockerfile's steps by digest.
     vertexes: BTreeMap<String, String>,
@@ -38,6 +40,10 @@ struct Line {
 }
 
 impl Transcript {
+    pub(super) fn new(added_steps: usize) -> Self {
+        Self { added_steps, ..Self::default() }
+    }
+
     /// How many steps of a Dockerfile were run or found in the cache.
     pub(super) fn steps(&self) -> usize {
         let of_buildkit: BTreeSet<&str> =
@@ -82,10 +88,9 @@ impl Transcript {
             return Vec::new();
         }
         if let Some((numbers, instruction)) = text.strip_prefix("Step ").and_then(|rest| rest.split_once(" : ")) {
-            if let Some((_, total)) = numbers.split_once('/') {
-                self.classic_steps = total.trim().parse().unwrap_or(0);
-            }
-            self.step = Some(format!("[{numbers}] {}", instruction.trim()));
+            let (this, total) = numbers.split_once('/').unwrap_or((numbers, ""));
+            self.classic_steps = total.trim().parse::<usize>().unwrap_or(0).saturating_sub(self.added_steps);
+            self.step = Some(format!("[{this}/{}] {}", self.classic_steps, instruction.trim()));
             self.tail.clear();
             return format!("{}\n", text.trim_end()).into_bytes();
         }
@@ -138,7 +143,8 @@ impl Transcript {
     }
 
     fn remember(&mut self, text: &str) {
-        for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with(" --->")) {
+        let of_builder = |line: &str| line.starts_with(" --->") || line.starts_with("Removing intermediate container");
+        for line in text.lines().filter(|line| !line.trim().is_empty() && !of_builder(line)) {
             let cut: String = line.trim_end().chars().take(TAIL_LINE_BYTES).collect();
             self.tail.push_back(cut);
             if self.tail.len() > TAIL_LINES {
@@ -162,13 +168,13 @@ mod tests {
 
     #[test]
     fn the_classic_builders_words_become_a_log_and_a_step() {
-        let mut transcript = Transcript::default();
+        let mut transcript = Transcript::new(5);
         let mut log = Vec::new();
         for line in [
-            r#"{"stream":"Step 1/2 : FROM base"}"#,
+            r#"{"stream":"Step 1/7 : FROM base"}"#,
             r#"{"stream":"\n"}"#,
             r#"{"stream":" ---\u003e bbed6fae1b5a\n"}"#,
-            r#"{"stream":"Step 2/2 : RUN make"}"#,
+            r#"{"stream":"Step 2/7 : RUN make"}"#,
             r#"{"stream":"cc: no input\n"}"#,
             r#"{"errorDetail":{"code":5,"message":"x"},"error":"The command returned a non-zero code: 5"}"#,
         ] {
@@ -177,7 +183,7 @@ mod tests {
         assert_eq!(transcript.steps(), 2);
         assert_eq!(transcript.step.as_deref().and_then(step_of), Some(("2/2", "RUN make")));
         assert_eq!(transcript.tail, ["cc: no input"]);
-        assert!(String::from_utf8_lossy(&log).contains("Step 2/2 : RUN make\ncc: no input\n"));
+        assert!(String::from_utf8_lossy(&log).contains("Step 2/7 : RUN make\ncc: no input\n"));
     }
 
     #[test]

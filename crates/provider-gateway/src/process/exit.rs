@@ -58,7 +58,9 @@ impl ExitFile {
     /// Errors: the node's fault, when the user's program was never reached or could not be ended.
     pub(super) fn facts(&self) -> Result<ExitFacts, Failure> {
         let code = match (&self.not_started, self.code, self.signal) {
-            (Some((step, errno)), ..) if step == "execute" && matches!(*errno, libc::ENOENT | libc::ENOTDIR) => NOT_FOUND,
+            (Some((step, errno)), ..) if step == "execute" && matches!(*errno, libc::ENOENT | libc::ENOTDIR) => {
+                NOT_FOUND
+            }
             (Some((step, _)), ..) if matches!(step.as_str(), "execute" | "directory") => NOT_EXECUTABLE,
             (Some((step, errno)), ..) => {
                 return Err(Failure::node(format!(
@@ -101,7 +103,9 @@ impl ExitFile {
                 show_bytes(self.peak_memory_bytes)
             ));
         } else if self.signal == Some(libc::SIGKILL) && self.kernel_kills > 0 {
-            notes.push("the machine itself ran out of memory while the task ran, and its kernel killed processes".to_owned());
+            notes.push(
+                "the machine itself ran out of memory while the task ran, and its kernel killed processes".to_owned(),
+            );
         }
         notes
     }
@@ -111,7 +115,9 @@ fn why_not_started(spec: &TaskSpec, path: &str, step: &str, errno: i32) -> Strin
     let argv = spec.command.argv();
     let program = argv.first().map_or("", String::as_str);
     match (step, errno) {
-        ("execute", libc::ENOENT) if !program.contains('/') => format!("{program}: not found on this node (PATH {path})"),
+        ("execute", libc::ENOENT) if !program.contains('/') => {
+            format!("{program}: not found on this node (PATH {path})")
+        }
         // The kernel says the same of a script whose interpreter is missing.
         ("execute", libc::ENOENT | libc::ENOTDIR) => {
             format!("{program}: not found on this node, or the interpreter that its first line names is not")

@@ -66,10 +66,17 @@ impl Traces {
     pub(super) fn kill_all(&self, shim: &Path, within: Duration) -> usize {
         let until = Instant::now() + within;
         let mut pause = Duration::from_millis(2);
+        let mut was_empty = false;
         loop {
             let left = self.find();
-            if left.is_empty() || Instant::now() >= until {
+            // Looked at in the middle of its exec or fork, a process shows neither user nor environment: one look proves nothing.
+            if left.is_empty() && was_empty || Instant::now() >= until {
                 return left.len();
+            }
+            was_empty = left.is_empty();
+            if was_empty {
+                thread::sleep(Duration::from_millis(20));
+                continue;
             }
             if let Some(uid) = self.uid {
                 // One step for all of a user, so that forking is no escape from it.

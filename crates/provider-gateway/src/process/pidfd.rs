@@ -37,8 +37,14 @@ impl Process {
     /// A descriptor that becomes readable when the process ends. None: it has ended, or this kernel can't tell.
     pub(super) fn watch(self) -> Option<AsyncFd<OwnedFd>> {
         let pidfd = open(self.pid).ok()?;
-        self.is_alive().then(|| AsyncFd::try_with_interest(pidfd, Interest::READABLE).ok()).flatten()
+        self.is_alive().then(|| register(pidfd)).flatten()
     }
+}
+
+#[expect(unsafe_code, reason = "tokio asks for a promise that the descriptor stays open, which an OwnedFd keeps")]
+fn register(pidfd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always names the same open file until it is dropped, and AsyncFd owns it.
+    unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE).ok() }
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper of pidfd_open exists in nix or std")]

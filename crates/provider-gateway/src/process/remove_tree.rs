@@ -1,10 +1,6 @@
 //! Deleting what a task left: millions of files, directories without any rights, nesting deeper than any path can be.
 
-use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 
 /// Deletes a file or a directory with all that is in it. Follows no link. Fine when it is not there. The processes that could
 /// write to it must be gone.
@@ -55,7 +51,13 @@ fn flatten(top: &Path, dir: &Path, moved: &mut u64) -> io::Result<()> {
                 let target = top.join(format!(".removed-{moved}"));
                 *moved += 1;
                 match fs::rename(entry.path(), target) {
-                    Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {}
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::DirectoryNotEmpty
+                                | io::ErrorKind::AlreadyExists
+                                | io::ErrorKind::NotADirectory
+                        ) => {}
                     result => break result?,
                 }
             }
@@ -71,6 +73,10 @@ fn open_up(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::{
+        fcntl::{OFlag, openat},
+        sys::stat::{Mode, mkdirat},
+    };
 
     #[test]
     fn closed_wide_and_very_deep_directories_go() {
@@ -86,12 +92,12 @@ mod tests {
             fs::write(tree.join(format!("wide/{i}")), "").expect("written");
         }
         // Deeper than the longest path, and than a stack of calls or open files would bear.
-        let status = std::process::Command::new("sh")
-            .args(["-c", "cd \"$1\" && i=0; while [ $i -lt 3000 ]; do mkdir d && cd ./d || exit 1; i=$((i+1)); done", "sh"])
-            .arg(&tree)
-            .status()
-            .expect("sh runs");
-        assert!(status.success());
+        let mut level = fs::File::open(&tree).expect("opened");
+        for _ in 0..3_000 {
+            let open = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            mkdirat(&level, "deep", Mode::S_IRWXU).expect("made");
+            level = openat(&level, "deep", open, Mode::empty()).expect("opened").into();
+        }
         fs::create_dir(tree.join(".removed-0")).expect("made");
         for closed in ["closed/inner", "closed"] {
             fs::set_permissions(tree.join(closed), fs::Permissions::from_mode(0o000)).expect("closed");

@@ -7,7 +7,8 @@ use super::{
     leftovers::Traces,
     output::Follower,
     pidfd::Process,
-    proc_fs, record::Record,
+    proc_fs,
+    record::Record,
     remove_tree, scratch,
     supervisor::{self, Doorbell, Rang},
 };
@@ -68,25 +69,42 @@ pub(super) async fn start(executor: &ProcessExecutor, job: &Job) -> Result<(), F
         Adopted::Running | Adopted::Exited => return Ok(()),
         Adopted::Gone | Adopted::Unknown => return Err(vanished()),
     }
-    let doorbell = Arc::new(supervisor::spawn(executor, job, &record).await?);
-    executor.doorbells().insert(job.held.attempt, doorbell.clone());
-    let shim_dir = supervisor::dir(&job.dir);
-    let begun = timeout(START_WITHIN, async {
-        loop {
-            let rang = doorbell.wait().await;
-            if shim_dir.join("started").exists() || shim_dir.join("exit").exists() {
-                return Ok(());
-            }
-            if rang == Rang::Closed {
-                // A second shim leaves at once when a first one has the attempt: that one began it.
-                let begun = matches!(adoption::adopt(&job.dir), Adopted::Running | Adopted::Exited);
-                return if begun { Ok(()) } else { Err(Failure::node(supervisor::complaint(&shim_dir))) };
-            }
-        }
-    });
-    begun.await.unwrap_or_else(|_| {
+    let doorbell = Arc::new(supervisor::spawn(executor, job, &record)?);
+    let begun = timeout(START_WITHIN, begin(&doorbell, &job.dir)).await.unwrap_or_else(|_| {
         Err(Failure::node(format!("The process did not begin within {} s.", START_WITHIN.as_secs())))
-    })
+    });
+    if begun? == Begun::ByThisShim {
+        executor.doorbells().insert(job.held.attempt, doorbell);
+    }
+    Ok(())
+}
+
+#[derive(PartialEq)]
+enum Begun {
+    ByThisShim,
+    /// An earlier start was under way, and its shim has the attempt.
+    ByAnother,
+}
+
+async fn begin(doorbell: &Doorbell, job_dir: &Path) -> Result<Begun, Failure> {
+    let shim_dir = supervisor::dir(job_dir);
+    loop {
+        let rang = doorbell.wait().await;
+        if rang == Rang::Again && (shim_dir.join("started").exists() || shim_dir.join("exit").exists()) {
+            return Ok(Begun::ByThisShim);
+        }
+        if rang == Rang::Again {
+            continue;
+        }
+        if !doorbell.shim_ended().await {
+            return Err(Failure::node(supervisor::complaint(&shim_dir)));
+        }
+        // Without a complaint it leaves only for another shim, which may still be busy with its first file.
+        while !matches!(adoption::adopt(job_dir), Adopted::Running | Adopted::Exited) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        return Ok(Begun::ByAnother);
+    }
 }
 
 pub(super) async fn collect(executor: &ProcessExecutor, job: &Job) -> Result<ExitFacts, Failure> {
@@ -106,7 +124,6 @@ pub(super) async fn collect(executor: &ProcessExecutor, job: &Job) -> Result<Exi
             }
         };
         if let Some(exit) = exit {
-            executor.doorbells().remove(&job.held.attempt);
             return finish(executor, job, &exit).await;
         }
         if has_ended {
@@ -131,7 +148,9 @@ async fn finish(executor: &ProcessExecutor, job: &Job, exit: &ExitFile) -> Resul
 }
 
 fn vanished() -> Failure {
-    Failure::node("The process and its supervisor are gone without a trace of how they ended: killed by hand, or by a restart of the machine.")
+    Failure::node(
+        "The process and its supervisor are gone without a trace of how they ended: killed by hand, or by a restart of the machine.",
+    )
 }
 
 /// Waits until there may be something new.
@@ -191,10 +210,13 @@ pub(super) async fn signal(executor: &ProcessExecutor, job: &Job, signal: Signal
 }
 
 pub(super) async fn remove(executor: &ProcessExecutor, job: &Job) -> Result<(), Failure> {
-    executor.doorbells().remove(&job.held.attempt);
+    let doorbell = executor.doorbells().remove(&job.held.attempt);
     let shim_dir = supervisor::dir(&job.dir);
     if let Some(supervisor) = supervisor::read_process(&shim_dir, "supervisor") {
         end_supervisor(supervisor).await;
+        if let Some(doorbell) = doorbell {
+            doorbell.shim_ended().await;
+        }
         // The shim looks after all that it started, so its word that none is left spares a search through all processes.
         let is_clean = ExitFile::read(&shim_dir).is_some_and(|exit| exit.alive == 0);
         if !is_clean {

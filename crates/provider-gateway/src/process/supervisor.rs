@@ -12,7 +12,7 @@ use std::{
     process::Stdio,
     str::FromStr,
 };
-use tokio::net::unix::pipe;
+use tokio::{net::unix::pipe, process::Child};
 
 /// Bytes that the shim keeps beyond a task's log limit: enough for the log itself to see that there was more.
 const BEYOND_LOG_LIMIT: u64 = 1;
@@ -29,8 +29,11 @@ pub(super) fn read_process(shim_dir: &Path, file: &str) -> Option<Process> {
     Some(Process { pid: field("pid")?.parse().ok()?, start: field("pid_start")?.parse().ok()? })
 }
 
-/// Rings whenever a file of the shim has grown; closed when the shim is gone.
-pub(super) struct Doorbell(pipe::Receiver);
+/// A shim that this agent started. Rings whenever one of its files has grown; closed when it is gone.
+pub(super) struct Doorbell {
+    rings: pipe::Receiver,
+    shim: tokio::sync::Mutex<Child>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rang {
@@ -43,16 +46,21 @@ impl Doorbell {
     pub(super) async fn wait(&self) -> Rang {
         let mut rings = [0; 512];
         loop {
-            if self.0.readable().await.is_err() {
+            if self.rings.readable().await.is_err() {
                 return Rang::Closed;
             }
-            match self.0.try_read(&mut rings) {
+            match self.rings.try_read(&mut rings) {
                 Ok(0) => return Rang::Closed,
                 Ok(_) => return Rang::Again,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Rang::Closed,
             }
         }
+    }
+
+    /// Waits until the shim has ended and its process id is free. False: it ended with a complaint.
+    pub(super) async fn shim_ended(&self) -> bool {
+        self.shim.lock().await.wait().await.is_ok_and(|status| status.success())
     }
 }
 
@@ -77,8 +85,8 @@ impl ProcessExecutor {
     }
 }
 
-/// Writes the spec and starts a shim with it. Returns its doorbell as soon as the shim is on its own.
-pub(super) async fn spawn(executor: &ProcessExecutor, job: &Job, record: &Record) -> Result<Doorbell, Failure> {
+/// Writes the spec and starts a shim with it. Returns as soon as it is executed; its doorbell tells the rest.
+pub(super) fn spawn(executor: &ProcessExecutor, job: &Job, record: &Record) -> Result<Doorbell, Failure> {
     let shim = executor.shim()?;
     let dir = dir(&job.dir);
     let failed = |what: &str, error: io::Error| Failure::node(format!("{what} failed on this node: {error}."));
@@ -86,16 +94,16 @@ pub(super) async fn spawn(executor: &ProcessExecutor, job: &Job, record: &Record
     // The shim must never wait for an agent that does not look; we must never block either.
     let (receiver, sender) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .map_err(|error| failed("Opening a pipe", error.into()))?;
+    // In a process group of its own, where the terminal's Ctrl-C does not reach it.
     let mut command = tokio::process::Command::new(&shim);
     command.arg("run").arg(&dir).env_clear().current_dir("/").process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::from(sender)).stderr(Stdio::from(errors));
     let starting = format!("Starting {}", shim.display());
-    let mut child = command.spawn().map_err(|error| failed(&starting, error))?;
+    let shim = command.spawn().map_err(|error| failed(&starting, error))?;
     // Our own copy of the sender must go, or the bell would never close.
     drop(command);
-    let doorbell = pipe::Receiver::from_owned_fd(receiver).map(Doorbell).map_err(|error| failed("Opening a pipe", error))?;
-    let status = child.wait().await.map_err(|error| failed(&starting, error))?;
-    if status.success() { Ok(doorbell) } else { Err(Failure::node(complaint(&dir))) }
+    let rings = pipe::Receiver::from_owned_fd(receiver).map_err(|error| failed("Opening a pipe", error))?;
+    Ok(Doorbell { rings, shim: tokio::sync::Mutex::new(shim) })
 }
 
 /// What the shim said before it gave up.
@@ -140,8 +148,11 @@ fn write_spec(executor: &ProcessExecutor, job: &Job, record: &Record, dir: &Path
     if spec.network == Network::None {
         add("network", "none");
     }
-    let private = |name: &str| OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(name));
-    private("spec")?.write_all(&text)?;
+    let private =
+        |name: &str| OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(name));
+    // Whole at once, so that a start that is repeated too early takes nothing from under a shim that reads.
+    private("spec.new")?.write_all(&text)?;
+    fs::rename(dir.join("spec.new"), dir.join("spec"))?;
     private("errors")
 }
 

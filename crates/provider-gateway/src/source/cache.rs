@@ -6,7 +6,8 @@ use super::{
     askpass::Askpass,
     fetch::{Brought, Fetch},
     policy::SourcePolicy,
-    tree::{self, Presence, Tree},
+    presence::{self, Presence},
+    tree::Tree,
     verdict::Trouble,
 };
 use crate::executor::Failure;
@@ -159,13 +160,10 @@ impl SourceCache {
     ) -> Result<(Brought, String), Failure> {
         let url = &fetch.pinned.url;
         if repository.exists() {
-            if presence == Presence::Absent {
-                match fetch.bring(repository, note).await {
-                    Ok(brought) => {
-                        if let Presence::Whole { tree_id } = self::presence(repository, fetch.pinned).await {
-                            return Ok((brought, tree_id));
-                        }
-                    }
+            if presence != Presence::Damaged {
+                match self.bring_into(fetch, repository, note).await {
+                    Ok(Some(fetched)) => return Ok(fetched),
+                    Ok(None) => {}
                     Err(Trouble::Unexplained(words)) => {
                         tracing::warn!(repository.url = %url, reason = words, "git does not work with a cached repository");
                     }
@@ -178,22 +176,33 @@ impl SourceCache {
         remove_tree(&draft).await?;
         fetch.init(&draft).await.map_err(|trouble| fetch.failure(trouble))?;
         describe(&draft, url).map_err(|error| Failure::node(format!("the git cache can't be written: {error}")))?;
-        let brought = match fetch.bring(&draft, note).await {
-            Ok(brought) => brought,
-            Err(trouble) => {
-                remove_tree(&draft).await?;
-                return Err(fetch.failure(trouble));
+        let failure = match self.bring_into(fetch, &draft, note).await {
+            Ok(Some(fetched)) => {
+                self.put_in_place(&draft, repository).await?;
+                return Ok(fetched);
             }
+            Ok(None) => {
+                Failure::node(format!("{} of {url} came without all its files; see this node's disk", fetch.pinned))
+            }
+            Err(trouble) => fetch.failure(trouble),
         };
-        let Presence::Whole { tree_id } = self::presence(&draft, fetch.pinned).await else {
-            remove_tree(&draft).await?;
-            return Err(Failure::node(format!(
-                "{} of {url} came without all its files; see this node's disk",
-                fetch.pinned
-            )));
-        };
-        self.put_in_place(&draft, repository).await?;
-        Ok((brought, tree_id))
+        remove_tree(&draft).await?;
+        Err(failure)
+    }
+
+    /// None when git is content and the commit is still not whole.
+    async fn bring_into(
+        &self,
+        fetch: &Fetch<'_>,
+        repository: &Path,
+        note: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Option<(Brought, String)>, Trouble> {
+        let brought = fetch.bring(repository, note).await?;
+        match presence(repository, fetch.pinned).await {
+            Presence::Whole { tree_id } => Ok(Some((brought, tree_id))),
+            Presence::NotACommit { kind } => Err(Trouble::NotACommit(kind)),
+            Presence::Damaged | Presence::Absent => Ok(None),
+        }
     }
 
     async fn put_in_place(&self, draft: &Path, repository: &Path) -> Result<(), Failure> {
@@ -285,7 +294,7 @@ async fn presence(repository: &Path, pinned: &Pinned) -> Presence {
     if repository.join(OURS).join("broken").exists() {
         return Presence::Damaged;
     }
-    tree::presence(repository, &pinned.commit).await
+    presence::look(repository, &pinned.commit).await
 }
 
 /// Has the next `ensure` fetch the repository anew: a reader met an object that can't be read.

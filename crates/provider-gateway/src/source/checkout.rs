@@ -6,7 +6,9 @@ use super::{
     tree::Reader,
 };
 use crate::executor::Failure;
+use bytes::Bytes;
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs,
     io::{self, BufWriter, Write},
@@ -28,6 +30,8 @@ pub struct TarOptions {
     pub prefix: String,
     pub uid: u32,
     pub gid: u32,
+    /// Path -> content that stands in for the file's own.
+    pub replace: BTreeMap<String, Bytes>,
 }
 
 impl Reader {
@@ -51,9 +55,11 @@ impl Reader {
                 }
                 Kind::File { oid, executable } => {
                     let blob = self.blob(*oid)?;
+                    let replaced = std::str::from_utf8(&entry.path).ok().and_then(|path| options.replace.get(path));
+                    let content = replaced.map_or(blob.content(), |content| content);
                     let mode = if *executable { 0o755 } else { 0o644 };
-                    let mut header = header(options, time, tar::EntryType::Regular, mode, blob.content().len() as u64);
-                    tar.append_data(&mut header, &path, blob.content())
+                    let mut header = header(options, time, tar::EntryType::Regular, mode, content.len() as u64);
+                    tar.append_data(&mut header, &path, content)
                 }
                 Kind::Symlink { target } => {
                     let mut header = header(options, time, tar::EntryType::Symlink, 0o777, 0);

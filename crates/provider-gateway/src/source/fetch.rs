@@ -5,7 +5,7 @@ use super::{
     askpass::{Asked, Askpass},
     git::{Git, Output},
     policy::{Secret, SourcePolicy},
-    tree,
+    presence,
     verdict::{self, Trouble},
 };
 use crate::executor::Failure;
@@ -114,7 +114,7 @@ impl<'a> Fetch<'a> {
         let refspecs = ["+refs/heads/*:refs/cache/heads/*".to_owned(), "+refs/tags/*:refs/cache/tags/*".to_owned()];
         self.with_progress(repository, self.fetching(repository, depth, &refspecs), note).await?;
         let commit = &self.pinned.commit;
-        if !tree::holds_commit(repository, commit).await {
+        if !presence::holds_commit(repository, commit).await {
             let reason = "no branch or tag holds it, and the host hands out nothing else";
             return Err(Trouble::CommitMissing(reason.into()));
         }

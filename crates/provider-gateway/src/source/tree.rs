@@ -7,13 +7,9 @@ use super::{
     scan::{self, Listing},
 };
 use crate::executor::Failure;
-use domain::{
-    outcome::FailureKind,
-    source::{CommitId, DockerfilePath, Pinned},
-};
-use git2::{ObjectType, Oid, Repository};
+use domain::{outcome::FailureKind, source::Pinned};
+use git2::{Oid, Repository};
 use std::{
-    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -21,10 +17,7 @@ use std::{
     },
 };
 
-/// A Dockerfile is text that somebody wrote.
-pub const MAX_DOCKERFILE_BYTES: usize = 1 << 20;
-
-const GITLINK: i32 = 0o160_000;
+pub(super) const GITLINK: i32 = 0o160_000;
 const SYMLINK: i32 = 0o120_000;
 const EXECUTABLE: i32 = 0o100_755;
 
@@ -44,17 +37,6 @@ pub enum EntryKind {
     Directory,
     Symlink,
     Submodule,
-}
-
-/// Is a commit here with everything below it?
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Presence {
-    Whole {
-        tree_id: String,
-    },
-    /// The commit is here, its files are not, or something can't be read.
-    Damaged,
-    Absent,
 }
 
 impl Tree {
@@ -137,66 +119,6 @@ impl Reader {
         Ok(None)
     }
 
-    /// The Dockerfile. What is wrong with the path is the user's own and ends as `build_failed`.
-    pub fn dockerfile(&self, path: &DockerfilePath) -> Result<Vec<u8>, Failure> {
-        let refuse =
-            |why: String| Failure::new(FailureKind::BuildFailed, format!("dockerfile_path {:?} {why}", path.as_str()));
-        let mut walked = String::new();
-        for part in path.as_str().split('/') {
-            let parent = walked.clone();
-            if !walked.is_empty() {
-                walked.push('/');
-            }
-            walked.push_str(part);
-            let is_last = walked.len() == path.as_str().len();
-            let here = if is_last { "it".to_owned() } else { format!("{walked:?}") };
-            match self.entry(&walked)? {
-                None => {
-                    let there = self.dockerfiles_in(&parent)?;
-                    let hint =
-                        if there.is_empty() { String::new() } else { format!("; there is {}", there.join(", ")) };
-                    return Err(refuse(format!("is not in {}{hint}", self.what())));
-                }
-                Some(EntryKind::Submodule) => {
-                    return Err(refuse(format!("is not a file: {here} is a submodule, which is not fetched")));
-                }
-                Some(EntryKind::Symlink) => {
-                    return Err(refuse(format!("is not a file: {here} is a symbolic link; name the file itself")));
-                }
-                Some(EntryKind::Directory) if is_last => {
-                    return Err(refuse("is a directory; name the Dockerfile in it".into()));
-                }
-                Some(EntryKind::File { .. }) if !is_last => {
-                    return Err(refuse(format!("is not there: {here} is a file, not a directory")));
-                }
-                Some(EntryKind::File { bytes, .. }) if bytes > MAX_DOCKERFILE_BYTES as u64 => {
-                    return Err(refuse(format!(
-                        "has {}; a Dockerfile may have 1 MiB",
-                        domain::quantity::show_bytes(bytes)
-                    )));
-                }
-                Some(EntryKind::Directory | EntryKind::File { .. }) => {}
-            }
-        }
-        let tree = self.root()?;
-        let entry = self.git(tree.get_path(Path::new(path.as_str())))?;
-        Ok(self.blob(entry.id())?.content().to_vec())
-    }
-
-    /// Up to five files in a directory whose names say what they are.
-    fn dockerfiles_in(&self, directory: &str) -> Result<Vec<String>, Failure> {
-        let mut tree = self.root()?;
-        if !directory.is_empty() {
-            let entry = self.git(tree.get_path(Path::new(directory)))?;
-            tree = self.git(self.repository.find_tree(entry.id()))?;
-        }
-        let names = tree.iter().filter(|entry| entry.kind() == Some(ObjectType::Blob));
-        let names = names.map(|entry| String::from_utf8_lossy(entry.name_bytes()).into_owned());
-        let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
-        let alike = names.filter(|name| name.to_ascii_lowercase().contains("dockerfile"));
-        Ok(alike.take(5).map(|name| format!("{:?}", format!("{prefix}{name}"))).collect())
-    }
-
     /// All paths of the tree, or why it is refused, and notes about what is left out.
     pub(super) fn listing(&self) -> Result<Listing, Failure> {
         scan::list(self)
@@ -231,7 +153,7 @@ impl Reader {
         Failure::new(FailureKind::SourceUnavailable, format!("{} is refused: {why}", self.what()))
     }
 
-    fn what(&self) -> String {
+    pub(super) fn what(&self) -> String {
         format!("{} commit {} of {}", self.tree.role, self.tree.pinned.commit.short(), self.tree.pinned.url)
     }
 
@@ -254,50 +176,9 @@ fn damaged(tree: &Tree, error: &git2::Error) -> Failure {
     ))
 }
 
-fn open(repository: &Path) -> Result<Repository, git2::Error> {
+pub(super) fn open(repository: &Path) -> Result<Repository, git2::Error> {
     let odb = git2::Odb::new()?;
     let objects = repository.join("objects");
     odb.add_disk_alternate(objects.to_str().ok_or_else(|| git2::Error::from_str("the cache's path is not UTF-8"))?)?;
     Repository::from_odb(odb)
-}
-
-pub(super) async fn holds_commit(repository: &Path, commit: &CommitId) -> bool {
-    presence(repository, commit).await != Presence::Absent
-}
-
-/// Looks at the header of every object below the commit. Costs one look a file, and no network.
-pub(super) async fn presence(repository: &Path, commit: &CommitId) -> Presence {
-    let (repository, commit) = (repository.to_owned(), commit.clone());
-    let look = move || {
-        let Ok(repository) = open(&repository) else { return Presence::Absent };
-        let Ok(commit) = Oid::from_str(commit.as_str()).and_then(|oid| repository.find_commit(oid)) else {
-            return Presence::Absent;
-        };
-        match whole(&repository, commit.tree_id()) {
-            Ok(()) => Presence::Whole { tree_id: commit.tree_id().to_string() },
-            Err(_) => Presence::Damaged,
-        }
-    };
-    tokio::task::spawn_blocking(look).await.unwrap_or(Presence::Damaged)
-}
-
-fn whole(repository: &Repository, root: Oid) -> Result<(), git2::Error> {
-    let odb = repository.odb()?;
-    // The same tree may hang in many places.
-    let mut seen = HashSet::from([root]);
-    let mut trees = vec![root];
-    while let Some(oid) = trees.pop() {
-        for (oid, mode) in repository.find_tree(oid)?.iter().map(named) {
-            if mode & 0o170_000 == GITLINK || !seen.insert(oid) {
-                continue;
-            }
-            match mode & 0o170_000 {
-                0o040_000 => trees.push(oid),
-                _ => {
-                    odb.read_header(oid)?;
-                }
-            }
-        }
-    }
-    Ok(())
 }

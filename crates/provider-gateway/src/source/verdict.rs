@@ -11,6 +11,8 @@ pub(super) enum Trouble {
     IdRefused(String),
     /// The commit is in no place where this node could find it; the reason as half a sentence.
     CommitMissing(String),
+    /// There is something of this id, and it is a tag, a tree, or a file.
+    NotACommit(&'static str),
     NoRepository,
     CredentialsNeeded,
     CredentialsRefused,
@@ -109,6 +111,10 @@ impl Trouble {
             )),
             Self::CommitMissing(reason) => user(format!(
                 "{role} commit {} is not in {url}: {reason} (not pushed, or rebased away)",
+                pinned.commit.short()
+            )),
+            Self::NotACommit(kind) => user(format!(
+                "{role} commit {} of {url} is no commit but a {kind}; for the commit of a tag ask: git rev-parse TAG^{{commit}}",
                 pinned.commit.short()
             )),
             Self::NoRepository if has_credential => user(format!(

@@ -49,7 +49,9 @@ async fn a_token_file_opens_a_private_repository_and_is_seen_in_no_command_line(
 
 #[tokio::test]
 async fn a_helper_command_works_as_well() {
-    let scene = with_credential(Secret::Helper(format!("printf '%s\\n' '{TOKEN}'; echo ignored")));
+    // Not the token of the other tests: this one does stand in a command line, its owner's.
+    let scene = with_credential(Secret::Helper("printf '%s\\n' 'another-77ab'; echo ignored".into()));
+    scene.host.behave(|host| host.basic_auth = Some(("x-access-token".into(), "another-77ab".into())));
     let code = scene.host.repository("code");
     let commit = code.commit(&[("a", "1".into())], "one");
     scene.ensure(&pinned(code.url(), &commit)).await.expect("the helper's token opens it");
@@ -62,7 +64,7 @@ async fn without_a_credential_the_owner_is_told_what_is_missing() {
     let commit = scene.host.repository("code").commit(&[("a", "1".into())], "one");
     let (kind, message) = scene.failure(&pinned(&scene.host.url("code"), &commit)).await;
     assert_eq!(kind, FailureKind::SourceUnavailable);
-    insta::assert_snapshot!(message, @"");
+    insta::assert_snapshot!(message, @"code repository http://127.0.0.1:PORT/code.git needs credentials, and this node has none for 127.0.0.1: ask the node's owner to add one");
 }
 
 #[tokio::test]
@@ -72,7 +74,7 @@ async fn a_stale_token_is_this_nodes_fault_and_is_not_repeated_to_the_user() {
     let commit = scene.host.repository("code").commit(&[("a", "1".into())], "one");
     let (kind, message) = scene.failure(&pinned(&scene.host.url("code"), &commit)).await;
     assert_eq!(kind, FailureKind::NodeError);
-    insta::assert_snapshot!(message, @"");
+    insta::assert_snapshot!(message, @"127.0.0.1 does not accept this node's credential for it, so code repository http://127.0.0.1:PORT/code.git was not fetched: the node's owner has to renew it");
     assert_eq!(scene.host.authorizations().len(), 1, "it was tried once");
 }
 
@@ -81,7 +83,7 @@ async fn a_missing_token_file_is_named_before_anything_is_asked() {
     let scene = with_credential(Secret::TokenFile("/nonexistent/token".into()));
     let (kind, message) = scene.failure(&pinned(&scene.host.url("code"), &"1".repeat(40))).await;
     assert_eq!(kind, FailureKind::NodeError);
-    insta::assert_snapshot!(message, @"");
+    insta::assert_snapshot!(message, @"this node's credential for 127.0.0.1 can't be read: No such file or directory (os error 2)");
     assert_eq!(scene.host.traffic().requests, 0);
 }
 

@@ -188,7 +188,7 @@ async fn links_that_leave_the_tree_are_refused_and_nothing_is_written() {
 async fn names_that_no_honest_tree_has_are_refused() {
     let scene = Scene::new();
     let code = scene.host.repository("code");
-    for path in ["a/.GIT/config", "git~1", "a/../b", "x\r", "a\\b", "a//b", "./a"] {
+    for path in ["a/.GIT/config", "git~1", "a/../b", "x\r", "a\\b", "./a"] {
         let commit = code.commit(&[(path, "x".into())], "hostile");
         let out = tempfile::tempdir().expect("a directory");
         let to = out.path().to_owned();
@@ -277,7 +277,17 @@ async fn a_dockerfile_path_that_is_wrong_says_how() {
         sentences.push(failure.message);
     }
     let sentences = sentences.join("\n").replace(&scene.host.address().port().to_string(), "PORT");
-    insta::assert_snapshot!(sentences.replace(&commit[..8], "COMMIT"), @"");
+    insta::assert_snapshot!(sentences.replace(&commit[..8], "COMMIT"), @r#"
+    dockerfile_path "torch/Dockerfile" is not in environment commit COMMIT of http://127.0.0.1:PORT/envs.git; there is "torch/Dockerfile.gpu"
+    dockerfile_path "Dockerfile" is not in environment commit COMMIT of http://127.0.0.1:PORT/envs.git
+    dockerfile_path "torch" is a directory; name the Dockerfile in it
+    dockerfile_path "torch/notes/Dockerfile" is not there: "torch/notes" is a file, not a directory
+    dockerfile_path "link/Dockerfile" is not a file: it is a symbolic link; name the file itself
+    dockerfile_path "linked/Dockerfile.gpu" is not a file: "linked" is a symbolic link; name the file itself
+    dockerfile_path "sub" is not a file: it is a submodule, which is not fetched
+    dockerfile_path "sub/Dockerfile" is not a file: "sub" is a submodule, which is not fetched
+    dockerfile_path "huge/Dockerfile" is larger than 1 MiB, the most that a Dockerfile may have
+    "#);
 
     let kinds = |tree: &provider_gateway::source::Reader| {
         ["torch", "torch/notes", "linked", "sub", "missing", "torch/notes/x"]

@@ -46,15 +46,17 @@ impl Store {
         max_bytes: usize,
     ) -> Result<Vec<LogChunk>, StoreError> {
         let streams: Vec<i16> = streams.iter().map(|stream| i16::from(*stream)).collect();
-        // A chunk has at most 64 KiB.
-        let limit = (max_bytes / (64 * 1024)).max(1) as i64;
+        // Pieces may be tiny: as many as fit, but at least one.
         let rows = sqlx::query!(
-            "SELECT ordinal, stream, start, gap, data FROM log_chunks
-             WHERE attempt_id = $1 AND ordinal >= $2 AND stream = ANY($3) ORDER BY ordinal LIMIT $4",
+            r#"SELECT ordinal AS "ordinal!", stream AS "stream!", start AS "start!", gap, data AS "data!" FROM (
+                 SELECT ordinal, stream, start, gap, data, sum(length(data)) OVER (ORDER BY ordinal) - length(data) AS bytes_before FROM (
+                   SELECT ordinal, stream, start, gap, data FROM log_chunks
+                   WHERE attempt_id = $1 AND ordinal >= $2 AND stream = ANY($3) ORDER BY ordinal LIMIT 2000) AS next
+               ) AS counted WHERE bytes_before < $4 ORDER BY ordinal"#,
             attempt.as_uuid(),
             from_ordinal as i64,
             &streams,
-            limit.max(16)
+            max_bytes as i64
         )
         .fetch_all(&self.pool)
         .await?;

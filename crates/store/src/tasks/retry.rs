@@ -32,7 +32,7 @@ impl Store {
         save_tasks(&mut transaction, &[(row, events)]).await?;
         // Its place in the queue is that of a task submitted now.
         sqlx::query!(
-            "UPDATE task_state SET queued_at = now(), queue_expires_at = NULL WHERE task_id = $1",
+            "UPDATE task_state SET queued_at = now() WHERE task_id = $1",
             task.as_uuid()
         )
         .execute(&mut *transaction)

@@ -1,0 +1,40 @@
+//! What every request passes through: its line in the log, and the answer to a panic.
+
+use axum::{
+    extract::Request,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use service_kit::{ApiError, RequestId};
+use std::{any::Any, time::Instant};
+use tower_http::catch_panic::ResponseForPanic;
+use tracing::Instrument as _;
+
+/// One span a request. The path only: a query may hold what is nobody's business.
+pub(crate) async fn trace(request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().map_or("", |id| id.0.as_str());
+    let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), request.id = id);
+    async move {
+        let began = Instant::now();
+        let response = next.run(request).await;
+        let (status, duration_ms) = (response.status().as_u16(), began.elapsed().as_millis() as u64);
+        tracing::debug!(status, duration_ms, "answered");
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// A panic is a fault of our own: what it said goes to the log, and nothing of it to the caller.
+#[derive(Clone, Copy)]
+pub(crate) struct Panicked;
+
+impl ResponseForPanic for Panicked {
+    type ResponseBody = axum::body::Body;
+
+    fn response_for_panic(&mut self, panic: Box<dyn Any + Send + 'static>) -> Response {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        tracing::error!(panic = said.unwrap_or("something that is no text"), "a handler panicked");
+        ApiError::new("internal", "Something went wrong here. The request id finds it in the server's log.").into_response()
+    }
+}

@@ -1,0 +1,94 @@
+//! Hello and its answer.
+
+use domain::ids::NodeId;
+use futures::{SinkExt, StreamExt};
+use protocol::{
+    Completeness, Frame, FromNode, Hello, LogOffset, RefusalCode, Refused, Stream, ToNode, Welcome,
+    transport::{Message, Transport, TransportError},
+    version,
+};
+use std::time::Duration;
+use store::{OpenSession, Opened, SessionKey, Store};
+
+/// An agent may take its time to ask Docker what runs; a stranger may not hold a socket for ever.
+const HELLO_WITHIN: Duration = Duration::from_secs(30);
+
+/// What an opened session begins with.
+pub(super) struct Greeted {
+    pub(super) key: SessionKey,
+    /// To be stopped and removed there.
+    pub(super) unknown: Vec<domain::ids::Held>,
+}
+
+/// Waits for the hello, settles with the store what the node has and should have, and answers. None: the node was refused.
+pub(super) async fn greet<T: Transport>(store: &Store, node: NodeId, heartbeat: Duration, transport: &mut T) -> Result<Option<Greeted>, TransportError> {
+    let first = tokio::time::timeout(HELLO_WITHIN, transport.next()).await.map_err(|_| TransportError::Silent)?;
+    let text = match first {
+        Some(Ok(Message::Text(text))) => text,
+        Some(Ok(Message::Binary(_))) => return Err(TransportError::Protocol("bytes before the hello".into())),
+        Some(Err(error)) => return Err(error),
+        None => return Err(TransportError::Closed("no hello".into())),
+    };
+    let hello = match Frame::<FromNode>::decode(&text).map(|frame| frame.message) {
+        Ok(FromNode::Hello(hello)) => *hello,
+        Ok(_) => return refuse(transport, RefusalCode::BadHello, "The first message must be a hello.", Some(60_000)).await,
+        Err(error) => return refuse(transport, RefusalCode::BadHello, &format!("The hello is not understood: {error}."), Some(60_000)).await,
+    };
+    let Some(picked) = version::pick(version::SUPPORTED, hello.versions) else {
+        let (ours, theirs) = (version::SUPPORTED, hello.versions);
+        let detail = format!("This server speaks protocol {} to {}, the agent {} to {}: update the older side.", ours.min, ours.max, theirs.min, theirs.max);
+        return refuse(transport, RefusalCode::IncompatibleVersion, &detail, None).await;
+    };
+    let opened = match store.open_session(&request(node, &hello)).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::warn!(error = %service_kit::lifecycle::Chain(&error), "a session could not be opened");
+            return refuse(transport, RefusalCode::Unknown, "The server can't reach its database.", Some(2_000)).await;
+        }
+    };
+    match opened {
+        Opened::Revoked => refuse(transport, RefusalCode::Revoked, "The node's token was revoked.", None).await,
+        Opened::OtherInstance => {
+            tracing::error!(node.id = %node, "a second installation uses this node's token");
+            let detail = "Another installation uses this token and is connected. Make a token of its own for this machine, or stop the other one.";
+            refuse(transport, RefusalCode::OtherInstance, detail, Some(60_000)).await
+        }
+        Opened::Session { key, name, draining, unknown, log_offsets } => {
+            let welcome = Welcome {
+                version: picked,
+                server_version: env!("CARGO_PKG_VERSION").to_owned(),
+                node,
+                name,
+                session_epoch: key.epoch,
+                heartbeat_ms: heartbeat.as_millis() as u64,
+                log_offsets: log_offsets.into_iter().flat_map(|(attempt, offsets)| offsets_of(attempt, offsets)).collect(),
+                draining,
+            };
+            transport.send(Message::Text(Frame::new(ToNode::Welcome(welcome)).encode())).await?;
+            Ok(Some(Greeted { key, unknown }))
+        }
+    }
+}
+
+fn request(node: NodeId, hello: &Hello) -> OpenSession {
+    let complete = |completeness: &Completeness| *completeness == Completeness::Complete;
+    OpenSession {
+        node,
+        instance: hello.instance,
+        facts: hello.facts.clone(),
+        metrics: hello.metrics.clone(),
+        attempts: hello.inventory.attempts.iter().map(|attempt| attempt.held).collect(),
+        complete_executors: hello.inventory.executors.iter().filter(|(_, how)| complete(how)).map(|(name, _)| name.clone()).collect(),
+    }
+}
+
+fn offsets_of(attempt: domain::ids::AttemptId, offsets: Vec<i64>) -> impl Iterator<Item = LogOffset> {
+    Stream::ALL.into_iter().zip(offsets).map(move |(stream, offset)| LogOffset { attempt, stream, next_offset: offset as u64 })
+}
+
+async fn refuse<T: Transport>(transport: &mut T, code: RefusalCode, detail: &str, retry_after_ms: Option<u64>) -> Result<Option<Greeted>, TransportError> {
+    let refused = Refused { code, detail: detail.to_owned(), retry_after_ms };
+    transport.send(Message::Text(Frame::new(ToNode::Refused(refused)).encode())).await?;
+    transport.close().await?;
+    Ok(None)
+}

@@ -1,0 +1,145 @@
+//! One session with one node: what it says is recorded and then acknowledged, what it must know is sent.
+
+use super::{
+    handshake,
+    outbound::{Outbound, tell_node},
+    recorder::{record_logs, record_reports},
+    socket::Door,
+};
+use domain::{
+    ids::{Held, NodeId},
+    node::NodeMetrics,
+};
+use futures::{SinkExt, StreamExt, stream::SplitStream};
+use protocol::{
+    Frame, FromNode, LogFrame, SILENCE_MS, ToNode,
+    transport::{Message, Transport, TransportError},
+};
+use std::time::Duration;
+use store::{NodeReport, SessionKey};
+use tokio::sync::mpsc;
+
+/// Reports and log pieces that may wait for the database. An honest agent keeps far below: it sends what its window allows.
+const QUEUE: usize = 8_192;
+
+/// What the reader hands on.
+pub(super) struct Inbound {
+    pub(super) reports: mpsc::Sender<(u64, NodeReport)>,
+    pub(super) logs: mpsc::Sender<LogFrame>,
+}
+
+/// Runs until the line breaks, the node is revoked, a newer session takes over, or the service stops.
+pub(super) async fn run<T: Transport + 'static>(door: Door, node: NodeId, name: String, mut transport: T) {
+    let greeted = match handshake::greet(&door.store, node, door.settings.heartbeat, &mut transport).await {
+        Ok(Some(greeted)) => greeted,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::info!(node.name = %name, error = %service_kit::lifecycle::Chain(&error), "a node did not get through its hello");
+            return;
+        }
+    };
+    let key = greeted.key;
+    tracing::info!(node.name = %name, node.id = %node, session = key.epoch, "a node connected");
+    let reason = converse(&door, key, greeted.unknown, transport).await;
+    // Liveness at once: no new work goes to a node whose socket is gone.
+    if let Err(error) = door.store.close_session(key).await {
+        tracing::debug!(%error, "the end of a session could not be recorded; the sweep will notice");
+    }
+    tracing::info!(node.name = %name, node.id = %node, session = key.epoch, reason = %reason, "a node's session ended");
+}
+
+async fn converse<T: Transport>(door: &Door, key: SessionKey, unknown: Vec<Held>, transport: T) -> String {
+    let (mut sink, stream) = transport.split();
+    let (out, mut outgoing) = mpsc::unbounded_channel::<ToNode>();
+    let outbound = Outbound::new(out);
+    for held in unknown {
+        outbound.send(ToNode::Stop { held });
+    }
+    let (reports, report_queue) = mpsc::channel(QUEUE);
+    let (logs, log_queue) = mpsc::channel(QUEUE);
+    let stopping = door.service.stopping();
+    // One task, several loops: the first that ends, ends the session.
+    tokio::select! {
+        () = stopping.cancelled() => "the server is going down".to_owned(),
+        error = read(door, key, stream, Inbound { reports, logs }, &outbound) => service_kit::lifecycle::Chain(&error).to_string(),
+        reason = record_reports(&door.store, key, report_queue, &outbound) => reason,
+        reason = record_logs(&door.store, key, log_queue, &outbound) => reason,
+        reason = tell_node(door, key, &outbound) => reason,
+        error = async {
+            loop {
+                let Some(message) = outgoing.recv().await else { return TransportError::Closed("nothing to say".into()) };
+                let mut sent = sink.feed(Message::Text(Frame::new(message).encode())).await;
+                while let (Ok(()), Ok(more)) = (&sent, outgoing.try_recv()) {
+                    sent = sink.feed(Message::Text(Frame::new(more).encode())).await;
+                }
+                if let Err(error) = sent { return error }
+                // A node that does not read is given up, not waited for.
+                match tokio::time::timeout(Duration::from_millis(SILENCE_MS), sink.flush()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return error,
+                    Err(_) => return TransportError::Silent,
+                }
+            }
+        } => service_kit::lifecycle::Chain(&error).to_string(),
+    }
+}
+
+async fn read<T: Transport>(door: &Door, key: SessionKey, mut stream: SplitStream<T>, inbound: Inbound, outbound: &Outbound) -> TransportError {
+    loop {
+        let message = match tokio::time::timeout(Duration::from_millis(SILENCE_MS), stream.next()).await {
+            Err(_) => return TransportError::Silent,
+            Ok(None) => return TransportError::Closed("without a word".into()),
+            Ok(Some(Err(error))) => return error,
+            Ok(Some(Ok(message))) => message,
+        };
+        let handed_on = match message {
+            Message::Binary(bytes) => match LogFrame::decode(&bytes) {
+                Ok(frame) => inbound.logs.try_send(frame).is_ok(),
+                Err(error) => {
+                    outbound.send(ToNode::Error { code: "malformed".into(), detail: error.to_string() });
+                    true
+                }
+            },
+            Message::Text(text) => match Frame::<FromNode>::decode(&text) {
+                Ok(frame) => hear(door, key, frame, &inbound, outbound).await,
+                Err(error) => {
+                    tracing::warn!(node.id = %key.node, %error, "a message of a node was skipped");
+                    outbound.send(ToNode::Error { code: "malformed".into(), detail: error.to_string() });
+                    true
+                }
+            },
+        };
+        if !handed_on {
+            return TransportError::Protocol("more was sent than the window allows".into());
+        }
+    }
+}
+
+/// False: the queue is full, which an honest agent can't cause.
+async fn hear(door: &Door, key: SessionKey, frame: Frame<FromNode>, inbound: &Inbound, outbound: &Outbound) -> bool {
+    match frame.message {
+        FromNode::Report { held, report } => return inbound.reports.try_send((frame.seq, NodeReport { held, report })).is_ok(),
+        FromNode::Heartbeat { metrics } => beat(door, key, *metrics, outbound),
+        FromNode::Facts { facts } => {
+            if let Err(error) = door.store.update_facts(key, &facts).await {
+                tracing::warn!(%error, "a node's facts could not be recorded; its next hello brings them again");
+            }
+        }
+        FromNode::Error { code, detail } => tracing::warn!(node.id = %key.node, %code, %detail, "a node did not understand something"),
+        FromNode::Hello(_) => outbound.send(ToNode::Error { code: "unexpected".into(), detail: "a second hello".into() }),
+        FromNode::Unknown => outbound.send(ToNode::Error { code: "unknown_message".into(), detail: "skipped: this server is older".into() }),
+    }
+    true
+}
+
+/// Recorded with those of other nodes in one statement. Answered once it is committed: the agent counts on that.
+fn beat(door: &Door, key: SessionKey, metrics: NodeMetrics, outbound: &Outbound) {
+    let outbound = outbound.clone();
+    door.beats.record(key, metrics, Box::new(move |counted| {
+        if counted {
+            outbound.send(ToNode::Beat);
+        } else {
+            outbound.close("a newer session of this node took over");
+        }
+    }));
+}

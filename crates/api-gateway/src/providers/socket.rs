@@ -1,0 +1,120 @@
+//! The door: checks the token, upgrades, and makes a [`protocol::transport::Transport`] of the WebSocket.
+
+use super::{Settings, beats::Beats, session};
+use axum::{
+    Router,
+    body::Body,
+    extract::{State, WebSocketUpgrade, ws},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use domain::ids::{NodeId, NodeTokenId};
+use futures::{Sink, Stream};
+use protocol::{
+    CONNECT_PATH, MAX_FRAME_BYTES, SUBPROTOCOL,
+    transport::{Message, TransportError},
+};
+use service_kit::{ApiError, Service, secret};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use store::Store;
+
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) service: Service,
+    pub(super) store: Store,
+    pub(super) beats: Beats,
+    pub(super) settings: Settings,
+}
+
+pub(super) fn router(door: Door) -> Router {
+    Router::new().route(CONNECT_PATH, get(connect)).with_state(door)
+}
+
+async fn connect(State(door): State<Door>, headers: HeaderMap, upgrade: Option<WebSocketUpgrade>) -> Response {
+    let (node, name) = match authenticate(&door.store, &headers).await {
+        Ok(node) => node,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let Some(upgrade) = upgrade else {
+        return Response::builder().status(StatusCode::UPGRADE_REQUIRED).body(Body::from("agents connect here over WebSocket\n")).unwrap_or_default();
+    };
+    // Buffers of 4 KiB: an idle session costs 6 KiB instead of 134. tungstenite's own limits are far too large.
+    upgrade
+        .protocols([SUBPROTOCOL])
+        .max_message_size(MAX_FRAME_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(4 * 1024)
+        .max_write_buffer_size(4 << 20)
+        .on_upgrade(move |socket| async move {
+            let service = door.service.clone();
+            // On the tracker: axum does not wait for upgraded sockets.
+            service.spawn("node session", session::run(door, node, name, Socket { inner: socket }));
+        })
+}
+
+async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<(NodeId, String), ApiError> {
+    let unknown = || ApiError::new("not-authenticated", "This is no node token that the server knows. Make one with: unidesk node-token create --name NODE");
+    let text = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(unknown)?;
+    // A mistyped one never reaches the database.
+    let (id, hash) = secret::parse(secret::Kind::Node, text).ok_or_else(unknown)?;
+    let owner = store.node_token(NodeTokenId::from_uuid(id)).await.map_err(|error| ApiError::unavailable(&error))?;
+    // The same work whether the id is known or not.
+    let stored = owner.as_ref().map_or(vec![0; hash.len()], |owner| owner.secret_hash.clone());
+    let is_same = secret::same(&stored, &hash);
+    match owner {
+        Some(owner) if is_same && owner.is_revoked => {
+            Err(ApiError::new("not-authenticated", format!("The token of node {} was revoked.", owner.name)))
+        }
+        Some(owner) if is_same => Ok((owner.node, owner.name)),
+        _ => Err(unknown()),
+    }
+}
+
+struct Socket {
+    inner: ws::WebSocket,
+}
+
+fn broken(error: axum::Error) -> TransportError {
+    TransportError::Broken(Box::new(error))
+}
+
+impl Stream for Socket {
+    type Item = Result<Message, TransportError>;
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            return Poll::Ready(match ready!(Pin::new(&mut self.inner).poll_next(context)) {
+                Some(Ok(ws::Message::Text(text))) => Some(Ok(Message::Text(text.as_str().to_owned()))),
+                Some(Ok(ws::Message::Binary(bytes))) => Some(Ok(Message::Binary(bytes))),
+                Some(Ok(ws::Message::Close(_))) => Some(Err(TransportError::Closed("the node said goodbye".into()))),
+                Some(Ok(ws::Message::Ping(_) | ws::Message::Pong(_))) => continue,
+                Some(Err(error)) => Some(Err(broken(error))),
+                None => None,
+            });
+        }
+    }
+}
+
+impl Sink<Message> for Socket {
+    type Error = TransportError;
+    fn poll_ready(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Pin::new(&mut self.inner).poll_ready(context).map_err(broken)
+    }
+    fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), TransportError> {
+        let message = match message {
+            Message::Text(text) => ws::Message::Text(text.into()),
+            Message::Binary(bytes) => ws::Message::Binary(bytes),
+        };
+        Pin::new(&mut self.inner).start_send(message).map_err(broken)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Pin::new(&mut self.inner).poll_flush(context).map_err(broken)
+    }
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Pin::new(&mut self.inner).poll_close(context).map_err(broken)
+    }
+}

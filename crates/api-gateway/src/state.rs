@@ -1,0 +1,22 @@
+//! What handlers share. Cheap to clone.
+
+use crate::{auth::Access, fleet::FleetCache};
+use service_kit::Service;
+use store::{Store, StoreError};
+
+#[derive(Clone)]
+pub struct AppState {
+    pub(crate) service: Service,
+    pub(crate) store: Store,
+    pub(crate) access: Access,
+    pub(crate) fleet: FleetCache,
+}
+
+impl AppState {
+    /// Reads the keys that sign tokens, and makes the first one of a new installation.
+    pub async fn new(service: Service, store: Store) -> Result<Self, StoreError> {
+        let access = Access::new(store.clone());
+        access.load_signing_keys().await?;
+        Ok(Self { service, access, fleet: FleetCache::new(store.clone()), store })
+    }
+}

@@ -1,0 +1,110 @@
+//! `POST /tasks:batch`: up to 10,000 tasks, an answer each. One bad task refuses itself and no other.
+
+use super::submission::{Checked, Projects, check, idempotency_key, is_key, key_reused};
+use crate::{AppState, auth::permit, failed::failed};
+use api_types::{
+    Problem,
+    task::{BatchAnswer, BatchItem},
+};
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+};
+use domain::{
+    fault::Fault,
+    principal::{Permission, Principal},
+};
+use serde_json::Value;
+use service_kit::{ApiError, request_body};
+use store::{NewTask, Submitted};
+
+const MAX_BODY_BYTES: usize = 16 << 20;
+const MAX_TASKS: usize = 10_000;
+
+struct Item {
+    key: Option<String>,
+    checked: Result<Checked, Problem>,
+}
+
+pub(crate) async fn submit(
+    State(state): State<AppState>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Result<Json<BatchAnswer>, ApiError> {
+    permit(&principal, Permission::RunTasks)?;
+    let batch_key = idempotency_key(request.headers())?;
+    let body = request_body::json_bytes(request, MAX_BODY_BYTES).await?;
+    // Sixteen megabytes of JSON keep a thread busy for a while: not one that serves others.
+    let items = tokio::task::spawn_blocking(move || read(&body, batch_key.as_deref()))
+        .await
+        .map_err(|error| ApiError::internal(&error))??;
+    let mut projects = Projects::new(&state, &principal);
+    let mut answers: Vec<Option<BatchItem>> = Vec::with_capacity(items.len());
+    let mut accepted: Vec<(usize, NewTask)> = Vec::with_capacity(items.len());
+    for (index, Item { key, checked }) in items.into_iter().enumerate() {
+        let ready = match checked {
+            Ok(checked) => projects
+                .resolve(checked.project.as_deref())
+                .await?
+                .map(|project| checked.into_new(&principal, project, key)),
+            Err(problem) => Err(problem),
+        };
+        answers.push(match ready {
+            Ok(new) => {
+                accepted.push((index, new));
+                None
+            }
+            Err(problem) => Some(BatchItem::Refused { index, problem: Box::new(problem) }),
+        });
+    }
+    let (indexes, tasks): (Vec<usize>, Vec<NewTask>) = accepted.into_iter().unzip();
+    let submitted = state.store.submit_tasks(&tasks).await.map_err(failed)?;
+    for ((index, task), submitted) in indexes.into_iter().zip(&tasks).zip(submitted) {
+        answers[index] = Some(match submitted {
+            Submitted::Accepted { id } => BatchItem::Accepted { index, id, replayed: false },
+            Submitted::Replayed { id } => BatchItem::Accepted { index, id, replayed: true },
+            Submitted::KeyReused { first } => {
+                let problem = key_reused(&state, &principal, first, &task.spec).await?;
+                BatchItem::Refused { index, problem: Box::new(problem) }
+            }
+        });
+    }
+    Ok(Json(BatchAnswer { items: answers.into_iter().flatten().collect() }))
+}
+
+/// A list of tasks, or an object with one. Only what makes the whole unreadable refuses the whole.
+fn read(body: &[u8], batch_key: Option<&str>) -> Result<Vec<Item>, ApiError> {
+    let tasks = match request_body::parse(body)? {
+        Value::Array(tasks) => tasks,
+        Value::Object(mut fields) if fields.len() == 1 => match fields.remove("tasks") {
+            Some(Value::Array(tasks)) => tasks,
+            _ => return Err(not_a_batch()),
+        },
+        _ => return Err(not_a_batch()),
+    };
+    if tasks.len() > MAX_TASKS {
+        let detail = format!("The batch has {} tasks; at most {MAX_TASKS} are taken at once.", tasks.len());
+        return Err(ApiError::new("invalid-request", detail));
+    }
+    Ok(tasks.into_iter().enumerate().map(|(index, task)| read_item(task, index, batch_key)).collect())
+}
+
+fn read_item(mut task: Value, index: usize, batch_key: Option<&str>) -> Item {
+    let given = task.as_object_mut().and_then(|fields| fields.remove("idempotency_key"));
+    match given {
+        // A space is in no key that a caller can give, so the two kinds never meet.
+        None | Some(Value::Null) => {
+            Item { key: batch_key.map(|key| format!("{key} {index}")), checked: check(&task) }
+        }
+        Some(Value::String(key)) if is_key(&key) => Item { key: Some(key), checked: check(&task) },
+        Some(_) => {
+            let detail = "A key is a string of 1 to 255 visible ASCII characters.";
+            let fault = Fault::new("#/idempotency_key", "bad_key", detail);
+            Item { key: None, checked: Err(Problem::new("invalid-request", detail).errors(vec![fault])) }
+        }
+    }
+}
+
+fn not_a_batch() -> ApiError {
+    ApiError::new("invalid-request", r#"A batch is a list of tasks, or {"tasks": [...]} and nothing else."#)
+}

@@ -1,0 +1,30 @@
+//! `POST /tasks/{id}/retry`: queues an ended task once more, under its own id.
+
+use super::{find, no_such_task, task_id, view};
+use crate::{AppState, auth::permit, failed::failed};
+use api_types::{Problem, task::Task};
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+};
+use domain::principal::{Origin, Permission};
+use service_kit::ApiError;
+use store::Retried;
+
+pub(crate) async fn retry(
+    State(state): State<AppState>,
+    Extension(origin): Extension<Origin>,
+    Path(id): Path<String>,
+) -> Result<Json<Task>, ApiError> {
+    permit(&origin.principal, Permission::RunTasks)?;
+    let id = task_id(&id)?;
+    match state.store.retry_task(origin.principal.scope(), id, &origin).await.map_err(failed)? {
+        Retried::Queued => {}
+        Retried::NotFound => return Err(no_such_task(id)),
+        Retried::NotEnded(at) => {
+            let detail = format!("The task is {at}; it can be run once more when it has ended, or cancelled now.");
+            return Err(Problem::new("not-ended", detail).with("state", at.as_str()).into());
+        }
+    }
+    Ok(Json(view::detail(find(&state, &origin.principal, id).await?)))
+}

@@ -1,0 +1,55 @@
+//! `POST /tasks`: accepts one task.
+
+use super::{
+    find,
+    submission::{Projects, check, idempotency_key, key_reused},
+    view,
+};
+use crate::{AppState, auth::permit, failed::failed, fleet};
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use domain::principal::{Permission, Principal};
+use service_kit::{ApiError, request_body};
+use store::Submitted;
+
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+pub(crate) async fn submit(
+    State(state): State<AppState>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    permit(&principal, Permission::RunTasks)?;
+    let key = idempotency_key(request.headers())?;
+    let body = request_body::json(request, request_body::MAX_BODY_BYTES).await?;
+    let checked = check(&body)?;
+    let project = Projects::new(&state, &principal).resolve(checked.project.as_deref()).await??;
+    let new = checked.into_new(&principal, project, key);
+    let answer = state.store.submit_tasks(std::slice::from_ref(&new)).await.map_err(failed)?.pop();
+    let (id, is_replayed) = match answer {
+        Some(Submitted::Accepted { id }) => (id, false),
+        Some(Submitted::Replayed { id }) => (id, true),
+        Some(Submitted::KeyReused { first }) => return Err(key_reused(&state, &principal, first, &new.spec).await?.into()),
+        None => return Err(ApiError::new("internal", "The store gave no answer.")),
+    };
+    let mut task = view::detail(find(&state, &principal, id).await?);
+    // The task is accepted: a warning that can't be had now is no reason to say otherwise.
+    if let Ok(nodes) = state.fleet.candidates().await
+        && !task.state.is_terminal()
+    {
+        task.warnings.extend(fleet::impossible(&nodes, &new.spec.needs()).map(fleet::Impossible::into_warning));
+    }
+    let status = if is_replayed { StatusCode::OK } else { StatusCode::CREATED };
+    let mut response = (status, Json(task)).into_response();
+    if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/tasks/{id}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if is_replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}

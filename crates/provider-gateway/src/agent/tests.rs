@@ -1,0 +1,202 @@
+use super::*;
+use domain::{
+    ids::{DEFAULT_PROJECT, Fence, TaskId},
+    spec::parse_spec,
+};
+use uuid::Uuid;
+
+fn held(n: u128) -> Held {
+    Held { attempt: AttemptId::from_uuid(Uuid::from_u128(n)), fence: Fence::from_i64(1) }
+}
+fn assign(n: u128) -> Box<Assign> {
+    let spec = parse_spec(&serde_json::json!({"command": ["true"], "timeout": 100, "stop": {"grace": 10}})).expect("valid");
+    Box::new(Assign { held: held(n), task: TaskId::from_uuid(Uuid::from_u128(n)), project: DEFAULT_PROJECT, number: 1, gpu_ids: vec![], spec })
+}
+fn reports(actions: &[Action]) -> Vec<&'static str> {
+    actions.iter().filter_map(|action| if let Action::Report { report, .. } = action { Some(report.kind()) } else { None }).collect()
+}
+fn has(actions: &[Action], wanted: &Action) -> bool {
+    actions.contains(wanted)
+}
+fn exit(code: i32) -> ExitFacts {
+    ExitFacts { code: Some(code), ..ExitFacts::default() }
+}
+fn id(n: u128) -> AttemptId {
+    held(n).attempt
+}
+
+/// An agent whose one attempt runs since moment 0.
+fn running() -> Agent {
+    let mut agent = Agent::default();
+    agent.step(0, Event::Assigned(assign(1)));
+    agent.step(0, Event::Prepared { attempt: id(1), outcome: Ok(Default::default()) });
+    agent.step(0, Event::Started { attempt: id(1), outcome: Ok(()) });
+    agent
+}
+fn ending_of(actions: &[Action]) -> &Ending {
+    actions
+        .iter()
+        .find_map(|action| match action {
+            Action::Report { report: Report::Ended { ending }, .. } => Some(ending),
+            _ => None,
+        })
+        .expect("it ended")
+}
+fn all_logged(agent: &mut Agent) -> Vec<Action> {
+    agent.step(0, Event::LogAcknowledged { attempt: id(1), totals: LogTotals::default() })
+}
+
+#[test]
+fn an_assignment_is_on_disk_before_it_is_answered_or_begun() {
+    let actions = Agent::default().step(0, Event::Assigned(assign(1)));
+    assert_eq!(actions[0], Action::Persist(id(1)));
+    assert_eq!(reports(&actions), ["accepted"]);
+    assert_eq!(actions.last(), Some(&Action::Prepare(id(1))));
+}
+
+#[test]
+fn facts_then_log_then_end_then_removal_then_release() {
+    let mut agent = running();
+    let actions = agent.step(5, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
+    assert_eq!(actions[0], Action::Persist(id(1)));
+    assert_eq!(reports(&actions), ["exited"]);
+    assert!(has(&actions, &Action::AwaitLog(id(1))));
+    let actions = all_logged(&mut agent);
+    assert_eq!(ending_of(&actions).failure, None);
+    assert!(!has(&actions, &Action::Remove(id(1))), "the container stays until the end is acknowledged");
+    let actions = agent.step(6, Event::Acknowledged { attempt: id(1), kind: "ended" });
+    assert_eq!(actions, [Action::Remove(id(1))]);
+    let actions = agent.step(7, Event::Removed { attempt: id(1), outcome: Ok(()) });
+    assert_eq!(reports(&actions), ["released"]);
+    let actions = agent.step(8, Event::Acknowledged { attempt: id(1), kind: "released" });
+    assert_eq!(actions, [Action::Forget(id(1))]);
+    assert!(agent.is_settled());
+}
+
+#[test]
+fn what_is_not_acknowledged_is_said_again() {
+    let mut agent = running();
+    agent.step(1, Event::Acknowledged { attempt: id(1), kind: "accepted" });
+    let kinds: Vec<_> = agent.unacknowledged().iter().map(|(_, report)| report.kind()).collect();
+    assert_eq!(kinds, ["started"]);
+}
+
+#[test]
+fn a_timeout_asks_then_kills_and_counts_as_timeout_whatever_the_exit() {
+    let mut agent = running();
+    assert_eq!(agent.next_deadline(), Some(100_000));
+    assert!(agent.step(99_999, Event::Tick).is_empty());
+    assert_eq!(agent.step(100_000, Event::Tick), [Action::Signal(id(1), Signal::Stop)]);
+    assert_eq!(agent.step(110_000, Event::Tick), [Action::Signal(id(1), Signal::Kill)]);
+    agent.step(110_001, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
+    assert_eq!(ending_of(&all_logged(&mut agent)).failure, Some(FailureKind::Timeout));
+}
+
+#[test]
+fn a_cancel_works_in_every_state() {
+    // While preparing: what is prepared is dropped.
+    let mut agent = Agent::default();
+    agent.step(0, Event::Assigned(assign(1)));
+    let actions = agent.step(1, Event::Cancel(held(1)));
+    assert!(has(&actions, &Action::Abort(id(1))));
+    assert_eq!(ending_of(&all_logged(&mut agent)).failure, Some(FailureKind::Cancelled));
+    // A late answer of the dropped step changes nothing.
+    assert!(agent.step(2, Event::Prepared { attempt: id(1), outcome: Ok(Default::default()) }).is_empty());
+
+    // While starting: stopped once it is up.
+    let mut agent = Agent::default();
+    agent.step(0, Event::Assigned(assign(1)));
+    agent.step(0, Event::Prepared { attempt: id(1), outcome: Ok(Default::default()) });
+    assert!(agent.step(1, Event::Cancel(held(1))).is_empty());
+    let actions = agent.step(2, Event::Started { attempt: id(1), outcome: Ok(()) });
+    assert!(has(&actions, &Action::Signal(id(1), Signal::Stop)));
+
+    // While running: asked, then killed.
+    let mut agent = running();
+    assert_eq!(agent.step(1, Event::Cancel(held(1))), [Action::Signal(id(1), Signal::Stop)]);
+    assert!(agent.step(2, Event::Cancel(held(1))).is_empty(), "once is enough");
+    assert_eq!(agent.step(10_001, Event::Tick), [Action::Signal(id(1), Signal::Kill)]);
+
+    // Never heard of: answered all the same, so that the task can end.
+    let mut agent = Agent::default();
+    let actions = agent.step(0, Event::Cancel(held(9)));
+    assert_eq!(ending_of(&actions).failure, Some(FailureKind::Cancelled));
+    let actions = agent.step(0, Event::Acknowledged { attempt: id(9), kind: "ended" });
+    assert_eq!(reports(&actions), ["released"]);
+}
+
+#[test]
+fn a_fenced_attempt_is_stopped_and_reports_nothing_but_its_release() {
+    let mut agent = running();
+    assert_eq!(agent.step(1, Event::Stop(held(1))), [Action::Signal(id(1), Signal::Stop)]);
+    assert!(agent.unacknowledged().is_empty());
+    let actions = agent.step(2, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
+    assert_eq!(actions, [Action::Remove(id(1))]);
+    assert_eq!(reports(&agent.step(3, Event::Removed { attempt: id(1), outcome: Ok(()) })), ["released"]);
+    // And one that the agent never had.
+    assert_eq!(reports(&Agent::default().step(0, Event::Stop(held(7)))), ["released"]);
+}
+
+#[test]
+fn a_removal_that_fails_is_tried_again_and_nothing_is_released_before() {
+    let mut agent = running();
+    agent.step(1, Event::Stop(held(1)));
+    agent.step(2, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
+    assert!(agent.step(3, Event::Removed { attempt: id(1), outcome: Err(Failure::node("docker is away")) }).is_empty());
+    assert_eq!(agent.step(3 + REMOVE_AGAIN_MS, Event::Tick), [Action::Remove(id(1))]);
+}
+
+#[test]
+fn a_planned_stop_ends_as_node_error_without_budget_and_a_finished_task_keeps_its_end() {
+    let mut agent = running();
+    assert_eq!(agent.step(1, Event::ShutDown { grace_ms: 5_000 }), [Action::Signal(id(1), Signal::Stop)]);
+    assert_eq!(agent.step(5_001, Event::Tick), [Action::Signal(id(1), Signal::Kill)]);
+    let actions = agent.step(5_002, Event::Collected { attempt: id(1), outcome: Ok(exit(143)) });
+    assert_eq!(reports(&actions), Vec::<&str>::new(), "an exit caused by us is no exit of the task's own");
+    let actions = all_logged(&mut agent);
+    assert_eq!((ending_of(&actions).failure, ending_of(&actions).planned_stop), (Some(FailureKind::NodeError), true));
+
+    let mut agent = running();
+    agent.step(1, Event::ShutDown { grace_ms: 5_000 });
+    agent.step(2, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
+    assert_eq!(ending_of(&all_logged(&mut agent)).failure, None);
+}
+
+#[test]
+fn a_restarted_agent_goes_on_where_the_attempt_stands() {
+    let record = running().record(id(1)).expect("kept");
+    let restore = |record: Record, found: Option<Adopted>| {
+        let mut agent = Agent::default();
+        let mut actions = agent.step(50, Event::Restored(Box::new(record)));
+        if let Some(found) = found {
+            assert_eq!(actions, [Action::Adopt(id(1))]);
+            actions = agent.step(60, Event::Adopted { attempt: id(1), found });
+        }
+        (agent, actions)
+    };
+    let (agent, actions) = restore(record.clone(), Some(Adopted::Running));
+    assert_eq!(reports(&actions), ["accepted", "started"]);
+    assert!(has(&actions, &Action::Collect(id(1))));
+    assert_eq!(agent.next_deadline(), Some(100_000), "the timeout counts from the first start");
+
+    let (_, actions) = restore(record.clone(), Some(Adopted::NotStarted));
+    assert!(has(&actions, &Action::Prepare(id(1))));
+    let (mut agent, actions) = restore(record.clone(), Some(Adopted::Unknown));
+    assert!(actions.is_empty(), "a hung Docker is no verdict");
+    assert_eq!(agent.step(60 + ADOPT_AGAIN_MS, Event::Tick), [Action::Adopt(id(1))]);
+    let (mut agent, _) = restore(record.clone(), Some(Adopted::Gone));
+    assert_eq!(ending_of(&all_logged(&mut agent)).failure, Some(FailureKind::NodeLost));
+
+    // It had ended: said again with the same words.
+    let mut ended = running();
+    ended.step(1, Event::Collected { attempt: id(1), outcome: Ok(exit(3)) });
+    let first = ending_of(&all_logged(&mut ended)).clone();
+    let (mut agent, actions) = restore(ended.record(id(1)).expect("kept"), None);
+    assert_eq!(reports(&actions), ["exited"]);
+    assert_eq!(*ending_of(&all_logged(&mut agent)), first);
+    // It was removed: only the release is missing.
+    ended.step(2, Event::Acknowledged { attempt: id(1), kind: "ended" });
+    ended.step(2, Event::Removed { attempt: id(1), outcome: Ok(()) });
+    let (agent, _) = restore(ended.record(id(1)).expect("kept"), None);
+    assert_eq!(agent.unacknowledged().iter().map(|(_, report)| report.kind()).collect::<Vec<_>>(), ["released"]);
+}

@@ -1,0 +1,106 @@
+//! The agent's one connection to the platform: dialled out, redialled for ever.
+
+mod log_pump;
+mod session;
+mod websocket;
+
+pub use websocket::{Dialled, dial};
+
+use crate::{executor::Registry, resources::Meter, runtime::Handle};
+use domain::{
+    backoff,
+    ids::InstanceId,
+    node::{Condition, NodeFacts, NodeMetrics},
+};
+use protocol::{Refused, transport::TransportError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const BACKOFF_BASE_MS: u64 = 1_000;
+const BACKOFF_CAP_MS: u64 = 30_000;
+/// Only a session that held so long starts the backoff anew: a server that drops everybody at once is not to be hammered.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// A token that is not taken may be taken later (a person mends it), but there is no hurry.
+const REFUSED_WAIT: Duration = Duration::from_secs(300);
+
+/// What a session needs of the agent.
+#[derive(Clone)]
+pub struct Link {
+    pub url: String,
+    pub token: String,
+    pub instance: InstanceId,
+    pub facts: watch::Receiver<NodeFacts>,
+    pub registry: Registry,
+    pub handle: Handle,
+    pub meter: Arc<Mutex<Meter>>,
+    /// The node's name, as the server calls it: told in the welcome.
+    pub name: watch::Sender<String>,
+    /// Whether a session is open.
+    pub connected: watch::Sender<bool>,
+    /// The agent is going down: it takes nothing new.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// Why a session ended, and so when to come back.
+#[derive(Debug)]
+enum SessionEnd {
+    Lost(TransportError),
+    /// The server said no, and perhaps when to come back.
+    Refused(Refused),
+    /// The door was not opened: the token, most likely.
+    Unauthorised(String),
+    /// The server is there and busy.
+    RetryAfter(Duration),
+}
+
+impl Link {
+    /// Connects and reconnects until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut failures: u32 = 0;
+        loop {
+            let began = Instant::now();
+            let end = tokio::select! {
+                () = stop.cancelled() => return,
+                end = session::run(&self) => end,
+            };
+            self.connected.send_replace(false);
+            self.handle.session_closed();
+            failures = if began.elapsed() >= HEALTHY_AFTER { 1 } else { failures.saturating_add(1) };
+            let jittered = Duration::from_millis(backoff::delay_ms(failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, rand::random()));
+            let wait = match &end {
+                SessionEnd::Lost(error) => {
+                    tracing::warn!(error = %service_kit::lifecycle::Chain(error), again_in_ms = jittered.as_millis() as u64, "not connected; work goes on");
+                    jittered
+                }
+                SessionEnd::Refused(refused) => {
+                    let wait = refused.retry_after_ms.map_or(REFUSED_WAIT, Duration::from_millis);
+                    tracing::error!(reason = %refused.detail, again_in_s = wait.as_secs(), "the server refused this node");
+                    wait
+                }
+                SessionEnd::Unauthorised(detail) => {
+                    tracing::error!(reason = %detail, again_in_s = REFUSED_WAIT.as_secs(), "the server does not take this node's token; make a new one with `unidesk node-token create`");
+                    REFUSED_WAIT
+                }
+                SessionEnd::RetryAfter(after) => *after + jittered,
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// What a heartbeat says.
+    async fn metrics(&self) -> NodeMetrics {
+        let (mut conditions, warm) = crate::runtime::conditions(&self.registry).await;
+        if *self.stopping.borrow() {
+            conditions.insert(Condition::Stopping);
+        }
+        let sampled = self.meter.lock().unwrap_or_else(PoisonError::into_inner).sample();
+        NodeMetrics { live_attempts: *self.handle.live.borrow() as u32, conditions, warm, ..sampled }
+    }
+}

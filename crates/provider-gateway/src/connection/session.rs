@@ -1,0 +1,177 @@
+//! One session: hello, then both directions until the line breaks.
+
+use super::{Dialled, Link, SessionEnd, dial, log_pump::LogPump};
+use crate::agent::Event;
+use domain::{
+    attempt::Report,
+    ids::{AttemptId, Held},
+};
+use futures::{SinkExt, StreamExt, stream::SplitSink};
+use protocol::{
+    Frame, FromNode, Hello, SILENCE_MS, ToNode, Welcome,
+    transport::{Message, Transport, TransportError},
+    version,
+};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+const WELCOME_WITHIN: Duration = Duration::from_secs(30);
+
+/// Dials, says hello, and carries messages until the session ends.
+pub(super) async fn run(link: &Link) -> SessionEnd {
+    let mut transport = match dial(&link.url, &link.token).await {
+        Dialled::Open(transport) => transport,
+        Dialled::Unauthorised(detail) => return SessionEnd::Unauthorised(detail),
+        Dialled::RetryAfter(after) => return SessionEnd::RetryAfter(after),
+        Dialled::Failed(error) => return SessionEnd::Lost(error),
+    };
+    match greet(link, &mut transport).await {
+        Ok(welcome) => SessionEnd::Lost(converse(link, transport, welcome).await),
+        Err(end) => end,
+    }
+}
+
+/// The inventory is taken after what runs was adopted, so that the server sees all of it.
+async fn greet<T: Transport>(link: &Link, transport: &mut T) -> Result<Welcome, SessionEnd> {
+    let facts = link.facts.borrow().clone();
+    let hello = Hello {
+        versions: version::SUPPORTED,
+        instance: link.instance,
+        facts,
+        metrics: link.metrics().await,
+        inventory: link.handle.inventory().await,
+    };
+    transport.send(Message::Text(Frame::new(FromNode::Hello(Box::new(hello))).encode())).await.map_err(SessionEnd::Lost)?;
+    let answer = tokio::time::timeout(WELCOME_WITHIN, transport.next()).await.map_err(|_| SessionEnd::Lost(TransportError::Silent))?;
+    let text = match answer {
+        Some(Ok(Message::Text(text))) => text,
+        Some(Ok(Message::Binary(_))) => return Err(SessionEnd::Lost(TransportError::Protocol("bytes instead of a welcome".into()))),
+        Some(Err(error)) => return Err(SessionEnd::Lost(error)),
+        None => return Err(SessionEnd::Lost(TransportError::Closed("no welcome".into()))),
+    };
+    match Frame::<ToNode>::decode(&text).map(|frame| frame.message) {
+        Ok(ToNode::Welcome(welcome)) => Ok(welcome),
+        Ok(ToNode::Refused(refused)) => Err(SessionEnd::Refused(refused)),
+        _ => Err(SessionEnd::Lost(TransportError::Protocol("something else instead of a welcome".into()))),
+    }
+}
+
+async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> TransportError {
+    let (outgoing, mut reports) = mpsc::unbounded_channel();
+    link.name.send_replace(welcome.name.clone());
+    link.handle.session_opened(outgoing, welcome.log_offsets.clone());
+    link.connected.send_replace(true);
+    tracing::info!(node.name = %welcome.name, node.id = %welcome.node, server.version = %welcome.server_version, "connected");
+
+    let (sink, mut stream) = transport.split();
+    let mut sender = Sender { sink, seq: 0, unacknowledged: VecDeque::new() };
+    let mut pump = LogPump::new(link.handle.logs.clone());
+    let mut facts = link.facts.clone();
+    let mut heartbeat = tokio::time::interval(Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000)));
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The hello was the first one.
+    heartbeat.reset();
+    let mut measuring: Option<futures::future::BoxFuture<'_, domain::node::NodeMetrics>> = None;
+    let mut last_heard = Instant::now();
+    loop {
+        let outcome = tokio::select! {
+            // Control before logs, always: a flood of output must not delay a heartbeat.
+            biased;
+            message = stream.next() => {
+                last_heard = Instant::now();
+                match message {
+                    Some(Ok(message)) => hear(link, message, &mut sender, &mut pump).await,
+                    Some(Err(error)) => Err(error),
+                    None => Err(TransportError::Closed("without a word".into())),
+                }
+            }
+            Some(message) = reports.recv() => sender.send_numbered(message).await,
+            metrics = async { measuring.as_mut().expect("polled only while measuring").await }, if measuring.is_some() => {
+                measuring = None;
+                sender.send(FromNode::Heartbeat { metrics: Box::new(metrics) }).await
+            }
+            _ = heartbeat.tick() => {
+                // Asking Docker takes up to 10 s when it hangs; nothing else waits for that.
+                if measuring.is_none() {
+                    measuring = Some(Box::pin(link.metrics()));
+                }
+                if last_heard.elapsed() > Duration::from_millis(SILENCE_MS) { Err(TransportError::Silent) } else { Ok(()) }
+            }
+            Ok(()) = facts.changed() => {
+                let facts = facts.borrow_and_update().clone();
+                sender.send(FromNode::Facts { facts: Box::new(facts) }).await
+            }
+            frame = pump.next() => match frame {
+                Ok(frame) => sender.sink.send(Message::Binary(frame.encode())).await,
+                Err(error) => {
+                    tracing::error!(%error, "a log could not be read from the spool");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Ok(())
+                }
+            },
+        };
+        if let Err(error) = outcome {
+            return error;
+        }
+    }
+}
+
+struct Sender<T: Transport> {
+    sink: SplitSink<T, Message>,
+    seq: u64,
+    /// What each number stood for, oldest first.
+    unacknowledged: VecDeque<(u64, AttemptId, &'static str)>,
+}
+
+impl<T: Transport> Sender<T> {
+    async fn send(&mut self, message: FromNode) -> Result<(), TransportError> {
+        self.sink.send(Message::Text(Frame::new(message).encode())).await
+    }
+
+    /// Sends what the server acknowledges once it has committed it.
+    async fn send_numbered(&mut self, message: FromNode) -> Result<(), TransportError> {
+        self.seq += 1;
+        if let FromNode::Report { held, report } = &message {
+            self.unacknowledged.push_back((self.seq, held.attempt, Report::kind(report)));
+        }
+        self.sink.send(Message::Text(Frame::numbered(self.seq, message).encode())).await
+    }
+}
+
+async fn hear<T: Transport>(link: &Link, message: Message, sender: &mut Sender<T>, pump: &mut LogPump) -> Result<(), TransportError> {
+    let Message::Text(text) = message else { return Ok(()) };
+    let frame = match Frame::<ToNode>::decode(&text) {
+        Ok(frame) => frame,
+        Err(error) => {
+            tracing::warn!(%error, "a message of the server was skipped");
+            return sender.send(FromNode::Error { code: "malformed".into(), detail: error.to_string() }).await;
+        }
+    };
+    let stop = |held: Held| link.handle.tell(Event::Stop(held));
+    match frame.message {
+        ToNode::Assign(assign) => link.handle.tell(Event::Assigned(assign)),
+        ToNode::Cancel { held } => link.handle.tell(Event::Cancel(held)),
+        ToNode::Stop { held } => stop(held),
+        ToNode::Ack { up_to } => {
+            while let Some((_, attempt, kind)) = sender.unacknowledged.pop_front_if(|(seq, ..)| *seq <= up_to) {
+                link.handle.tell(Event::Acknowledged { attempt, kind });
+            }
+        }
+        ToNode::LogAck { attempt, stream, next_offset } => {
+            pump.acknowledged(attempt, stream, next_offset);
+            if let Some(log) = link.handle.logs.get(attempt) {
+                log.acknowledge(stream, next_offset);
+            }
+        }
+        ToNode::Drain => tracing::info!("draining: nothing new is taken"),
+        ToNode::Resume => tracing::info!("open again for new work"),
+        ToNode::Error { code, detail } => tracing::warn!(%code, %detail, "the server did not understand something"),
+        ToNode::Beat | ToNode::Welcome(_) => {}
+        ToNode::Refused(refused) => return Err(TransportError::Closed(refused.detail)),
+        ToNode::Unknown => return sender.send(FromNode::Error { code: "unknown_message".into(), detail: "skipped: this agent is older".into() }).await,
+    }
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! Who this installation is: an id made at its first start, and the lock that keeps two agents off one data directory.
+
+use domain::ids::InstanceId;
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+pub(crate) struct Identity {
+    pub(crate) instance: InstanceId,
+    /// Released by the kernel when the process ends, however it ends.
+    _lock: Flock<File>,
+}
+
+pub(crate) fn open(data_dir: &Path) -> io::Result<Identity> {
+    fs::create_dir_all(data_dir)?;
+    // Others may pass through (tasks run as users of their own), not look.
+    fs::set_permissions(data_dir, fs::Permissions::from_mode(0o711))?;
+    let lock = Flock::lock(File::create(data_dir.join("agent.lock"))?, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, errno)| io::Error::new(io::ErrorKind::WouldBlock, format!("another agent uses it ({errno})")))?;
+    let path = data_dir.join("instance");
+    let instance = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold an id", path.display())))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let instance = InstanceId::from_uuid(uuid::Uuid::new_v4());
+            let fresh = data_dir.join("instance.new");
+            fs::write(&fresh, format!("{instance}\n"))?;
+            fs::rename(&fresh, &path)?;
+            instance
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Identity { instance, _lock: lock })
+}

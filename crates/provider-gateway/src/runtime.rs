@@ -1,0 +1,237 @@
+//! The shell around [`Agent`]: carries its actions out with real executors, a real disk and a real session, and feeds back what
+//! came of them. One task owns the agent; everything else talks to it through [`Handle`].
+
+mod attempts_dir;
+mod jobs;
+
+pub use attempts_dir::AttemptsDir;
+pub(crate) use jobs::conditions;
+
+use crate::{
+    agent::{Action, Agent, Event, Millis},
+    executor::Registry,
+    log::AttemptLog,
+};
+use domain::{
+    attempt::Report,
+    ids::{AttemptId, Held, InstanceId},
+};
+use jobs::Jobs;
+use protocol::{FromNode, Inventory, LogOffset};
+use service_kit::Service;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// Milliseconds since the machine booted, also through suspend: timeouts must hold on a laptop that slept.
+pub fn boot_millis() -> Millis {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME since 2.6.39");
+    now.tv_sec() as u64 * 1_000 + now.tv_nsec() as u64 / 1_000_000
+}
+
+/// Logs by attempt, shared with the connection, which sends them.
+#[derive(Clone, Default)]
+pub struct Logs {
+    logs: Arc<Mutex<BTreeMap<AttemptId, AttemptLog>>>,
+    pub appended: Arc<Notify>,
+}
+
+impl Logs {
+    pub fn all(&self) -> Vec<(AttemptId, AttemptLog)> {
+        self.lock().iter().map(|(id, log)| (*id, log.clone())).collect()
+    }
+    pub fn get(&self, attempt: AttemptId) -> Option<AttemptLog> {
+        self.lock().get(&attempt).cloned()
+    }
+    fn insert(&self, attempt: AttemptId, log: AttemptLog) {
+        self.lock().insert(attempt, log);
+        self.appended.notify_one();
+    }
+    fn remove(&self, attempt: AttemptId) {
+        self.lock().remove(&attempt);
+    }
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<AttemptId, AttemptLog>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the runtime hears.
+enum Input {
+    Agent(Event),
+    /// A session is open: everything that is not acknowledged goes out again through this.
+    SessionOpened { outgoing: mpsc::UnboundedSender<FromNode>, log_offsets: Vec<LogOffset> },
+    SessionClosed,
+    Inventory(oneshot::Sender<Inventory>),
+}
+
+/// Talks to the runtime. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    inputs: mpsc::UnboundedSender<Input>,
+    pub logs: Logs,
+    /// Attempts that hold resources here.
+    pub live: watch::Receiver<usize>,
+    /// Attempts whose process may be alive.
+    running: watch::Receiver<usize>,
+}
+
+impl Handle {
+    pub fn tell(&self, event: Event) {
+        // The runtime ends with the process only.
+        let _ = self.inputs.send(Input::Agent(event));
+    }
+    pub fn session_opened(&self, outgoing: mpsc::UnboundedSender<FromNode>, log_offsets: Vec<LogOffset>) {
+        let _ = self.inputs.send(Input::SessionOpened { outgoing, log_offsets });
+    }
+    pub fn session_closed(&self) {
+        let _ = self.inputs.send(Input::SessionClosed);
+    }
+    /// All attempts, after what was restored has been looked up.
+    pub async fn inventory(&self) -> Inventory {
+        let (answer, inventory) = oneshot::channel();
+        let _ = self.inputs.send(Input::Inventory(answer));
+        inventory.await.unwrap_or_default()
+    }
+    /// Stops all work: live attempts get their stop signal and at most `grace`. Returns when no process is left and the server knows
+    /// it, or at the latest after `grace` and three seconds more.
+    pub async fn shut_down(&self, grace: Duration) {
+        self.tell(Event::ShutDown { grace_ms: grace.as_millis() as Millis });
+        let mut live = self.live.clone();
+        let _ = tokio::time::timeout(grace + Duration::from_secs(3), live.wait_for(|live| *live == 0)).await;
+    }
+    pub fn running(&self) -> usize {
+        *self.running.borrow()
+    }
+}
+
+/// What the runtime is made of.
+pub struct Parts {
+    pub registry: Registry,
+    pub attempts: AttemptsDir,
+    pub instance: InstanceId,
+    pub node_name: watch::Receiver<String>,
+}
+
+/// Starts the runtime: what an earlier agent left is restored first.
+pub fn start(service: &Service, parts: Parts) -> std::io::Result<Handle> {
+    let (inputs, receiver) = mpsc::unbounded_channel();
+    let (live_sender, live) = watch::channel(0);
+    let (running_sender, running) = watch::channel(0);
+    let logs = Logs::default();
+    let jobs = Jobs::new(parts, logs.clone(), inputs.clone(), service.clone());
+    let mut runtime = Runtime { agent: Agent::default(), jobs, session: None, live: live_sender, running: running_sender, waiting: Vec::new() };
+    for record in runtime.jobs.restore()? {
+        runtime.apply(Event::Restored(Box::new(record)));
+    }
+    let syncing = logs.clone();
+    service.spawn_until_stopped("log sync", async move { sync_logs(syncing).await });
+    service.spawn_until_stopped("agent", runtime.run(receiver));
+    Ok(Handle { inputs, logs, live, running })
+}
+
+struct Runtime {
+    agent: Agent,
+    jobs: Jobs,
+    session: Option<mpsc::UnboundedSender<FromNode>>,
+    live: watch::Sender<usize>,
+    running: watch::Sender<usize>,
+    waiting: Vec<oneshot::Sender<Inventory>>,
+}
+
+impl Runtime {
+    async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+        loop {
+            let deadline = self.agent.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(boot_millis())));
+            let input = tokio::select! {
+                input = inputs.recv() => input,
+                // tokio's timers stop during suspend: looked at every 10 s, a deadline is late by that at most.
+                () = tokio::time::sleep(deadline.unwrap_or(Duration::MAX).min(Duration::from_secs(10))), if deadline.is_some() => Some(Input::Agent(Event::Tick)),
+            };
+            match input {
+                None => return,
+                Some(Input::Agent(event)) => self.apply(event),
+                Some(Input::SessionOpened { outgoing, log_offsets }) => self.open_session(outgoing, &log_offsets),
+                Some(Input::SessionClosed) => self.session = None,
+                Some(Input::Inventory(answer)) => self.waiting.push(answer),
+            }
+            self.answer_inventories();
+        }
+    }
+
+    fn open_session(&mut self, outgoing: mpsc::UnboundedSender<FromNode>, log_offsets: &[LogOffset]) {
+        for offset in log_offsets {
+            if let Some(log) = self.jobs.logs.get(offset.attempt) {
+                log.acknowledge(offset.stream, offset.next_offset);
+            }
+        }
+        for (held, report) in self.agent.unacknowledged() {
+            let _ = outgoing.send(FromNode::Report { held, report });
+        }
+        self.session = Some(outgoing);
+    }
+
+    /// The inventory is taken only when nothing is being looked up any more: the server concludes from what is absent.
+    fn answer_inventories(&mut self) {
+        if self.waiting.is_empty() || self.jobs.is_adopting() {
+            return;
+        }
+        let inventory = Inventory { executors: self.jobs.completeness(), attempts: self.agent.inventory() };
+        for answer in self.waiting.drain(..) {
+            let _ = answer.send(inventory.clone());
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        self.jobs.note(&event);
+        // An assignment needs its directory and log before anything is done about it.
+        if let Event::Assigned(assign) = &event
+            && self.agent.assignment(assign.held.attempt).is_none()
+            && let Err(error) = self.jobs.open(assign)
+        {
+            // Not answered: the server sends it again, or to another node once this one is full or drained.
+            tracing::error!(attempt.id = %assign.held.attempt, %error, "an assignment could not be kept on disk");
+            return;
+        }
+        let mut actions = std::collections::VecDeque::from(self.agent.step(boot_millis(), event));
+        while let Some(action) = actions.pop_front() {
+            match action {
+                Action::Report { held, report } => self.send(held, report),
+                Action::Persist(attempt) => {
+                    if let Some(record) = self.agent.record(attempt) {
+                        self.jobs.persist(attempt, &record);
+                    }
+                }
+                other => self.jobs.carry_out(other),
+            }
+        }
+        let (live, running) = (self.agent.live(), self.agent.running());
+        self.live.send_if_modified(|known| std::mem::replace(known, live) != live);
+        self.running.send_if_modified(|known| std::mem::replace(known, running) != running);
+    }
+
+    fn send(&mut self, held: Held, report: Report) {
+        if let Some(session) = &self.session {
+            let _ = session.send(FromNode::Report { held, report });
+        }
+    }
+}
+
+/// Makes logs that are not acknowledged survive a power loss, once a second.
+async fn sync_logs(logs: Logs) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let waiting: Vec<AttemptLog> = logs.all().into_iter().map(|(_, log)| log).filter(|log| !log.is_acknowledged()).collect();
+        if waiting.is_empty() {
+            continue;
+        }
+        let synced = tokio::task::spawn_blocking(move || waiting.iter().try_for_each(AttemptLog::sync)).await;
+        if let Ok(Err(error)) = synced {
+            tracing::warn!(%error, "a log could not be synced to disk");
+        }
+    }
+}

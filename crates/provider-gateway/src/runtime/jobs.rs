@@ -1,0 +1,239 @@
+//! The steps of attempts: each runs as a task of its own and says what came of it.
+
+use super::{Input, Logs, Parts};
+use crate::{
+    agent::{Action, Event, Record},
+    executor::{Adopted, Executor, Failure, Job},
+    log::AttemptLog,
+};
+use domain::{
+    ids::AttemptId,
+    outcome::{ExitFacts, FailureKind},
+};
+use protocol::{Assign, Completeness};
+use service_kit::Service;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub(super) struct Jobs {
+    parts: Parts,
+    pub(super) logs: Logs,
+    inputs: mpsc::UnboundedSender<Input>,
+    service: Service,
+    jobs: BTreeMap<AttemptId, (Job, Arc<dyn Executor>)>,
+    /// Drops what is being prepared.
+    preparing: BTreeMap<AttemptId, CancellationToken>,
+    adopting: BTreeSet<AttemptId>,
+    /// Executors that could not be asked about an attempt.
+    unknown: BTreeMap<AttemptId, &'static str>,
+}
+
+impl Jobs {
+    pub(super) fn new(parts: Parts, logs: Logs, inputs: mpsc::UnboundedSender<Input>, service: Service) -> Self {
+        Self { parts, logs, inputs, service, jobs: BTreeMap::new(), preparing: BTreeMap::new(), adopting: BTreeSet::new(), unknown: BTreeMap::new() }
+    }
+
+    /// What an earlier agent left, opened again.
+    pub(super) fn restore(&mut self) -> std::io::Result<Vec<Record>> {
+        let records = self.parts.attempts.read_all()?;
+        for record in &records {
+            self.open(&record.assign)?;
+        }
+        Ok(records)
+    }
+
+    /// Makes an attempt's directory and opens its log.
+    pub(super) fn open(&mut self, assign: &Assign) -> std::io::Result<()> {
+        let attempt = assign.held.attempt;
+        let dir = self.parts.attempts.create(attempt)?;
+        let log = AttemptLog::open(&dir.join("spool"), assign.held, assign.spec.log_limit_bytes, self.logs.appended.clone())?;
+        self.logs.insert(attempt, log.clone());
+        let job = Job {
+            held: assign.held,
+            task: assign.task,
+            project: assign.project,
+            number: assign.number,
+            gpu_ids: assign.gpu_ids.clone(),
+            spec: Arc::new(assign.spec.clone()),
+            instance: self.parts.instance,
+            node_name: self.parts.node_name.borrow().clone(),
+            dir,
+            log,
+        };
+        let executor = self.parts.registry.get(&assign.spec.executor).cloned().unwrap_or_else(|| Arc::new(NoSuchExecutor));
+        self.jobs.insert(attempt, (job, executor));
+        Ok(())
+    }
+
+    pub(super) fn persist(&self, attempt: AttemptId, record: &Record) {
+        // Without its record an attempt would be orphaned by a restart; the disk is full or broken, and the work itself goes on.
+        if let Err(error) = self.parts.attempts.write(attempt, record) {
+            tracing::error!(attempt.id = %attempt, %error, "an attempt's record could not be written");
+        }
+    }
+
+    /// Keeps books on what is being looked up.
+    pub(super) fn note(&mut self, event: &Event) {
+        match event {
+            Event::Adopted { attempt, found } => {
+                self.adopting.remove(attempt);
+                match (found, self.jobs.get(attempt)) {
+                    (Adopted::Unknown, Some((_, executor))) => self.unknown.insert(*attempt, executor.name()),
+                    _ => self.unknown.remove(attempt),
+                };
+            }
+            Event::Prepared { attempt, .. } => {
+                self.preparing.remove(attempt);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn is_adopting(&self) -> bool {
+        !self.adopting.is_empty()
+    }
+
+    pub(super) fn completeness(&self) -> BTreeMap<String, Completeness> {
+        let of = |name: &'static str| if self.unknown.values().any(|unknown| *unknown == name) { Completeness::Unknown } else { Completeness::Complete };
+        self.parts.registry.iter().map(|executor| (executor.name().to_owned(), of(executor.name()))).collect()
+    }
+
+    pub(super) fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Adopt(attempt) => {
+                self.adopting.insert(attempt);
+                self.run(attempt, |job, executor| async move { Event::Adopted { attempt, found: executor.adopt(&job).await } });
+            }
+            Action::Prepare(attempt) => self.prepare(attempt),
+            Action::Abort(attempt) => {
+                if let Some(token) = self.preparing.remove(&attempt) {
+                    token.cancel();
+                }
+            }
+            Action::Start(attempt) => self.run(attempt, |job, executor| async move { Event::Started { attempt, outcome: executor.start(&job).await } }),
+            Action::Collect(attempt) => self.run(attempt, |job, executor| async move { Event::Collected { attempt, outcome: executor.collect(&job).await } }),
+            Action::Signal(attempt, signal) => self.run_silently(attempt, move |job, executor| async move { executor.signal(&job, signal).await }),
+            Action::AwaitLog(attempt) => self.run(attempt, |job, _| async move {
+                job.log.acknowledged().await;
+                Event::LogAcknowledged { attempt, totals: job.log.totals() }
+            }),
+            Action::Remove(attempt) => self.run(attempt, |job, executor| async move {
+                let outcome = executor.remove(&job).await;
+                if let Err(failure) = &outcome {
+                    tracing::warn!(attempt.id = %attempt, error = %failure.message, "what an attempt left could not be removed yet");
+                }
+                Event::Removed { attempt, outcome }
+            }),
+            Action::Forget(attempt) => {
+                self.jobs.remove(&attempt);
+                self.logs.remove(attempt);
+                if let Err(error) = self.parts.attempts.remove(attempt) {
+                    tracing::warn!(attempt.id = %attempt, %error, "an attempt's directory could not be deleted");
+                }
+            }
+            // The runtime's own.
+            Action::Persist(_) | Action::Report { .. } => {}
+        }
+    }
+
+    fn prepare(&mut self, attempt: AttemptId) {
+        let token = CancellationToken::new();
+        self.preparing.insert(attempt, token.clone());
+        let Some((job, executor)) = self.jobs.get(&attempt).cloned() else { return };
+        let inputs = self.inputs.clone();
+        self.service.spawn_until_stopped("prepare", async move {
+            let outcome = tokio::select! {
+                // Dropping the future drops the fetch or the build with it.
+                () = token.cancelled() => return,
+                outcome = validate_and_prepare(&job, &*executor) => outcome,
+            };
+            let _ = inputs.send(Input::Agent(Event::Prepared { attempt, outcome }));
+        });
+    }
+
+    fn run<S, F>(&self, attempt: AttemptId, step: S)
+    where
+        S: FnOnce(Job, Arc<dyn Executor>) -> F,
+        F: Future<Output = Event> + Send + 'static,
+    {
+        let Some((job, executor)) = self.jobs.get(&attempt).cloned() else { return };
+        let inputs = self.inputs.clone();
+        let step = step(job, executor);
+        self.service.spawn_until_stopped("step", async move {
+            let _ = inputs.send(Input::Agent(step.await));
+        });
+    }
+
+    fn run_silently<S, F>(&self, attempt: AttemptId, step: S)
+    where
+        S: FnOnce(Job, Arc<dyn Executor>) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Some((job, executor)) = self.jobs.get(&attempt).cloned() else { return };
+        let step = step(job, executor);
+        self.service.spawn_until_stopped("signal", step);
+    }
+}
+
+async fn validate_and_prepare(job: &Job, executor: &dyn Executor) -> Result<serde_json::Map<String, serde_json::Value>, Failure> {
+    executor.validate(&job.spec)?;
+    Ok(executor.prepare(job).await?.provenance)
+}
+
+/// Stands in for an executor that this node does not offer (any more): refuses, so that the task goes elsewhere.
+struct NoSuchExecutor;
+
+impl Executor for NoSuchExecutor {
+    fn name(&self) -> &'static str {
+        "none"
+    }
+    fn version(&self) -> &'static str {
+        "0"
+    }
+    fn validate(&self, spec: &domain::spec::TaskSpec) -> Result<(), Failure> {
+        Err(Failure::new(FailureKind::Rejected, format!("this node has no {} executor", spec.executor)))
+    }
+    fn prepare<'a>(&'a self, job: &'a Job) -> futures::future::BoxFuture<'a, Result<crate::executor::Prepared, Failure>> {
+        let refused = self.validate(&job.spec);
+        Box::pin(async move { refused.map(|()| crate::executor::Prepared::default()) })
+    }
+    fn start<'a>(&'a self, _: &'a Job) -> futures::future::BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Err(Failure::node("no such executor")) })
+    }
+    fn adopt<'a>(&'a self, _: &'a Job) -> futures::future::BoxFuture<'a, Adopted> {
+        // Its container may well be there: whoever turned the executor off may turn it on again.
+        Box::pin(async { Adopted::Unknown })
+    }
+    fn collect<'a>(&'a self, _: &'a Job) -> futures::future::BoxFuture<'a, Result<ExitFacts, Failure>> {
+        Box::pin(async { Err(Failure::node("no such executor")) })
+    }
+    fn signal<'a>(&'a self, _: &'a Job, _: crate::executor::Signal) -> futures::future::BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+    fn remove<'a>(&'a self, _: &'a Job) -> futures::future::BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn health<'a>(&'a self) -> futures::future::BoxFuture<'a, Option<domain::node::Condition>> {
+        Box::pin(async { None })
+    }
+}
+
+/// Health of all executors and what is warm, for a heartbeat.
+pub(crate) async fn conditions(registry: &crate::executor::Registry) -> (BTreeSet<domain::node::Condition>, BTreeSet<String>) {
+    let mut conditions = BTreeSet::new();
+    let mut warm = BTreeSet::new();
+    for executor in registry.iter() {
+        match tokio::time::timeout(Duration::from_secs(10), executor.health()).await {
+            Ok(condition) => conditions.extend(condition),
+            Err(_) => tracing::warn!(executor = executor.name(), "its health could not be asked within 10 s"),
+        }
+        warm.extend(executor.warm());
+    }
+    (conditions, warm)
+}

@@ -1,0 +1,99 @@
+//! The agent ends, the process does not notice.
+
+use crate::kit::*;
+use domain::outcome::FailureKind;
+use protocol::Stream;
+use provider_gateway::executor::{Adopted, Executor, Signal};
+use serde_json::json;
+
+fn supervisor_of(job: &provider_gateway::executor::Job) -> nix::unistd::Pid {
+    let text = std::fs::read_to_string(job.dir.join("shim/supervisor")).expect("it is supervised");
+    let pid = text.lines().find_map(|line| line.strip_prefix("pid=")).expect("a pid");
+    nix::unistd::Pid::from_raw(pid.parse().expect("a number"))
+}
+
+#[tokio::test]
+async fn a_new_agent_finds_the_process_and_misses_no_byte() {
+    let mut rig = Rig::new();
+    let job =
+        rig.job(json!("seq 1 5000; echo half >&2; while [ ! -e go ]; do sleep 0.01; done; seq 5001 9000; exit 9"));
+    assert_eq!(rig.executor.adopt(&job).await, Adopted::NotStarted);
+    rig.start(&job).await;
+    let half = until("half of it is collected", || bytes(&job, Stream::Stderr) == b"half\n");
+    tokio::select! {
+        () = half => {}
+        facts = rig.executor.collect(&job) => panic!("it ended early: {facts:?}"),
+    }
+    rig.executor = rig.another_agent();
+    let job = reopened(job);
+    assert_eq!(rig.executor.adopt(&job).await, Adopted::Running);
+    // Starting what runs changes nothing.
+    rig.executor.start(&job).await.expect("it runs");
+    std::fs::write(job.dir.join("work/go"), "").expect("told to go on");
+    let facts = within(rig.executor.collect(&job)).await.expect("collected");
+    assert_eq!(facts.code, Some(9));
+    let expected: String = (1..=9_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(stdout(&job), expected);
+    assert_eq!(bytes(&job, Stream::Stderr), b"half\n");
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_saw_is_told_truly() {
+    let mut rig = Rig::new();
+    let job = rig.job(json!("echo out; echo err >&2; exit 42"));
+    rig.start(&job).await;
+    rig.executor = rig.another_agent();
+    until("it has ended", || job.dir.join("shim/exit").exists()).await;
+    let job = reopened(job);
+    assert_eq!(rig.executor.adopt(&job).await, Adopted::Exited);
+    for _ in 0..2 {
+        // Also when the agent ends again before it could report.
+        assert_eq!(within(rig.executor.collect(&job)).await.expect("collected").code, Some(42));
+        assert_eq!((stdout(&job).as_str(), bytes(&job, Stream::Stderr)), ("out\n", b"err\n".to_vec()));
+    }
+}
+
+#[tokio::test]
+async fn a_new_agent_can_stop_what_an_old_one_started() {
+    let mut rig = Rig::new();
+    let marker = marker();
+    let job = rig.job(json!(format!("sleep {marker}")));
+    rig.start(&job).await;
+    rig.executor = rig.another_agent();
+    rig.executor.signal(&job, Signal::Stop).await;
+    let facts = within(rig.executor.collect(&job)).await.expect("collected");
+    assert_eq!((facts.code, facts.signal), (Some(143), Some(15)));
+    assert_eq!(count_marked(&marker), 0);
+}
+
+#[tokio::test]
+async fn without_its_supervisor_an_attempt_is_gone_and_so_are_its_processes() {
+    for own_users in [true, false] {
+        let mut rig = Rig::with(|settings| settings.own_users = own_users);
+        let marker = marker();
+        let job = rig.job(json!(format!("(setsid sleep {marker} &); sleep {marker}")));
+        rig.start(&job).await;
+        until("all are there", || count_marked(&marker) >= 2).await;
+        let killing = async {
+            nix::sys::signal::kill(supervisor_of(&job), nix::sys::signal::Signal::SIGKILL).expect("killed");
+        };
+        let (facts, ()) = within(async { tokio::join!(rig.executor.collect(&job), killing) }).await;
+        assert_eq!(facts.expect_err("nobody saw the end").kind, FailureKind::NodeError);
+        rig.executor = rig.another_agent();
+        assert_eq!(rig.executor.adopt(&job).await, Adopted::Gone);
+        within(rig.executor.remove(&job)).await.expect("removed");
+        assert_eq!(count_marked(&marker), 0);
+        assert_eq!(rig.executor.adopt(&job).await, Adopted::NotStarted);
+    }
+}
+
+#[tokio::test]
+async fn starting_twice_at_once_runs_once() {
+    let rig = Rig::new();
+    let job = rig.job(json!("echo once; sleep 0.3"));
+    rig.executor.prepare(&job).await.expect("prepared");
+    let (first, second) = tokio::join!(rig.executor.start(&job), rig.executor.start(&job));
+    assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+    assert_eq!(within(rig.executor.collect(&job)).await.expect("collected").code, Some(0));
+    assert_eq!(stdout(&job), "once\n");
+}

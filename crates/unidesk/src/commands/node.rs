@@ -1,0 +1,142 @@
+//! `unidesk node`.
+
+use crate::{
+    commands::DONE,
+    context::{Context, OrTell, Server},
+    failure::Failure,
+    ids,
+    output::local_now,
+    render::{self, View},
+    style::Glyph,
+    text::{clean, plural},
+};
+use api_types::node::{Node, NodeList, NodeToken};
+use clap_complete::ArgValueCompleter;
+use std::{io::BufRead, process::ExitCode};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// All nodes
+    List,
+    /// One node: the machine, what is reserved, what is really used
+    Show(Named),
+    /// Give it nothing new; what runs there goes on
+    Drain {
+        #[command(flatten)]
+        node: Named,
+        /// Shown to those who wait for the node
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+    /// Give it work again
+    Resume(Named),
+    /// Take its tokens away: it is cut off at once, and its tasks run again elsewhere
+    Revoke {
+        #[command(flatten)]
+        node: Named,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// Name, id, or the last 6 or more digits of it
+    #[arg(value_name = "NODE", add = ArgValueCompleter::new(crate::complete::nodes))]
+    name: String,
+}
+
+pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
+    let server = context.server()?;
+    match args.command {
+        Command::List => list(context, &server).await?,
+        Command::Show(named) => {
+            let node = ids::resolve_node(&server, &named.name).await?;
+            if context.out.is_json() {
+                context.out.json(&node)?;
+            } else {
+                context.out.data(&render::node::show(&node, &view(context)))?;
+            }
+        }
+        Command::Drain { node, note } => {
+            let node = ids::resolve_node(&server, &node.name).await?;
+            let node = server.client.drain_node(node.id, &note).await.or_tell(&server)?;
+            told(context, &node, "draining", &format!("{} here go on, nothing new comes", plural(node.tasks.into(), "task")))?;
+        }
+        Command::Resume(named) => {
+            let node = ids::resolve_node(&server, &named.name).await?;
+            let node = server.client.resume_node(node.id).await.or_tell(&server)?;
+            told(context, &node, "resumed", "it takes work again")?;
+        }
+        Command::Revoke { node, yes } => revoke(context, &server, &node.name, yes).await?,
+    }
+    Ok(DONE)
+}
+
+fn view(context: &Context) -> View {
+    View { style: context.out.style, width: context.out.width(), now: local_now() }
+}
+
+fn told(context: &Context, node: &Node, word: &str, rest: &str) -> Result<(), Failure> {
+    if context.out.is_json() {
+        return context.out.json(node);
+    }
+    context.out.tell(Glyph::Done, word, &format!("{}: {rest}", clean(&node.name)));
+    Ok(())
+}
+
+async fn list(context: &Context, server: &Server) -> Result<(), Failure> {
+    let nodes = server.client.nodes().await.or_tell(server)?;
+    let out = &context.out;
+    if out.is_json() {
+        return out.json(&NodeList { nodes });
+    }
+    if !out.stdout_is_terminal {
+        out.data(&render::node::list_for_programs(&nodes, &view(context)))?;
+        return Ok(());
+    }
+    // Only to mark agents that are older; the list is worth showing without.
+    let version = server.client.cluster_status().await.ok().map(|status| status.version);
+    if !nodes.is_empty() {
+        out.data(&render::node::list_for_people(&nodes, version.as_deref(), &view(context)))?;
+    }
+    out.hint(&render::node::list_footer(&nodes, version.as_deref()));
+    Ok(())
+}
+
+async fn revoke(context: &Context, server: &Server, name: &str, yes: bool) -> Result<(), Failure> {
+    let node = ids::resolve_node(server, name).await?;
+    let tokens = server.client.node_tokens().await.or_tell(server)?;
+    let tokens: Vec<NodeToken> =
+        tokens.into_iter().filter(|token| token.node_id == node.id && token.revoked_at.is_none()).collect();
+    if tokens.is_empty() {
+        return Err(Failure::new(crate::exit::REFUSED, format!("{} has no valid token: it is revoked already", node.name)));
+    }
+    if !yes {
+        confirm(context, &node)?;
+    }
+    for token in &tokens {
+        server.client.revoke_node_token(token.id).await.or_tell(server)?;
+    }
+    let node = server.client.node(node.id).await.or_tell(server)?;
+    told(context, &node, "revoked", "it can't come back with its token")
+}
+
+fn confirm(context: &Context, node: &Node) -> Result<(), Failure> {
+    let name = clean(&node.name);
+    let lost = format!("{name} is cut off at once, and {} there run again elsewhere", plural(node.tasks.into(), "task"));
+    if !context.out.can_ask() {
+        return Err(Failure::usage(lost).note("to do it without being asked: --yes"));
+    }
+    eprint!("{lost}.\nType the node's name to revoke it: ");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim() == node.name { Ok(()) } else { Err(Failure::usage("nothing was revoked")) }
+}

@@ -1,0 +1,144 @@
+//! `unidesk node-token`.
+
+use crate::{
+    commands::DONE,
+    context::{Context, OrTell, Server},
+    failure::Failure,
+    output::{Progress, local_now},
+    render::{self, View},
+    style::Glyph,
+    text::{clean, show_cpus},
+};
+use api_types::node::{CreatedNodeToken, Node, NodeTokenList};
+use domain::{
+    ids::NodeTokenId,
+    node::Presence,
+    quantity::{show_bytes, show_duration_ms},
+};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a token for a machine; prints the secret, which is shown once
+    #[command(after_long_help = "\
+Examples:
+  unidesk node-token create --name lab-8
+  unidesk node-token create --name lab-8 > token          the secret and nothing else")]
+    Create {
+        /// Of the node: 1 to 63 letters, digits, -, _ and .
+        #[arg(long)]
+        name: String,
+        /// Do not wait for the machine to call
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// All tokens, without their secrets
+    List,
+    /// Take a token away: its machine is cut off at once
+    Revoke {
+        /// Id of the token, as list shows it
+        id: NodeTokenId,
+    },
+}
+
+pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
+    let server = context.server()?;
+    let out = &context.out;
+    match args.command {
+        Command::Create { name, no_wait } => create(context, &server, &name, no_wait).await?,
+        Command::List => {
+            let tokens = server.client.node_tokens().await.or_tell(&server)?;
+            let view = View { style: out.style, width: out.width(), now: local_now() };
+            let table = render::node::tokens(&tokens, &view);
+            if out.is_json() {
+                out.json(&NodeTokenList { tokens })?;
+            } else if !out.stdout_is_terminal {
+                out.data(&table.for_programs())?;
+            } else if table.is_empty() {
+                out.hint("No tokens yet. Make one: unidesk node-token create --name NAME");
+            } else {
+                out.data(&table.for_people(&out.style, out.width()))?;
+            }
+        }
+        Command::Revoke { id } => {
+            server.client.revoke_node_token(id).await.or_tell(&server)?;
+            out.tell(Glyph::Done, "revoked", &id.to_string());
+        }
+    }
+    Ok(DONE)
+}
+
+async fn create(context: &Context, server: &Server, name: &str, no_wait: bool) -> Result<(), Failure> {
+    let out = &context.out;
+    let created = server.client.create_node_token(name).await.or_tell(server)?;
+    if out.is_json() {
+        return out.json(&created);
+    }
+    out.data(&format!("{}\n", created.token))?;
+    for line in hints(&created, &server.connection.url, out.stdout_is_terminal) {
+        out.hint(&line);
+    }
+    if no_wait || !out.stderr_is_terminal || !out.stdout_is_terminal {
+        return Ok(());
+    }
+    tokio::select! {
+        result = wait_for(context, server, &created) => result,
+        _ = tokio::signal::ctrl_c() => {
+            out.redraw("");
+            Ok(())
+        }
+    }
+}
+
+fn hints(created: &CreatedNodeToken, url: &str, shown: bool) -> Vec<String> {
+    let name = clean(&created.name);
+    let token = if shown { created.token.as_str() } else { "TOKEN" };
+    vec![
+        format!("This secret is shown once and never expires until revoked. On {name}, paste:"),
+        format!("  (umask 077; cat > t <<< {token}); unidesk provider --server {} --token-file t", clean(url)),
+    ]
+}
+
+/// Looks until the machine has called. Only a convenience: the token is made, whatever becomes of this.
+async fn wait_for(context: &Context, server: &Server, created: &CreatedNodeToken) -> Result<(), Failure> {
+    let out = &context.out;
+    let began = Instant::now();
+    let name = clean(&created.name);
+    if out.progress != Progress::Live {
+        out.hint(&format!("waiting for {name} to call (Ctrl-C stops the waiting only)"));
+    }
+    loop {
+        let waited = show_duration_ms(began.elapsed().as_millis() as u64);
+        out.redraw(&out.people.phase(Glyph::Busy, "waiting", &format!("for {name} to call, {waited} (Ctrl-C stops the waiting only)")));
+        match server.client.node(created.node_id).await {
+            Ok(node) if node.presence == Presence::Connected => {
+                out.redraw("");
+                out.hint(&out.people.phase(Glyph::Done, &name, &format!("connected after {waited}: {}. It takes tasks now.", machine(&node))));
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) if error.is_passing() => {}
+            // Some other program's node, gone, or a server that shows it only once it has called.
+            Err(error) if error.problem().is_some_and(|problem| problem.status == 404) => {}
+            Err(error) => return Err(server.failure(&error)),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn machine(node: &Node) -> String {
+    let capacity = &node.facts.capacity;
+    let mut parts = vec![format!("{} cores", show_cpus(capacity.cpu_millis)), show_bytes(capacity.memory_bytes)];
+    parts.extend(capacity.gpus.iter().map(|gpu| clean(&gpu.model)));
+    parts.extend(node.facts.docker_version.iter().map(|version| format!("Docker {}", clean(version))));
+    parts.join(", ")
+}

@@ -1,0 +1,50 @@
+//! `unidesk provider`: the agent of a node.
+
+use crate::paths::Places;
+use anyhow::Context as _;
+use provider_gateway::Config;
+use service_kit::Service;
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Address of the platform, such as https://unidesk.example
+    #[arg(long = "server-url", visible_alias = "url", env = "UNIDESK_SERVER", value_name = "URL")]
+    pub server_url: Option<String>,
+    /// File with the node's token
+    #[arg(long, env = "UNIDESK_NODE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// Where the agent keeps caches and what the server has not acknowledged; `provider` in the data directory by default
+    #[arg(long, env = "UNIDESK_PROVIDER_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `server`: the global flag of the same meaning.
+pub async fn run(args: Args, server: Option<String>) -> anyhow::Result<ExitCode> {
+    service_kit::telemetry::init("info");
+    let server = args.server_url.or(server).context("which server? give --server URL, or set UNIDESK_SERVER")?;
+    let token = std::fs::read_to_string(&args.token_file).with_context(|| format!("reading the token file {}", args.token_file.display()))?;
+    let data_dir = std::path::absolute(args.data_dir.unwrap_or_else(|| Places::from_env().data_dir().join("provider")))?;
+    let service = Service::new();
+    let mut agent = provider_gateway::start(&service, Config::load(server, token.trim().to_owned(), &data_dir)?).await?;
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    let mut is_told = false;
+    loop {
+        tokio::select! {
+            _ = interrupts.recv() => break,
+            _ = terminations.recv() => break,
+            () = agent.connected(), if !is_told => {
+                is_told = true;
+                println!("ready data={}", data_dir.display());
+            }
+        }
+    }
+    // A restart of the agent is no reason to stop anybody's work.
+    if agent.running() > 0 {
+        eprintln!("{} running; the work goes on and the next agent takes it over", agent.running());
+    }
+    service.stop_within(Duration::from_secs(3)).await;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,127 @@
+//! `unidesk server`: one service in a process of its own.
+
+use clap::Subcommand;
+use service_kit::Service;
+use std::{process::ExitCode, time::Duration};
+use store::{DatabaseConfig, Store};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    pub service: Which,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Which {
+    /// The public door: REST, live logs, nodes' sessions. Any number may run
+    ApiGateway {
+        #[command(flatten)]
+        database: Database,
+        #[command(flatten)]
+        config: api_gateway::Config,
+    },
+    /// Places tasks. Any number may run: one leads, the others stand by
+    Scheduler {
+        #[command(flatten)]
+        database: Database,
+        #[command(flatten)]
+        config: scheduler::Config,
+        /// Address and port of /healthz and /readyz; none by default
+        #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
+        health: Option<std::net::SocketAddr>,
+    },
+    /// Watches nodes: marks silent ones offline, queues what may run elsewhere
+    NodeRegistry {
+        #[command(flatten)]
+        database: Database,
+        #[command(flatten)]
+        config: node_registry::Config,
+        /// Address and port of /healthz and /readyz; none by default
+        #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
+        health: Option<std::net::SocketAddr>,
+    },
+}
+
+/// How services reach PostgreSQL.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Database {
+    /// The database that all services share
+    #[arg(long, env = "UNIDESK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: String,
+    /// The most connections of this process
+    #[arg(long, env = "UNIDESK_DATABASE_CONNECTIONS", default_value_t = 16, value_name = "N")]
+    pub database_connections: u32,
+}
+
+impl Database {
+    async fn connect(&self) -> anyhow::Result<Store> {
+        let config = DatabaseConfig { url: self.database_url.clone(), max_connections: self.database_connections, shared: true };
+        let store = Store::connect(&config).await?;
+        let (applied, known) = store.migration_state().await?;
+        anyhow::ensure!(applied >= known, "the database is at version {applied} of {known}; run: unidesk migrate");
+        Ok(store)
+    }
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    service_kit::telemetry::init("info");
+    let service = Service::new();
+    let store = match args.service {
+        Which::ApiGateway { database, config } => {
+            let store = database.connect().await?;
+            let listener = config.bind().await?;
+            println!("ready http://{} service=api-gateway", listener.local_addr()?);
+            // Stateless routes of other services are served right here: one hop less than forwarding them.
+            api_gateway::run(&service, store.clone(), listener, node_registry::routes(store.clone())).await?;
+            store
+        }
+        Which::Scheduler { database, config, health } => {
+            let store = database.connect().await?;
+            background(&service, &store, health).await?;
+            scheduler::run(&service, &config, store.clone());
+            println!("ready service=scheduler");
+            store
+        }
+        Which::NodeRegistry { database, config, health } => {
+            let store = database.connect().await?;
+            background(&service, &store, health).await?;
+            node_registry::run(&service, &config, store.clone());
+            println!("ready service=node-registry");
+            store
+        }
+    };
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupts.recv() => {}
+        _ = terminations.recv() => {}
+    }
+    tokio::select! {
+        ended = service.stop_within(Duration::from_secs(10)) => {
+            if !ended {
+                tracing::warn!("some tasks were still busy after 10 s");
+            }
+        }
+        _ = interrupts.recv() => return Ok(ExitCode::from(130)),
+        _ = terminations.recv() => return Ok(ExitCode::from(143)),
+    }
+    store.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What services without a public door need too: wake-ups from the others, and health.
+async fn background(service: &Service, store: &Store, health: Option<std::net::SocketAddr>) -> anyhow::Result<()> {
+    let (bridge, stop) = (store.clone(), service.stopping().clone());
+    service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
+    if let Some(address) = health {
+        let listener = tokio::net::TcpListener::bind(address).await?;
+        let asked = store.clone();
+        let router = service_kit::health::router(move || {
+            let store = asked.clone();
+            async move { store.ping().await.map_err(|error| error.to_string()) }
+        });
+        service_kit::serve::serve(service, listener, router);
+    }
+    Ok(())
+}

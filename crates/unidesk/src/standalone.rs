@@ -1,0 +1,207 @@
+//! Everything in one process: private PostgreSQL, all services, and a local node that connects as any other node does.
+
+mod admin;
+mod local_node;
+pub mod postgres;
+
+pub use local_node::LocalNode;
+
+use anyhow::Context as _;
+use domain::placement::Strategy;
+use nix::fcntl::{Flock, FlockArg};
+use postgres::Postgres;
+use service_kit::Service;
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use store::{DatabaseConfig, Store};
+use tokio::net::TcpListener;
+
+/// Running work gets its stop signal and this long.
+const WORK_GRACE: Duration = Duration::from_secs(5);
+const SERVICE_GRACE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    /// An existing server instead of the private one.
+    pub database_url: Option<String>,
+    /// Local nodes; 0: none.
+    pub nodes: usize,
+    pub strategy: Strategy,
+    /// Where processes find their supervisor; beside this program by default.
+    pub shim: Option<PathBuf>,
+}
+
+/// What is being started, for a person who waits.
+pub trait Progress {
+    fn step(&mut self, what: &str);
+}
+impl<F: FnMut(&str)> Progress for F {
+    fn step(&mut self, what: &str) {
+        self(what);
+    }
+}
+
+/// A running platform.
+pub struct Platform {
+    pub url: String,
+    /// Of the first administrator.
+    pub admin_token: String,
+    pub store: Store,
+    services: Service,
+    nodes: Vec<LocalNode>,
+    postgres: Option<Postgres>,
+    _lock: Flock<File>,
+}
+
+/// Starts the platform and returns when it takes work: services answer, and every local node is connected.
+pub async fn start(options: &Options, progress: &mut impl Progress) -> anyhow::Result<Platform> {
+    let dir = &options.data_dir;
+    make_data_dir(dir)?;
+    let lock = lock(dir)?;
+    // Before anything is started: a port in use is said at once.
+    let listener = TcpListener::bind(options.listen).await.with_context(|| format!("can't listen on {}; choose another address with --listen", options.listen))?;
+    let address = listener.local_addr()?;
+    let url = format!("http://{}", reachable(address));
+
+    let postgres = match &options.database_url {
+        Some(_) => None,
+        None => {
+            progress.step("PostgreSQL");
+            Some(Postgres::start(&dir.join("postgres")).await?)
+        }
+    };
+    let started = start_services(options, postgres.as_ref(), listener, &url, progress).await;
+    match started {
+        Ok((services, store, admin_token, nodes)) => {
+            let mut lock = lock;
+            write_owner(&mut lock, &url)?;
+            write_file(&dir.join("url"), &format!("{url}\n"), 0o644)?;
+            Ok(Platform { url, admin_token, store, services, nodes, postgres, _lock: lock })
+        }
+        Err(error) => {
+            if let Some(postgres) = postgres {
+                postgres.stop().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn start_services(
+    options: &Options,
+    postgres: Option<&Postgres>,
+    listener: TcpListener,
+    url: &str,
+    progress: &mut impl Progress,
+) -> anyhow::Result<(Service, Store, String, Vec<LocalNode>)> {
+    let (database_url, shared) = match (postgres, &options.database_url) {
+        (Some(postgres), _) => (postgres.url(), false),
+        (None, Some(given)) => (given.clone(), true),
+        (None, None) => anyhow::bail!("neither a private PostgreSQL nor an address of one"),
+    };
+    let store = Store::connect(&DatabaseConfig { url: database_url, max_connections: 16, shared }).await.context("connecting to PostgreSQL")?;
+    progress.step("migrations");
+    store.migrate().await.context("bringing the database to this version")?;
+    let admin_token = admin::token(&store, &options.data_dir).await?;
+
+    progress.step("services");
+    let services = Service::new();
+    api_gateway::run(&services, store.clone(), listener, node_registry::routes(store.clone())).await?;
+    scheduler::run(&services, &scheduler::Config { strategy: options.strategy, ..scheduler::Config::default() }, store.clone());
+    node_registry::run(&services, &node_registry::Config::default(), store.clone());
+
+    let mut nodes = Vec::new();
+    for number in 1..=options.nodes {
+        let name = if number == 1 { "local".to_owned() } else { format!("local-{number}") };
+        progress.step(&format!("node {name}"));
+        nodes.push(LocalNode::start(&store, &options.data_dir, &name, url, options.shim.clone()).await?);
+    }
+    for node in &mut nodes {
+        node.connected().await?;
+    }
+    Ok((services, store, admin_token, nodes))
+}
+
+impl Platform {
+    pub fn node_names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.name.clone()).collect()
+    }
+
+    /// Attempts whose process may be alive on the local nodes.
+    pub fn running(&self) -> usize {
+        self.nodes.iter().map(LocalNode::running).sum()
+    }
+
+    /// Stops all: running work gets its stop signal and five seconds and runs again at the next start; then the services; then the
+    /// database. Takes at most ten seconds.
+    pub async fn stop(self) {
+        futures::future::join_all(self.nodes.iter().map(|node| node.shut_down(WORK_GRACE))).await;
+        self.halt().await;
+    }
+
+    /// Stops services and database and leaves running work alone, as a crash would: the next start adopts it.
+    pub async fn halt(self) {
+        futures::future::join_all(self.nodes.iter().map(|node| node.leave(SERVICE_GRACE))).await;
+        self.services.stop_within(SERVICE_GRACE).await;
+        self.store.close().await;
+        if let Some(postgres) = self.postgres {
+            postgres.stop().await;
+        }
+    }
+}
+
+fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("making the data directory {}", dir.display()))?;
+    // PostgreSQL and tasks run as users of their own: they pass through, but can't look around.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).with_context(|| format!("setting permissions of {}", dir.display()))
+}
+
+fn lock(dir: &Path) -> anyhow::Result<Flock<File>> {
+    let path = dir.join("up.lock");
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(|| format!("opening {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
+        let mut owner = String::new();
+        let _ = file.read_to_string(&mut owner);
+        let owner = owner.trim();
+        let who = if owner.is_empty() { "another `unidesk up`".to_owned() } else { format!("another `unidesk up` ({owner})") };
+        anyhow::anyhow!("{who} runs on {}. Use it, stop it, or choose another directory with --data-dir", dir.display())
+    })
+}
+
+/// Who holds the lock, for whoever comes second.
+fn write_owner(lock: &mut Flock<File>, url: &str) -> anyhow::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    write!(lock, "process {}, {url}", std::process::id())?;
+    Ok(())
+}
+
+/// Writes a file in one step, readable by `mode`.
+pub(crate) fn write_file(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+    let fresh = path.with_extension("new");
+    let _ = fs::remove_file(&fresh);
+    let write = || -> std::io::Result<()> {
+        let mut file = std::os::unix::fs::OpenOptionsExt::mode(File::options().write(true).create_new(true), mode).open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// An address that listens everywhere is reached here by loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+        _ => address,
+    }
+}

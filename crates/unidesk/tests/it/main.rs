@@ -1,0 +1,6 @@
+//! What people see: renderings as goldens, and the binary itself against a scripted server.
+
+mod binary;
+mod golden;
+mod script_server;
+mod values;

@@ -1,0 +1,37 @@
+# The everyday commands. `just` lists them; get it with `cargo install just` or `apt-get install just`.
+
+_default:
+    @just --list --unsorted
+
+# All checks that run no test, or the named ones: just check fmt clippy
+check *parts:
+    scripts/check.sh {{ parts }}
+
+# All tests with real PostgreSQL, Docker and Git, or a part: just test -E 'package(store)'
+[positional-arguments]
+test *arguments:
+    scripts/test.sh "$@"
+
+# The platform on this machine and one task on it; --once stops it after the task
+demo *arguments:
+    scripts/demo.sh {{ arguments }}
+
+# Rewrite .sqlx after a change of a query or a migration
+sqlx:
+    scripts/sqlx-prepare.sh
+
+# Format everything
+fmt:
+    cargo fmt --all
+
+# A psql in the tests' PostgreSQL server (a failed test says which database it left)
+psql *arguments:
+    psql "$(scripts/test-database.sh)" {{ arguments }}
+
+# End the tests' PostgreSQL server, which otherwise ends by itself after ten idle minutes
+stop-database:
+    scripts/test-database.sh stop
+
+# What CI runs
+ci:
+    .ci/run
