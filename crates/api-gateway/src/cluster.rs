@@ -3,11 +3,7 @@
 use crate::{AppState, failed::failed};
 use api_types::node::ClusterStatus;
 use axum::{Extension, Json, extract::State};
-use domain::{
-    node::Presence,
-    principal::Principal,
-    task::TaskState,
-};
+use domain::{node::Presence, principal::Principal, task::TaskState};
 use service_kit::ApiError;
 use std::collections::BTreeMap;
 
@@ -19,8 +15,9 @@ pub(crate) async fn status(
     let all = state.store.list_nodes().await.map_err(failed)?;
     let mut tasks: BTreeMap<String, u64> = TaskState::ALL.map(|state| (state.to_string(), 0)).into();
     tasks.extend(counts.into_iter().map(|(state, count)| (state.to_string(), count)));
-    let mut nodes: BTreeMap<String, u64> =
-        [Presence::Connected, Presence::Disconnected, Presence::Offline].map(|presence| (presence.to_string(), 0)).into();
+    let mut nodes: BTreeMap<String, u64> = [Presence::Connected, Presence::Disconnected, Presence::Offline]
+        .map(|presence| (presence.to_string(), 0))
+        .into();
     for node in &all {
         *nodes.entry(node.node.presence.to_string()).or_default() += 1;
     }

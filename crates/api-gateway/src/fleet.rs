@@ -34,7 +34,8 @@ pub(crate) fn impossible(nodes: &[Candidate], needs: &Needs) -> Option<Impossibl
     if nodes.iter().any(|node| check_fit(node, needs).map_or_else(|unfit| !unfit.is_permanent(), |_| true)) {
         return None;
     }
-    let (pointer, what) = nothing_has_it(nodes, needs).unwrap_or_else(|| ("#/requirements", no_node_has_all(nodes, needs)));
+    let (pointer, what) =
+        nothing_has_it(nodes, needs).unwrap_or_else(|| ("#/requirements", no_node_has_all(nodes, needs)));
     Some(Impossible { pointer, what })
 }
 
@@ -57,7 +58,8 @@ fn nothing_has_it(nodes: &[Candidate], needs: &Needs) -> Option<(&'static str, S
         .collect();
     let nobody = |has: &dyn Fn(&Candidate) -> bool| !chosen.iter().any(|node| has(node));
     let offered = |of: &dyn Fn(&Candidate) -> String| {
-        let all: std::collections::BTreeSet<String> = chosen.iter().map(|node| of(node)).filter(|word| !word.is_empty()).collect();
+        let all: std::collections::BTreeSet<String> =
+            chosen.iter().map(|node| of(node)).filter(|word| !word.is_empty()).collect();
         all.into_iter().take(5).collect::<Vec<_>>().join(", ")
     };
     if nobody(&|n| n.node.facts.executors.contains_key(&needs.executor)) {
@@ -72,12 +74,18 @@ fn nothing_has_it(nodes: &[Candidate], needs: &Needs) -> Option<(&'static str, S
     if let Some(arch) = &wants.arch
         && nobody(&|n| n.node.facts.arch == *arch)
     {
-        return Some(("#/requirements/arch", format!("arch {arch}, and there is {}", offered(&|n| n.node.facts.arch.clone()))));
+        return Some((
+            "#/requirements/arch",
+            format!("arch {arch}, and there is {}", offered(&|n| n.node.facts.arch.clone())),
+        ));
     }
     if let Some(role) = &wants.role
         && nobody(&|n| n.node.facts.role == *role)
     {
-        return Some(("#/requirements/role", format!("role {role}, and there is {}", offered(&|n| n.node.facts.role.clone()))));
+        return Some((
+            "#/requirements/role",
+            format!("role {role}, and there is {}", offered(&|n| n.node.facts.role.clone())),
+        ));
     }
     if nobody(&|n| wants.tags.is_subset(&n.node.facts.tags)) {
         let tags: Vec<&str> = wants.tags.iter().map(String::as_str).collect();

@@ -35,6 +35,7 @@ impl ResponseForPanic for Panicked {
     fn response_for_panic(&mut self, panic: Box<dyn Any + Send + 'static>) -> Response {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         tracing::error!(panic = said.unwrap_or("something that is no text"), "a handler panicked");
-        ApiError::new("internal", "Something went wrong here. The request id finds it in the server's log.").into_response()
+        ApiError::new("internal", "Something went wrong here. The request id finds it in the server's log.")
+            .into_response()
     }
 }

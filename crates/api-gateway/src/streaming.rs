@@ -113,7 +113,12 @@ impl Changes {
 
 /// An answer that `produce` writes. It ends well only when `produce` does: otherwise the connection is cut, so that a reader never
 /// takes a part for the whole.
-pub(crate) fn answer<P, F>(service: &Service, content_type: &'static str, hang_up: Option<HangUp>, produce: P) -> Response
+pub(crate) fn answer<P, F>(
+    service: &Service,
+    content_type: &'static str,
+    hang_up: Option<HangUp>,
+    produce: P,
+) -> Response
 where
     P: FnOnce(Sink) -> F + Send + 'static,
     F: Future<Output = Result<(), Cut>> + Send,
@@ -126,7 +131,9 @@ where
                 let _ = done.send_timeout(None, PATIENCE).await;
             }
             Err(Cut::ReaderGone) => {}
-            Err(Cut::Store(error)) => tracing::warn!(error = %service_kit::lifecycle::Chain(&error), "a stream was cut"),
+            Err(Cut::Store(error)) => {
+                tracing::warn!(error = %service_kit::lifecycle::Chain(&error), "a stream was cut")
+            }
         }
     });
     let body = stream::unfold(Some(receiver), |receiver| async {

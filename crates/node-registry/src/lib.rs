@@ -1,1 +1,36 @@
-//! node-registry
+//! Nodes and who may come in: tokens of nodes, keys of people and programs, drains, and the sweep that notices silence.
+//!
+//! Owns: the routes under `/nodes`, `/node-tokens` and `/api-keys`, the offline sweep, and what expires. Must not know: sockets,
+//! how a task is placed. Begin at [`run`] for the loops, at [`routes`] for the rest.
+
+mod issue;
+mod local;
+mod loops;
+mod routes;
+
+pub use issue::{Issued, create_node_token};
+pub use local::{create_admin_key, is_valid_api_key, is_valid_node_token, platform_origin, replace_node};
+pub use routes::routes;
+
+use service_kit::Service;
+use store::Store;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Seconds of silence after which a node is offline and its tasks may be placed again.
+    #[arg(long, env = "UNIDESK_OFFLINE_AFTER", default_value_t = 90, value_parser = clap::value_parser!(i32).range(10..=86_400))]
+    pub offline_after_s: i32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { offline_after_s: 90 }
+    }
+}
+
+/// Starts the loops; they run until the service stops. Any number of replicas may run: one of them sweeps.
+pub fn run(service: &Service, config: &Config, store: Store) {
+    let (bridge, stop) = (store.clone(), service.stopping().clone());
+    service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
+    loops::start(service, config, store);
+}

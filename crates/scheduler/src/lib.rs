@@ -37,6 +37,8 @@ fn parse_strategy(word: &str) -> Result<Strategy, String> {
 
 /// Runs the scheduler until `service` stops. Any number may run: one leads, the others stand by and take over within 5 s.
 pub fn run(service: &Service, config: &Config, store: Store) {
+    let (bridge, stop) = (store.clone(), service.stopping().clone());
+    service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
     let hint = Arc::new(Notify::new());
     let (listener, ring) = (store.clone(), hint.clone());
     service.spawn_until_stopped("queue hints", async move {

@@ -1,5 +1,6 @@
 //! Logs of the program itself: structured, filtered by `UNIDESK_LOG`, in the form of `UNIDESK_LOG_FORMAT`.
 
+use std::io::IsTerminal as _;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Sets up tracing to stderr. `default_filter` holds where `UNIDESK_LOG` is not set. Safe to repeat: the first call counts.
@@ -10,7 +11,9 @@ pub fn init(default_filter: &str) {
     let outcome = if is_json {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().compact().with_target(false).with_writer(std::io::stderr)).try_init()
+        registry
+            .with(fmt::layer().compact().with_target(false).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr))
+            .try_init()
     };
     // Somebody was first: a test with several services in one process.
     drop(outcome);

@@ -1,6 +1,6 @@
 //! The exit file: never lost, and never seen unfinished.
 
-use crate::sys::Status;
+use crate::sys::{self, Status};
 use std::{
     fmt::Write as _,
     fs::{self, File},
@@ -35,6 +35,11 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    pub(crate) fn end_now(&mut self, started_boot_ms: u64) {
+        self.duration_ms = sys::boot_ms() - started_boot_ms;
+        self.ended_ms = sys::wall_ms();
+    }
+
     fn to_text(&self) -> String {
         let mut text = String::with_capacity(512);
         let mut line = |key: &str, value: &dyn std::fmt::Display| {

@@ -21,7 +21,7 @@ use std::{
 /// A process that no signal ends (in a dead network disk, say) is left to the agent after so long.
 const KILL_WITHIN: Duration = Duration::from_secs(30);
 /// How long the last output waits for room on a full disk.
-const FLUSH_WITHIN: Duration = Duration::from_secs(20);
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_FULL_DISK: Duration = Duration::from_millis(100);
 
 /// Runs the process to its end. Returns when the exit file is there.
@@ -37,16 +37,18 @@ pub(crate) fn supervise(dir: &Path, spec: &Spec, signals: File, bell: Doorbell) 
             // Nothing depends on it but how soon the start is seen: the supervisor file says who runs.
             let _ = write_whole(dir, "started", &format!("pid={pid}\npid_start={}\n", facts.pid_start));
             bell.ring();
-            Supervisor::new(spec, signals, &bell, log, pid, output)?.run(&mut facts);
+            Supervisor::new(spec, signals, &bell, log, pid, output)?.run(&mut facts, boot_ms);
         }
         Ok(Launched::Failed(pid, step, errno)) => {
             facts.pid = pid;
             facts.not_started = Some((step, errno));
+            facts.end_now(boot_ms);
         }
-        Err(error) => facts.not_started = Some(("setup", error.raw_os_error().unwrap_or(libc::EINVAL))),
+        Err(error) => {
+            facts.not_started = Some(("setup", error.raw_os_error().unwrap_or(libc::EINVAL)));
+            facts.end_now(boot_ms);
+        }
     }
-    facts.duration_ms = sys::boot_ms() - boot_ms;
-    facts.ended_ms = sys::wall_ms();
     facts.kernel_kills = memory::kernel_kills() - kernel_kills;
     exit_file.publish(&facts);
     bell.ring();
@@ -87,7 +89,7 @@ impl<'a> Supervisor<'a> {
         })
     }
 
-    fn run(mut self, facts: &mut Facts) {
+    fn run(mut self, facts: &mut Facts, boot_ms: u64) {
         while !self.is_killing && !sys::has_ended(self.main).unwrap_or(true) {
             self.turn(self.watch.as_ref().map(Watch::until_next));
             if self.watch.as_mut().is_some_and(Watch::is_exceeded) {
@@ -96,6 +98,7 @@ impl<'a> Supervisor<'a> {
             }
         }
         facts.alive = self.kill_all();
+        facts.end_now(boot_ms);
         // Everything that could write is dead, so what the pipes hold now is all there will be.
         self.drain();
         facts.status = sys::reap(self.main).ok().flatten();

@@ -43,7 +43,7 @@ pub async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, F
         Command::Whoami => whoami::run(context).await,
         Command::Up(args) => up::run(*args).await.map_err(of_service),
         Command::Server(args) => server::run(*args).await.map_err(of_service),
-        Command::Provider(args) => provider::run(*args).await.map_err(of_service),
+        Command::Provider(args) => provider::run(*args, context.server_flag()).await.map_err(of_service),
         Command::Migrate(args) => migrate::run(*args).await.map_err(of_service),
         Command::Help(args) => help::run(args, context),
     }

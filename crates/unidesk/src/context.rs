@@ -22,6 +22,11 @@ pub struct Server {
 }
 
 impl Context {
+    /// The address given by flag.
+    pub fn server_flag(&self) -> Option<String> {
+        self.globals.server.clone()
+    }
+
     pub fn new(globals: Globals) -> Self {
         Self { out: Output::new(&globals), places: Places::from_env(), globals }
     }

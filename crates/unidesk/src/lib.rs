@@ -17,6 +17,7 @@ pub mod output;
 pub mod paths;
 pub mod render;
 pub mod sink;
+pub mod standalone;
 pub mod style;
 pub mod table;
 pub mod terminal;

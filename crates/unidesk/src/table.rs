@@ -35,6 +35,13 @@ impl Table {
     pub fn row<const N: usize>(&mut self, cells: [Cell; N]) {
         self.rows.push(cells.into());
     }
+    /// One more column on the right: a cell for every row.
+    pub fn append(&mut self, name: &'static str, cells: impl IntoIterator<Item = Cell>) {
+        self.header.push(name);
+        for (row, cell) in self.rows.iter_mut().zip(cells) {
+            row.push(cell);
+        }
+    }
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

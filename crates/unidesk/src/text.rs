@@ -48,6 +48,12 @@ pub fn show_span(from: DateTime<Utc>, to: DateTime<Utc>) -> String {
     show_duration_ms((to - from).num_milliseconds().max(0) as u64)
 }
 
+/// `6h`, `1h 30m`: a limit that somebody set, so without what is zero.
+pub fn show_limit(ms: u64) -> String {
+    let shown = show_duration_ms(ms);
+    shown.strip_suffix(" 00m").or_else(|| shown.strip_suffix(" 00s")).or_else(|| shown.strip_suffix(" 0h")).unwrap_or(&shown).to_owned()
+}
+
 /// The local time of day, with the day when it is not today's.
 pub fn show_clock(at: DateTime<Utc>, now: DateTime<FixedOffset>) -> String {
     let at = at.with_timezone(now.offset());

@@ -16,16 +16,19 @@ use store::{ApiKeyRecord, JwtKey, Store, StoreError, Topic};
 use tokio::sync::broadcast::{self, error::RecvError};
 use uuid::Uuid;
 
-const REMEMBERED: Duration = Duration::from_secs(2);
+const REMEMBERED_FOR: Duration = Duration::from_secs(2);
 /// More keys than are in use at once anywhere; then all are forgotten.
 const MAX_REMEMBERED: usize = 10_000;
 const SIGNING_KEYS_REMEMBERED: Duration = Duration::from_secs(10);
+
+/// When it was read, and what.
+type Remembered = (Instant, Arc<ApiKeyRecord>);
 
 /// A handle, cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Access {
     store: Store,
-    valid: Arc<Mutex<HashMap<Uuid, (Instant, Arc<ApiKeyRecord>)>>>,
+    valid: Arc<Mutex<HashMap<Uuid, Remembered>>>,
     signing: Arc<Mutex<(Option<Instant>, Vec<JwtKey>)>>,
 }
 
@@ -71,14 +74,15 @@ impl Access {
     /// A token for this key, and for how many seconds it holds.
     pub(super) async fn issue_token(&self, key: &ApiKeyRecord) -> Result<Option<(String, u64)>, StoreError> {
         let keys = self.signing_keys().await?;
-        let signed = keys.first().and_then(|signing| {
-            jwt::sign(signing, key.id.as_uuid(), key.role, chrono::Utc::now().timestamp())
-        });
+        let signed = keys
+            .first()
+            .and_then(|signing| jwt::sign(signing, key.id.as_uuid(), key.role, chrono::Utc::now().timestamp()));
         Ok(signed.map(|token| (token, jwt::LIFETIME_S)))
     }
 
     pub(crate) async fn load_signing_keys(&self) -> Result<Vec<JwtKey>, StoreError> {
-        let candidate = JwtKey { kid: Uuid::new_v4().simple().to_string(), secret: rand::random::<[u8; 32]>().to_vec() };
+        let candidate =
+            JwtKey { kid: Uuid::new_v4().simple().to_string(), secret: rand::random::<[u8; 32]>().to_vec() };
         let keys = self.store.jwt_keys(&candidate).await?;
         *self.signing.lock().unwrap_or_else(PoisonError::into_inner) = (Some(Instant::now()), keys.clone());
         Ok(keys)
@@ -111,7 +115,7 @@ impl Access {
 
     fn remembered(&self, id: Uuid) -> Option<Arc<ApiKeyRecord>> {
         let valid = self.valid.lock().unwrap_or_else(PoisonError::into_inner);
-        valid.get(&id).filter(|(at, _)| at.elapsed() < REMEMBERED).map(|(_, key)| key.clone())
+        valid.get(&id).filter(|(at, _)| at.elapsed() < REMEMBERED_FOR).map(|(_, key)| key.clone())
     }
 
     fn remember(&self, key: ApiKeyRecord) -> Arc<ApiKeyRecord> {

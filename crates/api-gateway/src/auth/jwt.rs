@@ -42,8 +42,7 @@ pub(super) enum Refusal {
 /// None: the key can't sign, which no key of ours does.
 pub(super) fn sign(key: &JwtKey, principal: Uuid, role: Role, now_s: i64) -> Option<String> {
     let iat = u64::try_from(now_s).ok()?;
-    let claims =
-        Claims { iss: ISSUER.into(), aud: AUDIENCE.into(), sub: principal, role, iat, exp: iat + LIFETIME_S };
+    let claims = Claims { iss: ISSUER.into(), aud: AUDIENCE.into(), sub: principal, role, iat, exp: iat + LIFETIME_S };
     let header = Header { typ: Some(TYPE.into()), kid: Some(key.kid.clone()), ..Header::new(Algorithm::HS256) };
     jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&key.secret)).ok()
 }

@@ -14,8 +14,11 @@ const REMEMBERED: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct FleetCache {
     store: Store,
-    kept: Arc<Mutex<Option<(Instant, Arc<Vec<Candidate>>)>>>,
+    kept: Arc<Mutex<Option<Kept>>>,
 }
+
+/// When it was read, and what.
+type Kept = (Instant, Arc<Vec<Candidate>>);
 
 impl FleetCache {
     pub(crate) fn new(store: Store) -> Self {

@@ -34,12 +34,12 @@ pub(super) fn router(door: Door) -> Router {
     Router::new().route(CONNECT_PATH, get(connect)).with_state(door)
 }
 
-async fn connect(State(door): State<Door>, headers: HeaderMap, upgrade: Option<WebSocketUpgrade>) -> Response {
+async fn connect(State(door): State<Door>, headers: HeaderMap, upgrade: Result<WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection>) -> Response {
     let (node, name) = match authenticate(&door.store, &headers).await {
         Ok(node) => node,
         Err(refusal) => return refusal.into_response(),
     };
-    let Some(upgrade) = upgrade else {
+    let Ok(upgrade) = upgrade else {
         return Response::builder().status(StatusCode::UPGRADE_REQUIRED).body(Body::from("agents connect here over WebSocket\n")).unwrap_or_default();
     };
     // Buffers of 4 KiB: an idle session costs 6 KiB instead of 134. tungstenite's own limits are far too large.

@@ -23,7 +23,7 @@ const MAX_TASKS: usize = 10_000;
 
 struct Item {
     key: Option<String>,
-    checked: Result<Checked, Problem>,
+    checked: Result<Checked, Box<Problem>>,
 }
 
 pub(crate) async fn submit(
@@ -54,7 +54,7 @@ pub(crate) async fn submit(
                 accepted.push((index, new));
                 None
             }
-            Err(problem) => Some(BatchItem::Refused { index, problem: Box::new(problem) }),
+            Err(problem) => Some(BatchItem::Refused { index, problem }),
         });
     }
     let (indexes, tasks): (Vec<usize>, Vec<NewTask>) = accepted.into_iter().unzip();
@@ -65,7 +65,7 @@ pub(crate) async fn submit(
             Submitted::Replayed { id } => BatchItem::Accepted { index, id, replayed: true },
             Submitted::KeyReused { first } => {
                 let problem = key_reused(&state, &principal, first, &task.spec).await?;
-                BatchItem::Refused { index, problem: Box::new(problem) }
+                BatchItem::Refused { index, problem }
             }
         });
     }
@@ -93,14 +93,12 @@ fn read_item(mut task: Value, index: usize, batch_key: Option<&str>) -> Item {
     let given = task.as_object_mut().and_then(|fields| fields.remove("idempotency_key"));
     match given {
         // A space is in no key that a caller can give, so the two kinds never meet.
-        None | Some(Value::Null) => {
-            Item { key: batch_key.map(|key| format!("{key} {index}")), checked: check(&task) }
-        }
+        None | Some(Value::Null) => Item { key: batch_key.map(|key| format!("{key} {index}")), checked: check(&task) },
         Some(Value::String(key)) if is_key(&key) => Item { key: Some(key), checked: check(&task) },
         Some(_) => {
             let detail = "A key is a string of 1 to 255 visible ASCII characters.";
             let fault = Fault::new("#/idempotency_key", "bad_key", detail);
-            Item { key: None, checked: Err(Problem::new("invalid-request", detail).errors(vec![fault])) }
+            Item { key: None, checked: Err(Box::new(Problem::new("invalid-request", detail).errors(vec![fault]))) }
         }
     }
 }

@@ -33,12 +33,7 @@ pub(crate) async fn cancel(
     Ok((status, Json(view::detail(task))))
 }
 
-async fn already_ended(
-    state: &AppState,
-    origin: &Origin,
-    id: TaskId,
-    ended: TaskState,
-) -> Result<ApiError, ApiError> {
+async fn already_ended(state: &AppState, origin: &Origin, id: TaskId, ended: TaskState) -> Result<ApiError, ApiError> {
     let task = find(state, &origin.principal, id).await?;
     let now = state.store.now().await.map_err(failed)?;
     let ago = task.view.ended_at.map_or(0, |at| (now - at).num_seconds().max(0) as u64);

@@ -13,7 +13,11 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use domain::{ids::TaskId, principal::{Principal, Scope}, task::TaskState};
+use domain::{
+    ids::TaskId,
+    principal::{Principal, Scope},
+    task::TaskState,
+};
 use serde_json::{Value, json};
 use service_kit::{ApiError, serve::HangUp};
 use std::time::Duration;
@@ -40,9 +44,8 @@ pub(crate) async fn events(
     let id = task_id(&id)?;
     let cursor = match streaming::last_event_id(&headers) {
         None => Cursor { after_seq: 0, seen: 0 },
-        Some(text) => {
-            read_cursor(text).ok_or_else(|| bad_header("Last-Event-ID", "This is the id of no event of this stream."))?
-        }
+        Some(text) => read_cursor(text)
+            .ok_or_else(|| bad_header("Last-Event-ID", "This is the id of no event of this stream."))?,
     };
     let changes = Changes::of(state.store.wakeups(), vec![Topic::Task(id)]);
     let is_over = find(&state, &principal, id).await?.view.state;
@@ -101,9 +104,10 @@ fn read_cursor(text: &str) -> Option<Cursor> {
     let number = |text: &str| text.parse::<i64>().ok().filter(|number| *number >= 0);
     match text.split_once('.') {
         None => Some(Cursor { after_seq: number(text)?, seen: 0 }),
-        Some((seq, n)) => {
-            Some(Cursor { after_seq: number(seq)?.checked_sub(1)?, seen: usize::try_from(number(n)?).ok()?.checked_add(1)? })
-        }
+        Some((seq, n)) => Some(Cursor {
+            after_seq: number(seq)?.checked_sub(1)?,
+            seen: usize::try_from(number(n)?).ok()?.checked_add(1)?,
+        }),
     }
 }
 

@@ -6,11 +6,7 @@ use api_types::{
     page::{DEFAULT_LIMIT, MAX_LIMIT},
     task::{TaskPage, TaskQuery},
 };
-use axum::{
-    Extension, Json,
-    extract::State,
-    http::Uri,
-};
+use axum::{Extension, Json, extract::State, http::Uri};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::{fault::did_you_mean, ids::TaskId, principal::Principal, task::TaskState};
 use service_kit::{ApiError, request_body};
@@ -57,7 +53,15 @@ fn filter(query: TaskQuery) -> Result<TaskFilter, ApiError> {
         },
         None => (None, false),
     };
-    Ok(TaskFilter { states, project: query.project, node: query.node, name, name_is_prefix, label, id_suffix: query.id_suffix })
+    Ok(TaskFilter {
+        states,
+        project: query.project,
+        node: query.node,
+        name,
+        name_is_prefix,
+        label,
+        id_suffix: query.id_suffix,
+    })
 }
 
 fn read_state(word: &str) -> Result<TaskState, ApiError> {

@@ -33,9 +33,16 @@ pub(super) struct Position {
 }
 
 pub(super) enum Read {
-    Chunks { attempt: AttemptId, number: u32, chunks: Vec<LogChunk> },
+    Chunks {
+        attempt: AttemptId,
+        number: u32,
+        chunks: Vec<LogChunk>,
+    },
     /// The log goes on with another attempt.
-    NextAttempt { attempt: AttemptId, number: u32 },
+    NextAttempt {
+        attempt: AttemptId,
+        number: u32,
+    },
     /// Nothing more now. The attempt is the one to listen to.
     Wait(Option<AttemptId>),
     End(LogEnd),
@@ -70,8 +77,7 @@ impl LogReader {
             Some(position) => position,
             None => *self.position.insert(Position { attempt: number, next_ordinal: self.begin(attempt).await? }),
         };
-        let mut chunks =
-            self.store.read_log(attempt, position.next_ordinal, &self.wanted.streams, READ_BYTES).await?;
+        let mut chunks = self.store.read_log(attempt, position.next_ordinal, &self.wanted.streams, READ_BYTES).await?;
         if let Some(last) = chunks.last() {
             self.position = Some(Position { attempt: number, next_ordinal: last.ordinal + 1 });
             chunks.retain_mut(|chunk| cut_before(chunk, self.wanted.offset));

@@ -52,7 +52,8 @@ pub(crate) async fn logs(
     let position = match streaming::last_event_id(&headers) {
         None => None,
         Some(text) => Some(
-            read_position(text).ok_or_else(|| bad_header("Last-Event-ID", "This is the id of no event of this stream."))?,
+            read_position(text)
+                .ok_or_else(|| bad_header("Last-Event-ID", "This is the id of no event of this stream."))?,
         ),
     };
     let task = find(&state, &principal, id).await?;
@@ -75,7 +76,9 @@ pub(crate) async fn logs(
     let reader = LogReader::new(state.store.clone(), wanted, position.filter(|_| as_events));
     let content_type = if as_events { streaming::EVENTS } else { streaming::BYTES };
     let hang_up = hang_up.map(|Extension(hang_up)| hang_up);
-    Ok(streaming::answer(&state.service, content_type, hang_up, move |sink| produce(reader, id, as_events, sink, changes)))
+    Ok(streaming::answer(&state.service, content_type, hang_up, move |sink| {
+        produce(reader, id, as_events, sink, changes)
+    }))
 }
 
 async fn produce(

@@ -36,6 +36,7 @@ pub(super) fn is_key(text: &str) -> bool {
 }
 
 /// A body whose form is right; whether its project exists is not yet known.
+#[derive(Debug)]
 pub(super) struct Checked {
     pub(super) spec: TaskSpec,
     /// Slug; None: the caller's own.
@@ -45,7 +46,7 @@ pub(super) struct Checked {
 }
 
 /// All faults of the body at once.
-pub(super) fn check(body: &Value) -> Result<Checked, Problem> {
+pub(super) fn check(body: &Value) -> Result<Checked, Box<Problem>> {
     let mut faults = Vec::new();
     let project = match body.get("project") {
         None | Some(Value::Null) => None,
@@ -56,13 +57,11 @@ pub(super) fn check(body: &Value) -> Result<Checked, Problem> {
         }
     };
     match parse_spec(body) {
-        Ok(spec) if faults.is_empty() => {
-            Ok(Checked { spec, project, hash: Sha256::digest(canonical(body)).to_vec() })
-        }
-        Ok(_) => Err(Problem::invalid_task(faults)),
+        Ok(spec) if faults.is_empty() => Ok(Checked { spec, project, hash: Sha256::digest(canonical(body)).to_vec() }),
+        Ok(_) => Err(Box::new(Problem::invalid_task(faults))),
         Err(more) => {
             faults.extend(more);
-            Err(Problem::invalid_task(faults))
+            Err(Box::new(Problem::invalid_task(faults)))
         }
     }
 }
@@ -73,9 +72,8 @@ fn canonical(value: &Value) -> String {
         Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
         Value::Object(map) => {
             let ordered: BTreeMap<&String, &Value> = map.iter().collect();
-            let fields = ordered.into_iter().map(|(key, value)| {
-                format!("{}:{}", Value::String(key.clone()), canonical(value))
-            });
+            let fields =
+                ordered.into_iter().map(|(key, value)| format!("{}:{}", Value::String(key.clone()), canonical(value)));
             format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
@@ -95,7 +93,7 @@ impl<'a> Projects<'a> {
     }
 
     /// A project that the caller can't see does not exist.
-    pub(super) async fn resolve(&mut self, slug: Option<&str>) -> Result<Result<ProjectId, Problem>, ApiError> {
+    pub(super) async fn resolve(&mut self, slug: Option<&str>) -> Result<Result<ProjectId, Box<Problem>>, ApiError> {
         let Some(slug) = slug else { return Ok(Ok(self.principal.project.unwrap_or(DEFAULT_PROJECT))) };
         let found = match self.known.get(slug) {
             Some(found) => *found,
@@ -109,8 +107,8 @@ impl<'a> Projects<'a> {
         Ok(visible.ok_or_else(|| {
             let cut: String = slug.chars().take(80).collect();
             let detail = format!("There is no project {cut:?} among those you can see.");
-            Problem::new("no-such-project", detail.clone())
-                .errors(vec![Fault::new("#/project", "no_such_project", detail)])
+            let fault = Fault::new("#/project", "no_such_project", detail.clone());
+            Box::new(Problem::new("no-such-project", detail).errors(vec![fault]))
         }))
     }
 }
@@ -127,7 +125,7 @@ pub(super) async fn key_reused(
     principal: &Principal,
     first: TaskId,
     spec: &TaskSpec,
-) -> Result<Problem, ApiError> {
+) -> Result<Box<Problem>, ApiError> {
     let then = state.store.get_task(principal.scope(), first).await.map_err(failed)?;
     let faults: Vec<Fault> = then
         .map(|then| differences(&then.spec, spec))
@@ -136,7 +134,8 @@ pub(super) async fn key_reused(
         .map(|pointer| Fault::new(pointer, "differs", "This was different when the key was used first."))
         .collect();
     let detail = format!("This Idempotency-Key stands for another request, which became task {first}.");
-    Ok(Problem::new("idempotency-key-reused", detail).errors(faults).with("first_task", first.to_string()))
+    let problem = Problem::new("idempotency-key-reused", detail).errors(faults);
+    Ok(Box::new(problem.with("first_task", first.to_string())))
 }
 
 /// Top-level fields that differ, by the names that users give them.
@@ -157,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_does_not_make_another_request() {
-        let read = |text: &str| check(&serde_json::from_str(text).expect("JSON")).ok().expect("a task").hash;
+        let read = |text: &str| check(&serde_json::from_str(text).expect("JSON")).expect("a task").hash;
         let one = read(r#"{"command": ["ls"], "env": {"A": "1", "B": "2"}}"#);
         assert_eq!(one, read(r#"{"env": {"B": "2", "A": "1"}, "command": ["ls"]}"#));
         assert_ne!(one, read(r#"{"env": {"B": "2", "A": "2"}, "command": ["ls"]}"#));
@@ -165,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_difference_is_named_as_the_user_wrote_it() {
-        let spec = |body: Value| check(&body).ok().expect("a task").spec;
+        let spec = |body: Value| check(&body).expect("a task").spec;
         let a = spec(json!({"command": ["ls"], "name": "a", "timeout": "1m"}));
         let b = spec(json!({"command": ["ls"], "name": "a", "timeout": "2m", "log_limit": "1MiB"}));
         assert_eq!(differences(&a, &b), ["#/log_limit", "#/timeout"]);

@@ -26,14 +26,16 @@ pub(crate) async fn submit(
     permit(&principal, Permission::RunTasks)?;
     let key = idempotency_key(request.headers())?;
     let body = request_body::json(request, request_body::MAX_BODY_BYTES).await?;
-    let checked = check(&body)?;
-    let project = Projects::new(&state, &principal).resolve(checked.project.as_deref()).await??;
+    let checked = check(&body).map_err(ApiError)?;
+    let project = Projects::new(&state, &principal).resolve(checked.project.as_deref()).await?.map_err(ApiError)?;
     let new = checked.into_new(&principal, project, key);
     let answer = state.store.submit_tasks(std::slice::from_ref(&new)).await.map_err(failed)?.pop();
     let (id, is_replayed) = match answer {
         Some(Submitted::Accepted { id }) => (id, false),
         Some(Submitted::Replayed { id }) => (id, true),
-        Some(Submitted::KeyReused { first }) => return Err(key_reused(&state, &principal, first, &new.spec).await?.into()),
+        Some(Submitted::KeyReused { first }) => {
+            return Err(ApiError(key_reused(&state, &principal, first, &new.spec).await?));
+        }
         None => return Err(ApiError::new("internal", "The store gave no answer.")),
     };
     let mut task = view::detail(find(&state, &principal, id).await?);

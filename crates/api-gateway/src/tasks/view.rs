@@ -19,11 +19,9 @@ pub(super) fn summary(task: TaskView) -> Task {
         TaskState::Succeeded => Some("succeeded".to_owned()),
         TaskState::Cancelled => Some("cancelled".to_owned()),
         TaskState::Failed => Some(task.failure.map_or("failed", |kind| kind.as_str()).to_owned()),
-        TaskState::Pending
-        | TaskState::Assigned
-        | TaskState::Preparing
-        | TaskState::Running
-        | TaskState::Finishing => None,
+        TaskState::Pending | TaskState::Assigned | TaskState::Preparing | TaskState::Running | TaskState::Finishing => {
+            None
+        }
     };
     let is_placed = !is_over && task.state != TaskState::Pending;
     let condition = (is_placed && task.node_offline).then(|| "node_offline".to_owned());

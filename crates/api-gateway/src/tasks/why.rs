@@ -11,7 +11,10 @@ use axum::{
     Extension, Json,
     extract::{Path, State},
 };
-use domain::{ids::TaskId, principal::{Principal, Scope}};
+use domain::{
+    ids::TaskId,
+    principal::{Principal, Scope},
+};
 use service_kit::ApiError;
 use store::{EventRow, Store, StoreError};
 

@@ -102,7 +102,8 @@ async fn a_fork_bomb_stays_small_and_goes() {
     }
     let rig = Rig::with(|settings| settings.max_processes = 150);
     let marker = marker();
-    let job = rig.job(json!(format!("bomb() {{ bomb & bomb & sleep {marker}; }}; bomb 2>/dev/null & exec sleep {marker}")));
+    let job =
+        rig.job(json!(format!("bomb() {{ bomb & bomb & sleep {marker}; }}; bomb 2>/dev/null & exec sleep {marker}")));
     rig.start(&job).await;
     until("it explodes", || count_marked(&marker) > 60).await;
     assert!(count_marked(&marker) <= 150);

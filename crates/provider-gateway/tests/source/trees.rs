@@ -94,7 +94,7 @@ async fn a_tar_holds_the_same_tree_with_its_owner_and_modes() {
     let code = scene.host.repository("code");
     let commit = rich(&code);
     let fetched = scene.ensure(&pinned(code.url(), &commit)).await.expect("fetched");
-    let options = TarOptions { prefix: "workspace".into(), uid: 1_000, gid: 3_000_000 };
+    let options = TarOptions { prefix: "workspace".into(), uid: 1_000, gid: 3_000_000, ..TarOptions::default() };
     let mut tars = Vec::new();
     for _ in 0..2 {
         let options = options.clone();

@@ -32,6 +32,9 @@ pub struct LogAck {
     pub next_offset: u64,
 }
 
+/// Attempt, ordinal, stream, start, gap, data.
+type ChunkRow = (Uuid, i64, i16, i64, Option<i64>, Vec<u8>);
+
 struct Head {
     next_offsets: Vec<i64>,
     next_ordinal: i64,
@@ -58,7 +61,7 @@ impl Store {
             .into_iter()
             .map(|row| (row.attempt_id, Head { next_offsets: row.next_offsets, next_ordinal: row.next_ordinal }))
             .collect();
-        let mut chunks: Vec<(Uuid, i64, i16, i64, Option<i64>, Vec<u8>)> = Vec::new();
+        let mut chunks: Vec<ChunkRow> = Vec::new();
         let mut touched: BTreeMap<(AttemptId, u8), u64> = BTreeMap::new();
         for piece in pieces {
             let Some(head) = heads.get_mut(&piece.held.attempt.as_uuid()) else { continue };
@@ -94,7 +97,7 @@ impl Store {
 
 async fn write(
     connection: &mut sqlx::PgConnection,
-    chunks: &[(Uuid, i64, i16, i64, Option<i64>, Vec<u8>)],
+    chunks: &[ChunkRow],
     heads: &BTreeMap<Uuid, Head>,
 ) -> Result<(), StoreError> {
     sqlx::query!(

@@ -31,12 +31,9 @@ impl Store {
         let project = row.project;
         save_tasks(&mut transaction, &[(row, events)]).await?;
         // Its place in the queue is that of a task submitted now.
-        sqlx::query!(
-            "UPDATE task_state SET queued_at = now() WHERE task_id = $1",
-            task.as_uuid()
-        )
-        .execute(&mut *transaction)
-        .await?;
+        sqlx::query!("UPDATE task_state SET queued_at = now() WHERE task_id = $1", task.as_uuid())
+            .execute(&mut *transaction)
+            .await?;
         self.write_audit(
             &mut transaction,
             Some(project),

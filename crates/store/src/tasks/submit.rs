@@ -1,7 +1,6 @@
 //! Accepts tasks: durable, with their idempotency keys, in one transaction.
 
 use crate::{Store, StoreError, Topic, rows::write_json};
-use chrono::{DateTime, Utc};
 use domain::{
     ids::{PrincipalId, ProjectId, TaskId},
     lifecycle::Event,
@@ -192,9 +191,10 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
 }
 
 impl Store {
-    /// Forgets idempotency keys older than `before`. Returns how many.
-    pub async fn expire_idempotency_keys(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
-        Ok(sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < $1", before)
+    /// Forgets idempotency keys older than so long, by the database's clock. Returns how many.
+    pub async fn expire_idempotency_keys(&self, age: chrono::TimeDelta) -> Result<u64, StoreError> {
+        let seconds = age.num_seconds() as f64;
+        Ok(sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)", seconds)
             .execute(&self.pool)
             .await?
             .rows_affected())

@@ -9,9 +9,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Address of the platform, such as https://unidesk.example
-    #[arg(long = "server-url", visible_alias = "url", env = "UNIDESK_SERVER", value_name = "URL")]
-    pub server_url: Option<String>,
     /// File with the node's token
     #[arg(long, env = "UNIDESK_NODE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: PathBuf,
@@ -20,10 +17,10 @@ pub struct Args {
     pub data_dir: Option<PathBuf>,
 }
 
-/// `server`: the global flag of the same meaning.
+/// `server`: the address of the platform, by the flag that all commands have.
 pub async fn run(args: Args, server: Option<String>) -> anyhow::Result<ExitCode> {
     service_kit::telemetry::init("info");
-    let server = args.server_url.or(server).context("which server? give --server URL, or set UNIDESK_SERVER")?;
+    let server = server.or_else(|| std::env::var("UNIDESK_URL").ok()).context("which server? give --server URL, or set UNIDESK_URL")?;
     let token = std::fs::read_to_string(&args.token_file).with_context(|| format!("reading the token file {}", args.token_file.display()))?;
     let data_dir = std::path::absolute(args.data_dir.unwrap_or_else(|| Places::from_env().data_dir().join("provider")))?;
     let service = Service::new();

@@ -78,14 +78,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Which::Scheduler { database, config, health } => {
             let store = database.connect().await?;
-            background(&service, &store, health).await?;
+            health_listener(&service, &store, health).await?;
             scheduler::run(&service, &config, store.clone());
             println!("ready service=scheduler");
             store
         }
         Which::NodeRegistry { database, config, health } => {
             let store = database.connect().await?;
-            background(&service, &store, health).await?;
+            health_listener(&service, &store, health).await?;
             node_registry::run(&service, &config, store.clone());
             println!("ready service=node-registry");
             store
@@ -110,10 +110,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What services without a public door need too: wake-ups from the others, and health.
-async fn background(service: &Service, store: &Store, health: Option<std::net::SocketAddr>) -> anyhow::Result<()> {
-    let (bridge, stop) = (store.clone(), service.stopping().clone());
-    service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
+/// Health of services without a public door.
+async fn health_listener(service: &Service, store: &Store, health: Option<std::net::SocketAddr>) -> anyhow::Result<()> {
     if let Some(address) = health {
         let listener = tokio::net::TcpListener::bind(address).await?;
         let asked = store.clone();

@@ -13,20 +13,22 @@ use domain::{
 };
 
 pub fn list_for_people(nodes: &[Node], server_version: Option<&str>, view: &View) -> String {
-    table(nodes, server_version, view, |node| node.name.clone()).for_people(&view.style, view.width)
+    table(nodes, server_version, view).for_people(&view.style, view.width)
 }
 
 /// The last column is the full id.
 pub fn list_for_programs(nodes: &[Node], view: &View) -> String {
-    table(nodes, None, view, |node| format!("{}\t{}", node.name, node.id)).for_programs()
+    let mut table = table(nodes, None, view);
+    table.append("ID", nodes.iter().map(|node| node.id.to_string().into()));
+    table.for_programs()
 }
 
-fn table(nodes: &[Node], server_version: Option<&str>, view: &View, name: impl Fn(&Node) -> String) -> Table {
+fn table(nodes: &[Node], server_version: Option<&str>, view: &View) -> Table {
     let mut table = Table::new(["NODE", "STATE", "TASKS", "CPU", "MEMORY", "GPU", "AGENT", "SEEN"]);
     for node in nodes {
         let old = server_version.is_some_and(|version| !node.facts.agent_version.is_empty() && is_older(&node.facts.agent_version, version));
         table.row([
-            name(node).into(),
+            node.name.as_str().into(),
             Cell::toned(state(node, view), tone_of(node)),
             node.tasks.to_string().into(),
             format!("{}/{}", show_cpus(node.reserved.cpu_millis), show_cpus(node.facts.capacity.cpu_millis)).into(),

@@ -4,7 +4,7 @@ use super::{View, list::run_time, provenance::{Provenance, repository, short_dig
 use crate::{
     style::tone_of_state,
     table::{Cell, Table},
-    text::{clean, clean_lines, show_clock, show_needs, show_span, split_not_retried},
+    text::{clean, clean_lines, show_clock, show_limit, show_needs, show_span, split_not_retried},
 };
 use api_types::task::{Attempt, Task};
 use domain::{
@@ -90,7 +90,7 @@ fn limits(task: &Task, spec: &TaskSpec, view: &View) -> String {
         }
         _ => String::new(),
     };
-    format!("; timeout {}{left}", show_duration_ms(timeout))
+    format!("; timeout {}{left}", show_limit(timeout))
 }
 
 fn uses(task: &Task) -> Option<String> {

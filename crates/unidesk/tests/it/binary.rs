@@ -1,1 +1,352 @@
-mod x {}
+//! The binary as a user starts it, against a scripted server: streams, exit codes, signals.
+
+use crate::{
+    script_server::{Reply, Request, Server},
+    values::{ID, attempt, merge, provenance, spec, task_json},
+};
+use serde_json::{Value, json};
+use std::{
+    process::{Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+use tokio::process::{Child, Command};
+
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unidesk"));
+        command
+            .args(words)
+            .env_clear()
+            .env("HOME", self.0.path())
+            .env("UNIDESK_DATA_DIR", self.0.path().join("none"))
+            .env("TZ", "UTC")
+            .env("LANG", "C.UTF-8")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+    fn start(&self, url: &str, words: &[&str]) -> Child {
+        self.command(words).env("UNIDESK_URL", url).env("UNIDESK_TOKEN", "ud_key_x").spawn().expect("it starts")
+    }
+    async fn run(&self, url: &str, words: &[&str]) -> Output {
+        finish(self.start(url, words)).await
+    }
+}
+
+async fn finish(child: Child) -> Output {
+    tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await.expect("within 30 s").expect("an end")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn event(seq: u32, name: &str, with: Value) -> String {
+    let mut data = json!({"seq": seq, "task": ID, "at": format!("2026-11-22T13:02:{seq:02}Z"), "task_state": "running", "event": name});
+    merge(&mut data, &with);
+    format!("id: {seq}\nevent: {name}\ndata: {data}\n\n")
+}
+
+const ATTEMPT: &str = "01a20390-8054-7c41-9d2f-000000000001";
+
+/// The whole life of a task with one attempt.
+fn life() -> String {
+    let of = json!({"attempt": ATTEMPT});
+    let placed = json!({"attempt": ATTEMPT, "number": 1, "node": "00000000-0000-0000-0000-0000000000a3"});
+    [
+        event(1, "submitted", json!({})),
+        event(2, "placed", placed),
+        event(3, "prepared", of.clone()),
+        event(4, "started", of),
+        "event: end\ndata: {}\n\n".to_owned(),
+    ]
+    .concat()
+}
+
+fn piece(ordinal: u32, stream: &str, base64: &str) -> String {
+    let data = json!({"attempt": ATTEMPT, "number": 1, "stream": stream, "offset": 0, "ordinal": ordinal, "data": base64});
+    format!("id: c{ordinal}\nevent: log\ndata: {data}\n\n")
+}
+
+fn log_end() -> String {
+    format!("event: end\ndata: {}\n\n", json!({"number": 1, "state": "succeeded", "bytes": 12, "complete": true}))
+}
+
+fn ended(outcome: &str, code: Value) -> Value {
+    let state = if matches!(outcome, "succeeded" | "cancelled") { outcome } else { "failed" };
+    task_json(
+        state,
+        json!({
+            "outcome": outcome, "exit_code": code, "duration_ms": 800, "node": "local", "attempt": 1, "spec": spec(),
+            "attempts": [attempt(1, "local", "succeeded", json!({"provenance": provenance(true)}))],
+        }),
+    )
+}
+
+fn path(rest: &str) -> String {
+    format!("/api/v1/tasks/{ID}{rest}")
+}
+
+/// Answers a run: submission, events, log, the ended task.
+fn answer(request: &Request, log: &str, task: &Value) -> Reply {
+    if request.is("POST", "/api/v1/tasks") {
+        Reply::Json(201, task_json("pending", json!({})))
+    } else if request.is("GET", &path("/events")) {
+        Reply::Events(life())
+    } else if request.is("GET", &path("/logs")) {
+        Reply::Events(log.to_owned())
+    } else if request.is("GET", &path("")) {
+        Reply::Json(200, task.clone())
+    } else {
+        Reply::Json(404, serde_json::to_value(api_types::Problem::new("no-such-route", request.path.clone())).expect("JSON"))
+    }
+}
+
+/// `AP8K` is 00 ff 0a: no text at all. `ZXJyCg==` is `err\n`.
+fn whole_log() -> String {
+    [piece(1, "system", "bm90ZQo="), piece(2, "stdout", "AP8K"), piece(3, "stderr", "ZXJyCg=="), log_end()].concat()
+}
+
+#[tokio::test]
+async fn off_a_terminal_a_good_run_prints_the_tasks_own_two_streams_and_nothing_else() {
+    let server = Server::start(|request, _| answer(request, &whole_log(), &ended("succeeded", json!(0)))).await;
+    let output = Home::new().run(&server.url, &["run", "ls", "--memory", "1GiB"]).await;
+    assert_eq!((output.stdout.as_slice(), text(&output.stderr).as_str()), (&[0u8, 255, 10][..], "err\n"));
+    assert_eq!(output.status.code(), Some(0));
+    let submitted: Value = serde_json::from_str(&server.requests()[0].body).expect("JSON");
+    assert_eq!(submitted, json!({"command": "ls", "requirements": {"memory": "1GiB"}}));
+}
+
+#[tokio::test]
+async fn a_run_exits_with_what_became_of_its_task() {
+    for (outcome, code, expected, told) in [
+        ("exit_nonzero", json!(3), 3, "unidesk: failed: exit 3 after 0.8 s on local\n"),
+        ("timeout", json!(143), 124, "unidesk: failed: timeout after 0.8 s on local\n"),
+        ("cancelled", json!(143), 126, "unidesk: cancelled: after 0.8 s on local\n"),
+        ("build_failed", json!(null), 120, "unidesk: failed: build_failed on local\n"),
+        // The process ended well, its outputs did not.
+        ("output_failed", json!(0), 120, "unidesk: failed: output_failed\n"),
+    ] {
+        let server = Server::start(move |request, _| answer(request, &log_end(), &ended(outcome, code.clone()))).await;
+        let output = Home::new().run(&server.url, &["run", "ls"]).await;
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(expected), told), "{outcome}");
+        let output = Home::new().run(&server.url, &["wait", ID]).await;
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(expected), told), "wait: {outcome}");
+    }
+}
+
+#[tokio::test]
+async fn plain_progress_prints_finished_phases_and_the_result() {
+    let server = Server::start(|request, _| answer(request, &whole_log(), &ended("succeeded", json!(0)))).await;
+    let output = Home::new().run(&server.url, &["run", "ls", "--progress", "plain"]).await;
+    insta::assert_snapshot!("run_plain", text(&output.stderr));
+    assert_eq!(output.stdout, [0, 255, 10]);
+}
+
+#[tokio::test]
+async fn with_json_the_log_leaves_stdout_to_the_one_object() {
+    let server = Server::start(|request, _| answer(request, &whole_log(), &ended("exit_nonzero", json!(124)))).await;
+    let output = Home::new().run(&server.url, &["run", "ls", "-o", "json"]).await;
+    let task: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!((&task["outcome"], &task["exit_code"], output.status.code()), (&json!("exit_nonzero"), &json!(124), Some(124)));
+    assert!(output.stderr.windows(4).any(|window| window == b"err\n"));
+}
+
+#[tokio::test]
+async fn a_log_that_is_cut_goes_on_where_it_was() {
+    let server = Server::start(|request, _| {
+        let log = match request.header("last-event-id") {
+            None => piece(1, "stdout", "b25lCg=="),
+            Some("c1") => [piece(2, "stdout", "dHdvCg=="), log_end()].concat(),
+            Some(other) => panic!("an id that was never given: {other}"),
+        };
+        answer(request, &log, &ended("succeeded", json!(0)))
+    })
+    .await;
+    let output = Home::new().run(&server.url, &["run", "ls"]).await;
+    assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("one\ntwo\n", Some(0)));
+}
+
+#[tokio::test]
+async fn without_a_terminal_a_signal_cancels_the_task_and_waits_for_its_end() {
+    let cancelled = std::sync::Arc::new(AtomicBool::new(false));
+    let seen = cancelled.clone();
+    let server = Server::start(move |request, _| {
+        if request.is("POST", &path("/cancel")) {
+            seen.store(true, Ordering::SeqCst);
+            return Reply::Json(200, task_json("running", json!({"cancel_requested": true})));
+        }
+        let over = seen.load(Ordering::SeqCst);
+        match request.path.as_str() {
+            // Held for a while, then cut: the client comes again, as it does with a server that is restarted.
+            path if path.ends_with("/events") && !over => Reply::Events(event(1, "submitted", json!({}))),
+            path if path.contains("/logs") && !over => Reply::Events(piece(1, "stdout", "b25lCg==")),
+            _ => answer(request, &log_end(), &ended("cancelled", json!(143))),
+        }
+    })
+    .await;
+    let home = Home::new();
+    for signal in ["-TERM", "-INT"] {
+        cancelled.store(false, Ordering::SeqCst);
+        let mut child = home.start(&server.url, &["run", "sleep 1000"]);
+        // Its first output shows that it follows.
+        let mut first = [0; 4];
+        tokio::io::AsyncReadExt::read_exact(child.stdout.as_mut().expect("piped"), &mut first).await.expect("a line");
+        let pid = child.id().expect("alive").to_string();
+        let killed = Command::new("kill").args([signal, &pid]).status().await.expect("kill runs");
+        assert!(killed.success());
+        let output = finish(child).await;
+        assert!(cancelled.load(Ordering::SeqCst), "{signal}");
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(126), "unidesk: cancelled: after 0.8 s on local\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_with_the_setting_that_led_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    drop(listener);
+    let home = Home::new();
+    let (list, run) = tokio::join!(home.run(&url, &["list"]), home.run(&url, &["run", "ls", "-o", "json"]));
+    let told = text(&list.stderr);
+    assert!(told.starts_with(&format!("unidesk: error: can't reach {url}: connection refused (3 tries in ")), "{told}");
+    assert!(told.ends_with("  address from UNIDESK_URL\n"), "{told}");
+    assert_eq!((list.status.code(), list.stdout.len()), (Some(5), 0));
+    let problem: Value = serde_json::from_slice(&run.stderr).expect("a problem object");
+    assert_eq!((run.status.code(), &problem["type"], run.stdout.len()), (Some(125), &json!("about:blank"), 0));
+}
+
+#[tokio::test]
+async fn a_refused_task_names_the_flag() {
+    let server = Server::start(|request, _| {
+        let body: Value = serde_json::from_str(&request.body).expect("JSON");
+        let faults = domain::spec::parse_spec(&body).expect_err("a bad spec");
+        Reply::Json(422, serde_json::to_value(api_types::Problem::invalid_task(faults)).expect("JSON"))
+    })
+    .await;
+    let output = Home::new().run(&server.url, &["run", "ls", "--memory", "16 gigs", "--timeout", "soon"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!("run_refused", text(&output.stderr));
+    let output = Home::new().run(&server.url, &["run", "ls", "--memroy", "1"]).await;
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("a similar argument exists: '--memory'"));
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_task_is_found_by_the_end_of_its_id_and_as_the_last_one() {
+    let server = Server::start(|request, _| {
+        if request.is("GET", "/api/v1/tasks") {
+            let found = if request.path.contains("id_suffix=41c7a93d") { vec![task_json("running", json!({}))] } else { vec![] };
+            return Reply::Json(200, json!({"tasks": found, "found": 1, "live": 1, "next_cursor": null}));
+        }
+        answer(request, &log_end(), &ended("succeeded", json!(0)))
+    })
+    .await;
+    let home = Home::new();
+    let missing = home.run(&server.url, &["status", "last"]).await;
+    assert!(missing.status.code() == Some(3) && text(&missing.stderr).contains("no task was submitted"));
+    let detached = home.run(&server.url, &["run", "--detach", "ls"]).await;
+    assert_eq!((text(&detached.stdout), detached.status.code()), (format!("{ID}\n"), Some(0)));
+    for typed in ["last", "41c7a93d", "41C7A93D", ID] {
+        let output = home.run(&server.url, &["status", typed, "-o", "json"]).await;
+        let task: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{typed}: {}", text(&output.stderr)));
+        assert_eq!(task["id"], ID);
+    }
+    let unknown = home.run(&server.url, &["status", "ffffffff"]).await;
+    assert_eq!(unknown.status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_gone_ends_it_quietly() {
+    let many: Vec<Value> = (0..200).map(|_| task_json("running", json!({"name": "n".repeat(500)}))).collect();
+    let server = Server::start(move |request, _| {
+        if request.is("GET", "/api/v1/tasks") {
+            return Reply::Json(200, json!({"tasks": many, "found": 200, "live": 200, "next_cursor": null}));
+        }
+        answer(request, &whole_log(), &ended("succeeded", json!(0)))
+    })
+    .await;
+    let home = Home::new();
+    for (words, code) in [(&["list", "--limit", "200"][..], 0), (&["run", "ls"][..], 141)] {
+        let mut child = home.start(&server.url, words);
+        drop(child.stdout.take());
+        let output = finish(child).await;
+        assert_eq!((output.status.code(), text(&output.stderr).replace("err\n", "").as_str()), (Some(code), ""), "{words:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_kept_and_used_and_the_environment_wins_over_it() {
+    let server = Server::start(|request, _| {
+        if request.header("authorization") == Some("Bearer good") {
+            Reply::Json(200, json!({"kind": "api_key", "name": "ana", "role": "member", "project": "vision", "server_version": "1.4.0"}))
+        } else {
+            Reply::Json(401, serde_json::to_value(api_types::Problem::new("not-authenticated", "No such key.")).expect("JSON"))
+        }
+    })
+    .await;
+    let home = Home::new();
+    let key = home.0.path().join("key");
+    std::fs::write(&key, "good\n").expect("written");
+    let key = key.to_str().expect("UTF-8");
+    let login = finish(home.command(&["login", &server.url, "--token-file", key]).spawn().expect("it starts")).await;
+    assert_eq!(login.status.code(), Some(0), "{}", text(&login.stderr));
+    let who = finish(home.command(&["whoami"]).spawn().expect("it starts")).await;
+    let told = text(&who.stdout);
+    assert_eq!(
+        told.replace(&server.url, "URL"),
+        "ana (member, project vision)\nserver     URL version 1.4.0, address from ~/.config/unidesk/credentials\n\
+         token      from ~/.config/unidesk/credentials\n"
+    );
+    let bad = finish(home.command(&["whoami"]).env("UNIDESK_TOKEN", "bad").spawn().expect("it starts")).await;
+    assert!(bad.status.code() == Some(4) && text(&bad.stderr).contains("token from UNIDESK_TOKEN"), "{}", text(&bad.stderr));
+}
+
+#[tokio::test]
+async fn a_new_token_is_alone_on_stdout() {
+    let server = Server::start(|_, _| {
+        Reply::Json(201, json!({"id": ID, "node_id": ID, "name": "lab-8", "token": "ud_node_Hk3v9"}))
+    })
+    .await;
+    let output = Home::new().run(&server.url, &["node-token", "create", "--name", "lab-8"]).await;
+    assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("ud_node_Hk3v9\n", ""));
+}
+
+#[tokio::test]
+async fn a_shell_completes_live_ids_and_is_never_held_up() {
+    let server = Server::start(|_, _| {
+        Reply::Json(200, json!({"tasks": [task_json("running", json!({}))], "found": 1, "live": 1, "next_cursor": null}))
+    })
+    .await;
+    let home = Home::new();
+    let complete = async |url: &str| {
+        let mut command = home.command(&["--", "unidesk", "status", "41"]);
+        command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_COMPLETE_COMP_TYPE", "9").env("UNIDESK_URL", url);
+        finish(command.spawn().expect("it starts")).await
+    };
+    assert!(text(&complete(&server.url).await.stdout).contains("41c7a93d"));
+    // Nobody answers there.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let began = std::time::Instant::now();
+    let output = complete(&format!("http://{}", silent.local_addr().expect("bound"))).await;
+    assert!(began.elapsed() < Duration::from_secs(3));
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[tokio::test]
+async fn help_is_as_printed() {
+    let home = Home::new();
+    for (name, words) in [("help", &["--help"][..]), ("help_exit", &["help", "exit"]), ("help_run", &["help", "run"])] {
+        let output = finish(home.command(words).spawn().expect("it starts")).await;
+        assert_eq!(output.status.code(), Some(0));
+        insta::assert_snapshot!(name, text(&output.stdout));
+    }
+}

@@ -94,8 +94,14 @@ fn a_changed_or_unsigned_token_is_refused() {
     let token = forge(&header(), &claims());
     let (message, _) = token.rsplit_once('.').expect("three parts");
     let other = JwtKey { secret: vec![8; 32], ..key() };
-    let hostile =
-        [format!("{message}."), message.to_owned(), format!("{message}.AAAA"), "a.b.c".into(), String::new(), "x".repeat(4_096)];
+    let hostile = [
+        format!("{message}."),
+        message.to_owned(),
+        format!("{message}.AAAA"),
+        "a.b.c".into(),
+        String::new(),
+        "x".repeat(4_096),
+    ];
     for token in hostile {
         assert_eq!(verify(&token, &[key()], NOW), Err(Refusal::Invalid));
     }

@@ -1,0 +1,11 @@
+//! The real router on a port of its own, before a real PostgreSQL.
+
+mod access;
+mod batch;
+mod events;
+mod logs;
+mod refusals;
+mod submit;
+mod tasks;
+mod why;
+mod world;

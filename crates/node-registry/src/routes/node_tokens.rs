@@ -1,0 +1,86 @@
+//! Tokens of nodes: one token, one node.
+
+use super::{bad_field, cut, failed, missing, permit};
+use crate::issue::{self, name_fault};
+use api_types::{
+    Problem,
+    node::{CreateNodeToken, CreatedNodeToken, NodeToken, NodeTokenList},
+};
+use axum::{
+    Extension, Json,
+    extract::{Path, Request, State},
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use domain::{
+    ids::{DEFAULT_PROJECT, NodeTokenId},
+    principal::{Origin, Permission, Principal},
+};
+use service_kit::{ApiError, request_body};
+use store::Store;
+
+pub(super) async fn create(
+    State(store): State<Store>,
+    Extension(origin): Extension<Origin>,
+    request: Request,
+) -> Result<impl IntoResponse, ApiError> {
+    permit(&origin.principal, Permission::Administer)?;
+    let CreateNodeToken { name } = request_body::typed(request).await?;
+    if let Some(fault) = name_fault(&name) {
+        return Err(bad_field("#/name", "bad_name", fault));
+    }
+    let project = origin.principal.project.unwrap_or(DEFAULT_PROJECT);
+    let issued = issue::create_node_token(&store, project, &name, &origin).await.map_err(failed)?;
+    let issued = issued.ok_or_else(|| {
+        let detail = format!("A node {name} is there. Revoke it first, or take another name.");
+        ApiError::from(Problem::new("name-taken", detail))
+    })?;
+    let body = CreatedNodeToken { id: issued.token_id, node_id: issued.node_id, name, token: issued.token };
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(body)))
+}
+
+pub(super) async fn list(
+    State(store): State<Store>,
+    Extension(principal): Extension<Principal>,
+) -> Result<Json<NodeTokenList>, ApiError> {
+    permit(&principal, Permission::Administer)?;
+    let tokens = store.list_node_tokens().await.map_err(failed)?;
+    let tokens = tokens
+        .into_iter()
+        .map(|token| NodeToken {
+            id: token.id,
+            node_id: token.node,
+            name: token.name,
+            created_by: token.created_by,
+            created_at: token.created_at,
+            revoked_at: token.revoked_at,
+        })
+        .collect();
+    Ok(Json(NodeTokenList { tokens }))
+}
+
+/// By the token's id, or by the name or id of its node. The node's session is closed, and what ran there is placed again.
+pub(super) async fn revoke(
+    State(store): State<Store>,
+    Extension(origin): Extension<Origin>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    permit(&origin.principal, Permission::Administer)?;
+    let no_such_token =
+        || missing("no-such-token", format!("No token {:?}, and no node of this name has one.", cut(&name)));
+    if let Ok(id) = name.parse::<NodeTokenId>()
+        && store.revoke_node_token(id, &origin).await.map_err(failed)?
+    {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    // PostgreSQL's text can't hold a NUL, and no name has one.
+    if name.contains('\0') {
+        return Err(no_such_token());
+    }
+    let id = store.token_of_node(&name).await.map_err(failed)?.ok_or_else(no_such_token)?;
+    if store.revoke_node_token(id, &origin).await.map_err(failed)? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(no_such_token())
+    }
+}
