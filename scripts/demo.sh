@@ -113,7 +113,7 @@ phase 5 "repositories" "code $code_url $(short "$code_commit")   env .../env.git
 # 6 ------------------------------------------------------------------------------------------------------------------
 phase 6 "the task" ""
 cat <<COMMAND
-\$ unidesk run "perl primes.pl 100000" --timeout 5m \\
+\$ unidesk run "perl primes.pl 3000000" --timeout 5m \\
     --code-repo-url $code_url --dockerfile-path perl/Dockerfile \\
     --code-commit-id $code_commit \\
     --env-repo-url $env_url \\
@@ -122,7 +122,7 @@ COMMAND
 code=0
 # Off a terminal `run` shows nothing but the task's own output; here its phases are part of the demo.
 [[ -t 2 ]] || export UNIDESK_PROGRESS=plain
-unidesk run "perl primes.pl 100000" --timeout 5m \
+unidesk run "perl primes.pl 3000000" --timeout 5m \
     --code-repo-url "$code_url" --dockerfile-path perl/Dockerfile \
     --code-commit-id "$code_commit" \
     --env-repo-url "$env_url" \

@@ -64,7 +64,8 @@ impl Client {
             // No certificate is looked at, so a machine without a set of them must not fail for it.
             http = http.tls_certs_only(std::iter::empty());
         }
-        let http = http.build().map_err(|error| wrong(format!("TLS can't be set up: {}", crate::error::reason(&error))))?;
+        let http =
+            http.build().map_err(|error| wrong(format!("TLS can't be set up: {}", crate::error::reason(&error))))?;
         Ok(Self {
             http,
             base_url: base_url.into(),

@@ -18,9 +18,14 @@ use std::{
 pub enum Followed<T> {
     Event(T),
     /// The connection is gone, and is tried again until the caller drops the stream. Told once per cut.
-    Disconnected { since: Instant, why: String },
+    Disconnected {
+        since: Instant,
+        why: String,
+    },
     /// It is back, and goes on after the last event: nothing was missed.
-    Resumed { after: Duration },
+    Resumed {
+        after: Duration,
+    },
 }
 
 /// What a message of the stream means.
@@ -91,7 +96,10 @@ impl<T> Follow<T> {
                 return None;
             }
             while let Some(message) = self.ready.pop_front() {
-                self.last_id.clone_from(&message.id);
+                // An event without an id is a place nobody can go on from: the one before it still counts.
+                if let Some(id) = message.id.as_ref().filter(|id| !id.is_empty()) {
+                    self.last_id = Some(id.clone());
+                }
                 match (self.decode)(message) {
                     Decoded::Item(item) => return Some(Ok(Followed::Event(item))),
                     Decoded::Skip => {}
@@ -166,7 +174,11 @@ impl<T> Follow<T> {
                 .and_then(|value| value.to_str().ok())
                 .is_some_and(|value| value.starts_with("text/event-stream"));
             let what = "it answered without a stream of events".to_owned();
-            return if is_stream { Ok(response) } else { Err(Cut::Final(ClientError::Protocol { url: self.url.clone(), what })) };
+            return if is_stream {
+                Ok(response)
+            } else {
+                Err(Cut::Final(ClientError::Protocol { url: self.url.clone(), what }))
+            };
         }
         let pause = retry_after(response.headers());
         let body = response.bytes().await.unwrap_or_default();

@@ -27,8 +27,10 @@ pub(crate) struct Call {
 
 impl Call {
     fn body(mut self, body: &impl Serialize) -> Result<Self, ClientError> {
-        let json = serde_json::to_vec(body)
-            .map_err(|error| ClientError::Protocol { url: self.url.clone(), what: format!("unsendable body: {error}") })?;
+        let json = serde_json::to_vec(body).map_err(|error| ClientError::Protocol {
+            url: self.url.clone(),
+            what: format!("unsendable body: {error}"),
+        })?;
         self.body = Some(json.into());
         Ok(self)
     }
@@ -64,7 +66,11 @@ impl Client {
     }
 
     /// A POST that must not be repeated once it may have arrived.
-    pub(crate) async fn act_once<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+    pub(crate) async fn act_once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let mut call = self.call(Method::POST, path).body(body)?;
         call.repeatable = false;
         self.json(call).await

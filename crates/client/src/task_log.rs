@@ -97,7 +97,9 @@ fn log_path(id: TaskId, query: &LogQuery) -> String {
         path += &format!("&attempt={attempt}");
     }
     // Names of streams are words; anything else would be refused anyway.
-    if let Some(stream) = query.stream.as_ref().filter(|names| names.bytes().all(|b| b.is_ascii_lowercase() || b == b',')) {
+    if let Some(stream) =
+        query.stream.as_ref().filter(|names| names.bytes().all(|b| b.is_ascii_lowercase() || b == b','))
+    {
         path += &format!("&stream={stream}");
     }
     if let Some(offset) = query.offset {

@@ -52,7 +52,10 @@ impl Client {
     }
 
     /// The task's history from its first event, and on until it has ended.
-    pub fn follow_events(&self, id: TaskId) -> impl Stream<Item = Result<Followed<TaskEvent>, ClientError>> + Send + use<> {
+    pub fn follow_events(
+        &self,
+        id: TaskId,
+    ) -> impl Stream<Item = Result<Followed<TaskEvent>, ClientError>> + Send + use<> {
         follow(self, &format!("/tasks/{id}/events"), decode_event)
     }
 

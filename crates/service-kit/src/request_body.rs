@@ -46,6 +46,9 @@ pub async fn typed_or_default<T: DeserializeOwned + Default>(request: Request) -
 }
 
 pub fn parse(body: &[u8]) -> Result<Value, ApiError> {
+    if body.trim_ascii().is_empty() {
+        return Err(ApiError::new("malformed-json", "The body is empty; JSON is expected."));
+    }
     strict_json::parse(body).map_err(|fault| {
         let (word, code) =
             if fault.is_json { ("invalid-request", "not_taken") } else { ("malformed-json", "malformed") };

@@ -57,6 +57,13 @@ impl TestDatabase {
         self.server.clone().database(&self.name)
     }
 
+    /// Runs statements that no operation of the store makes: rows to begin with, damage, the passing of time.
+    pub async fn execute(&self, statements: &str) {
+        let mut connection = connect(&self.options()).await;
+        sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut connection).await.expect("a test's own statement");
+        connection.close().await.expect("leaving the server");
+    }
+
     /// A small pool of its own. Several of them stand for several processes.
     pub async fn pool(&self) -> PgPool {
         PgPoolOptions::new()

@@ -1,6 +1,7 @@
 //! The Docker daemon of this machine and the tiny image that tests run. A machine without Docker fails these tests; it
 //! does not skip them.
 
+pub use bollard;
 use bollard::Docker;
 use tokio::sync::OnceCell;
 

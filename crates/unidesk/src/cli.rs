@@ -28,7 +28,16 @@ pub struct Globals {
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Everywhere")]
     pub color: ColourChoice,
     /// What is shown of work in progress; plain: finished phases, a line each; build: with the build's output
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "HOW", env = "UNIDESK_PROGRESS", hide_env_values = true, help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "HOW",
+        env = "UNIDESK_PROGRESS",
+        hide_env_values = true,
+        help_heading = "Everywhere"
+    )]
     pub progress: ProgressChoice,
     /// Address of the server; else UNIDESK_URL, the stored login, or a local `unidesk up`
     #[arg(long, global = true, value_name = "URL", help_heading = "Everywhere")]

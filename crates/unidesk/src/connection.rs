@@ -37,7 +37,8 @@ impl Credentials {
         }
         let unfinished = path.with_extension(format!("new.{}", std::process::id()));
         let text = toml::to_string(self).map_err(std::io::Error::other)?;
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(unfinished, path)
@@ -97,11 +98,16 @@ impl Inputs {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let path = places.credentials();
         let credentials_path = places.show(&path);
-        let credentials = Credentials::read(&path)
-            .map_err(|why| Failure::usage(format!("{credentials_path} can't be used: {why}")).note("mend it, or delete it and log in again"))?;
+        let credentials = Credentials::read(&path).map_err(|why| {
+            Failure::usage(format!("{credentials_path} can't be used: {why}"))
+                .note("mend it, or delete it and log in again")
+        })?;
         let dir = places.data_dir();
         let file = |name: &str| {
-            std::fs::read_to_string(dir.join(name)).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+            std::fs::read_to_string(dir.join(name))
+                .ok()
+                .map(|text| text.trim().to_owned())
+                .filter(|text| !text.is_empty())
         };
         let local = file("url").map(|url| LocalUp { dir: places.show(&dir), url, token: file("admin.token") });
         Ok(Self {
@@ -161,7 +167,8 @@ impl Connection {
             UrlFrom::Login => format!("address from the stored login ({})", self.credentials_path),
             UrlFrom::LocalUp(dir) => format!("address from {dir}/url, written by `unidesk up`; is it still running?"),
         };
-        let stored = self.stored.as_ref().map_or_else(String::new, |url| format!("; the stored login is for {}", clean(url)));
+        let stored =
+            self.stored.as_ref().map_or_else(String::new, |url| format!("; the stored login is for {}", clean(url)));
         vec![from + &stored]
     }
 

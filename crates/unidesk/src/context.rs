@@ -39,7 +39,11 @@ impl Context {
         let url = connection.url.clone();
         let client = if out.progress == Progress::Live {
             client.on_trouble(move |trouble| {
-                out.redraw(&format!("{url}: {}; trying again in {:.0} s", crate::text::clean(&trouble.why), trouble.next_in.as_secs_f64()));
+                out.redraw(&format!(
+                    "{url}: {}; trying again in {:.0} s",
+                    crate::text::clean(&trouble.why),
+                    trouble.next_in.as_secs_f64()
+                ));
             })
         } else {
             client

@@ -31,7 +31,11 @@ impl Cuts {
             return None;
         }
         self.told = true;
-        Some(format!("connection lost at byte {} ({}); trying again (Ctrl-C: stop looking, the task goes on)", show_count(at_byte), clean(&self.why)))
+        Some(format!(
+            "connection lost at byte {} ({}); trying again (Ctrl-C: stop looking, the task goes on)",
+            show_count(at_byte),
+            clean(&self.why)
+        ))
     }
 
     pub fn back(&mut self, after: Duration, at_byte: u64) -> Option<String> {

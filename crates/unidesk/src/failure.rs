@@ -111,11 +111,15 @@ fn title_of(exit: u8) -> &'static str {
 fn fault_lines(problem: &Problem) -> Vec<String> {
     let mut lines = Vec::new();
     for fault in &problem.errors {
-        let hint = fault.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
+        let flag = flag_of(&fault.pointer);
         // The first fault's sentence is often the whole problem's: then its hint alone is news.
-        let detail = if fault.detail == problem.detail { "" } else { &fault.detail };
-        let line = format!("{}: {detail}{hint}", flag_of(&fault.pointer)).replace(":  (", ": (");
-        lines.push(clean(line.trim_end_matches([':', ' '])));
+        let is_told = fault.detail == problem.detail;
+        lines.push(clean(&match &fault.hint {
+            Some(hint) if is_told => format!("{flag}: {hint}"),
+            Some(hint) => format!("{flag}: {} ({hint})", fault.detail),
+            None if is_told => flag,
+            None => format!("{flag}: {}", fault.detail),
+        }));
     }
     lines
 }
@@ -124,7 +128,7 @@ fn fault_lines(problem: &Problem) -> Vec<String> {
 pub fn flag_of(pointer: &str) -> String {
     let path = pointer.trim_start_matches('#').trim_start_matches('/').replace("~1", "/").replace("~0", "~");
     let mut parts = path.split('/');
-    let flag = match (parts.next().unwrap_or_default(), parts.next(), parts.next()) {
+    match (parts.next().unwrap_or_default(), parts.next(), parts.next()) {
         ("", ..) => "task".to_owned(),
         ("source", Some("build_args"), _) => "--build-arg".into(),
         ("source", Some(name), None) => format!("--{}", name.replace('_', "-")),
@@ -137,14 +141,13 @@ pub fn flag_of(pointer: &str) -> String {
         ("env", ..) => "--env".into(),
         ("command", ..) => "command".into(),
         (
-            name @ ("name" | "project" | "executor" | "priority" | "timeout" | "queue_timeout" | "network" | "user" | "workdir"
-            | "log_limit"),
+            name @ ("name" | "project" | "executor" | "priority" | "timeout" | "queue_timeout" | "network" | "user"
+            | "workdir" | "log_limit"),
             None,
             None,
         ) => format!("--{}", name.replace('_', "-")),
         _ => path.replace('/', "."),
-    };
-    flag
+    }
 }
 
 impl Told {

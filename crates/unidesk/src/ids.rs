@@ -44,8 +44,11 @@ pub async fn resolve(context: &Context, server: &Server, text: &str) -> Result<T
         Typed::Full(id) => return Ok(id),
         Typed::Last => {
             return last_task::recall(&context.places, &server.connection.url).ok_or_else(|| {
-                Failure::new(exit::NOT_FOUND, format!("no task was submitted to {} from here yet", server.connection.url))
-                    .note("the newest of all: unidesk list --limit 1")
+                Failure::new(
+                    exit::NOT_FOUND,
+                    format!("no task was submitted to {} from here yet", server.connection.url),
+                )
+                .note("the newest of all: unidesk list --limit 1")
             });
         }
         Typed::Ending(ending) => ending,

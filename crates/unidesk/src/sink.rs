@@ -48,6 +48,11 @@ impl Sink {
         self.sender.reserve().await.map_err(|_| Closed)
     }
 
+    /// Returns once the reader of stdout is gone.
+    pub async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     pub async fn send(&self, chunk: Chunk) -> Result<(), Closed> {
         self.sender.send(chunk).await.map_err(|_| Closed)
     }

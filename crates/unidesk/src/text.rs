@@ -51,7 +51,11 @@ pub fn show_span(from: DateTime<Utc>, to: DateTime<Utc>) -> String {
 /// `6h`, `1h 30m`: a limit that somebody set, so without what is zero.
 pub fn show_limit(ms: u64) -> String {
     let shown = show_duration_ms(ms);
-    shown.strip_suffix(" 00m").or_else(|| shown.strip_suffix(" 00s")).or_else(|| shown.strip_suffix(" 0h")).unwrap_or(&shown).to_owned()
+    if let Some(whole) = shown.strip_suffix(".0 s") {
+        return format!("{whole} s");
+    }
+    let zero = [" 00m", " 00s", " 0h"].into_iter().find_map(|zero| shown.strip_suffix(zero));
+    zero.unwrap_or(&shown).to_owned()
 }
 
 /// The local time of day, with the day when it is not today's.
@@ -140,7 +144,9 @@ mod tests {
 
     #[test]
     fn ages_are_short() {
-        for (seconds, shown) in [(3, "3s"), (720, "12m"), (4860, "1h 21m"), (7200, "2h"), (273_600, "3d 4h"), (-5, "0s")] {
+        for (seconds, shown) in
+            [(3, "3s"), (720, "12m"), (4860, "1h 21m"), (7200, "2h"), (273_600, "3d 4h"), (-5, "0s")]
+        {
             assert_eq!(show_age(TimeDelta::seconds(seconds)), shown);
         }
     }

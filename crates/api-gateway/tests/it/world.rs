@@ -1,10 +1,9 @@
 //! A server with a database of its own, callers with keys, and nodes that do what a test says.
 
-use api_gateway::AppState;
 use bytes::Bytes;
 use domain::{
     attempt::Report,
-    ids::{ApiKeyId, AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeId, NodeTokenId, ProjectId, TaskId},
+    ids::{ApiKeyId, DEFAULT_PROJECT, Held, InstanceId, NodeId, NodeTokenId, ProjectId, TaskId},
     node::{NodeFacts, NodeMetrics},
     outcome::{Ending, ExitFacts, FailureKind, LogTotals},
     placement::Placement,
@@ -18,30 +17,32 @@ use service_kit::{
     secret::{self, Kind},
 };
 use std::time::{Duration, Instant};
-use store::{DatabaseConfig, LeaderRole, LogPiece, NewApiKey, NewNodeToken, NodeReport, OpenSession, Opened, SessionKey, Store};
+use store::{
+    DatabaseConfig, LeaderRole, LogPiece, NewApiKey, NewNodeToken, NodeReport, OpenSession, Opened, SessionKey, Store,
+};
 use test_kit::database::TestDatabase;
 use uuid::Uuid;
 
-pub struct World {
-    pub service: Service,
-    pub store: Store,
-    pub url: String,
-    pub http: reqwest::Client,
+pub(crate) struct World {
+    pub(crate) service: Service,
+    pub(crate) store: Store,
+    pub(crate) url: String,
+    pub(crate) http: reqwest::Client,
     /// Keys of an admin, a member and a viewer.
-    pub admin: String,
-    pub member: String,
-    pub viewer: String,
-    pub database: TestDatabase,
+    pub(crate) admin: String,
+    pub(crate) member: String,
+    pub(crate) viewer: String,
+    pub(crate) database: TestDatabase,
 }
 
-pub struct Node {
-    pub id: NodeId,
-    pub name: String,
-    pub session: SessionKey,
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) session: SessionKey,
 }
 
 impl World {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let database = TestDatabase::create().await;
         let store = connect(&database).await;
         let service = Service::new();
@@ -59,43 +60,51 @@ impl World {
         let admin = make_key(&store, "ben", Role::Admin, DEFAULT_PROJECT, None).await;
         let member = make_key(&store, "ana", Role::Member, DEFAULT_PROJECT, None).await;
         let viewer = make_key(&store, "vera", Role::Viewer, DEFAULT_PROJECT, None).await;
-        Self { service, store, url, http: reqwest::Client::new(), admin: admin.1, member: member.1, viewer: viewer.1, database }
+        Self {
+            service,
+            store,
+            url,
+            http: reqwest::Client::new(),
+            admin: admin.1,
+            member: member.1,
+            viewer: viewer.1,
+            database,
+        }
     }
 
     /// Another process before the same database, which hears no wake-up of the first.
-    pub async fn other_process(&self) -> Store {
+    pub(crate) async fn other_process(&self) -> Store {
         connect(&self.database).await
     }
 
-    pub async fn project(&self, slug: &str) -> ProjectId {
+    pub(crate) async fn project(&self, slug: &str) -> ProjectId {
         let id = Uuid::now_v7();
-        let pool = self.database.pool().await;
-        sqlx::query("INSERT INTO projects (id, slug) VALUES ($1, $2)").bind(id).bind(slug).execute(&pool).await.expect("inserted");
+        self.database.execute(&format!("INSERT INTO projects (id, slug) VALUES ('{id}', '{slug}')")).await;
         ProjectId::from_uuid(id)
     }
 
-    pub fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(key)
     }
-    pub async fn get(&self, path: &str) -> Response {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.request(Method::GET, path, &self.member).send().await.expect("an answer")
     }
-    pub async fn post(&self, path: &str, body: &Value) -> Response {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
         self.request(Method::POST, path, &self.member).json(body).send().await.expect("an answer")
     }
     /// A body as it is, said to be JSON.
-    pub async fn post_raw(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
+    pub(crate) async fn post_raw(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
         let request = self.request(Method::POST, path, &self.member).header("content-type", "application/json");
         request.body(body).send().await.expect("an answer")
     }
 
-    pub async fn submit(&self, body: &Value) -> TaskId {
+    pub(crate) async fn submit(&self, body: &Value) -> TaskId {
         let response = self.post("/tasks", body).await;
         assert_eq!(response.status(), StatusCode::CREATED);
         id_of(&json_of(response).await)
     }
 
-    pub async fn node(&self, name: &str, facts: NodeFacts) -> Node {
+    pub(crate) async fn node(&self, name: &str, facts: NodeFacts) -> Node {
         let id = NodeId::from_uuid(Uuid::now_v7());
         let new = NewNodeToken {
             id: NodeTokenId::from_uuid(Uuid::now_v7()),
@@ -126,8 +135,9 @@ impl World {
     }
 
     /// Leases a waiting task to a node.
-    pub async fn place(&self, task: TaskId, node: &Node) -> Held {
-        let leader = self.store.lead(LeaderRole::Scheduler, Uuid::from_u128(9), None).await.expect("asked").expect("leads");
+    pub(crate) async fn place(&self, task: TaskId, node: &Node) -> Held {
+        let leader =
+            self.store.lead(LeaderRole::Scheduler, Uuid::from_u128(9), None).await.expect("asked").expect("leads");
         let reservation = Reservation { cpu_millis: 1_000, memory_bytes: 512 << 20, ..Reservation::default() };
         let plan = [Placement { task, node: node.id, reservation }];
         let report = self.store.commit_placements(&leader, &plan).await.expect("committed");
@@ -136,17 +146,17 @@ impl World {
     }
 
     /// What the last attempt of a task holds.
-    pub async fn held(&self, task: TaskId) -> Held {
+    pub(crate) async fn held(&self, task: TaskId) -> Held {
         let detail = self.store.get_task(Scope::All, task).await.expect("read").expect("there");
         detail.attempts.last().expect("an attempt").row.held()
     }
 
-    pub async fn report(&self, node: &Node, held: Held, report: Report) {
+    pub(crate) async fn report(&self, node: &Node, held: Held, report: Report) {
         self.store.record_reports(node.session, &[NodeReport { held, report }]).await.expect("recorded");
     }
 
     /// Takes the task and starts its process.
-    pub async fn start_on(&self, task: TaskId, node: &Node) -> Held {
+    pub(crate) async fn start_on(&self, task: TaskId, node: &Node) -> Held {
         let held = self.place(task, node).await;
         for report in [Report::Accepted, Report::Preparing, Report::Started] {
             self.report(node, held, report).await;
@@ -154,7 +164,7 @@ impl World {
         held
     }
 
-    pub async fn end(&self, node: &Node, held: Held, exit: ExitFacts, message: &str, log_bytes: u64) {
+    pub(crate) async fn end(&self, node: &Node, held: Held, exit: ExitFacts, message: &str, log_bytes: u64) {
         let ending = Ending {
             failure: exit.failure(),
             message: message.into(),
@@ -167,12 +177,12 @@ impl World {
         self.report(node, held, Report::Released).await;
     }
 
-    pub async fn append(&self, node: &Node, held: Held, stream: u8, start: u64, data: &[u8]) {
+    pub(crate) async fn append(&self, node: &Node, held: Held, stream: u8, start: u64, data: &[u8]) {
         let piece = LogPiece { held, stream, start, data: Bytes::copy_from_slice(data), gap: None };
         self.store.append_logs(node.session, &[piece]).await.expect("stored");
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         assert!(self.service.stop_within(Duration::from_secs(10)).await, "something still runs");
         self.store.close().await;
     }
@@ -183,7 +193,13 @@ async fn connect(database: &TestDatabase) -> Store {
     Store::connect_unchecked(&config).await.expect("connected")
 }
 
-pub async fn make_key(store: &Store, name: &str, role: Role, project: ProjectId, days: Option<u32>) -> (ApiKeyId, String) {
+pub(crate) async fn make_key(
+    store: &Store,
+    name: &str,
+    role: Role,
+    project: ProjectId,
+    days: Option<u32>,
+) -> (ApiKeyId, String) {
     let id = Uuid::now_v7();
     let (text, secret_hash) = secret::issue(Kind::ApiKey, id);
     let id = ApiKeyId::from_uuid(id);
@@ -193,13 +209,14 @@ pub async fn make_key(store: &Store, name: &str, role: Role, project: ProjectId,
     (id, text)
 }
 
-pub fn origin() -> Origin {
+pub(crate) fn origin() -> Origin {
     let id = domain::ids::PrincipalId::from_uuid(Uuid::nil());
-    let principal = Principal { kind: PrincipalKind::Platform, id, name: "test".into(), role: Role::Admin, project: None };
+    let principal =
+        Principal { kind: PrincipalKind::Platform, id, name: "test".into(), role: Role::Admin, project: None };
     Origin { principal, address: "test".into(), request_id: "test".into() }
 }
 
-pub fn facts(cpus: u64, memory_gib: u64, gpus_gib: &[u64]) -> NodeFacts {
+pub(crate) fn facts(cpus: u64, memory_gib: u64, gpus_gib: &[u64]) -> NodeFacts {
     let gpus = gpus_gib.iter().enumerate();
     NodeFacts {
         platform: "linux".into(),
@@ -217,37 +234,34 @@ pub fn facts(cpus: u64, memory_gib: u64, gpus_gib: &[u64]) -> NodeFacts {
     }
 }
 
-pub fn exited(code: i32) -> ExitFacts {
+pub(crate) fn exited(code: i32) -> ExitFacts {
     ExitFacts { code: Some(code), duration_ms: 12_400, ..ExitFacts::default() }
 }
 
-pub fn lost(kind: FailureKind) -> Report {
+pub(crate) fn lost(kind: FailureKind) -> Report {
     Report::Ended { ending: Ending::failed(kind, "the agent could not go on") }
 }
 
-pub fn ls() -> Value {
+pub(crate) fn ls() -> Value {
     json!({"name": "ls", "command": ["ls"]})
 }
 
-pub fn id_of(task: &Value) -> TaskId {
+pub(crate) fn id_of(task: &Value) -> TaskId {
     task["id"].as_str().expect("an id").parse().expect("of a task")
 }
 
-pub fn attempt_and_fence(held: Held) -> (AttemptId, Fence) {
-    (held.attempt, held.fence)
-}
-
-pub async fn json_of(response: Response) -> Value {
+pub(crate) async fn json_of(response: Response) -> Value {
     let text = response.text().await.expect("a body");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// A refusal, whole in form, without what differs from run to run.
-pub async fn problem(response: Response) -> Value {
+pub(crate) async fn problem(response: Response) -> Value {
     let status = response.status();
     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
     assert_eq!(header("content-type").as_deref(), Some("application/problem+json"), "{status}");
-    let (request_id, challenge, retry_after) = (header("x-request-id"), header("www-authenticate"), header("retry-after"));
+    let (request_id, challenge, retry_after) =
+        (header("x-request-id"), header("www-authenticate"), header("retry-after"));
     let path = response.url().path().to_owned();
     let mut body = json_of(response).await;
     assert_eq!(body["status"], status.as_u16());
@@ -261,20 +275,20 @@ pub async fn problem(response: Response) -> Value {
     body
 }
 
-pub fn word(problem: &Value) -> &str {
+pub(crate) fn word(problem: &Value) -> &str {
     problem["type"].as_str().and_then(|kind| kind.rsplit('/').next()).expect("a type")
 }
 
 /// One message of a stream of events.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Message {
-    pub id: String,
-    pub event: String,
-    pub data: Value,
+pub(crate) struct Message {
+    pub(crate) id: String,
+    pub(crate) event: String,
+    pub(crate) data: Value,
 }
 
 /// Reads a stream of events until `enough` says so, or it ends.
-pub async fn messages(response: &mut Response, mut enough: impl FnMut(&[Message]) -> bool) -> Vec<Message> {
+pub(crate) async fn messages(response: &mut Response, mut enough: impl FnMut(&[Message]) -> bool) -> Vec<Message> {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -303,7 +317,7 @@ fn parse(text: &str) -> Option<Message> {
 }
 
 /// Waits for a condition, at most ten seconds.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) -> Duration {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) -> Duration {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");

@@ -88,7 +88,8 @@ async fn a_short_server_is_asked_again_after_the_time_it_named() {
     .await;
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell = told.clone();
-    let client = quick(&server.url).on_trouble(move |trouble| tell.lock().expect("unpoisoned").push(trouble.why.clone()));
+    let client =
+        quick(&server.url).on_trouble(move |trouble| tell.lock().expect("unpoisoned").push(trouble.why.clone()));
     let began = Instant::now();
     client.task(id()).await.expect("the second try");
     assert!(began.elapsed() >= Duration::from_millis(950));
@@ -115,7 +116,10 @@ async fn nobody_there_is_said_in_plain_words_with_the_number_of_tries() {
     let (start, _) = error.split_once("(3 tries in").expect(&error);
     assert_eq!(start, format!("can't reach {url}: connection refused "));
     let unknown = quick("http://nowhere.invalid").nodes().await.expect_err("no such host").to_string();
-    assert!(unknown.contains("there is no host of that name") || unknown.contains("http://nowhere.invalid: "), "{unknown}");
+    assert!(
+        unknown.contains("there is no host of that name") || unknown.contains("http://nowhere.invalid: "),
+        "{unknown}"
+    );
 }
 
 #[tokio::test]
@@ -208,8 +212,10 @@ async fn a_log_is_followed_byte_for_byte_with_attempts_and_gaps() {
     };
     let server = Server::start(move |_, n| match n {
         0 => Reply::Events(piece(1, "AP8K", None)),
+        // An event without an id of its own, and a cut: the place before it still counts.
+        1 => Reply::Events("event: attempt\ndata: {\"number\":2}\n\n".into()),
         _ => Reply::Events(format!(
-            "event: attempt\ndata: {{\"number\":2}}\n\n{}event: end\ndata: {}\n\n",
+            "{}event: end\ndata: {}\n\n",
             piece(2, "", Some(65536)),
             json!({"number": 2, "state": "succeeded", "bytes": 3, "complete": false})
         )),
@@ -231,6 +237,7 @@ async fn a_log_is_followed_byte_for_byte_with_attempts_and_gaps() {
     let requests = server.requests();
     assert_eq!(requests[0].path, format!("/api/v1/tasks/{ID}/logs?follow=true&stream=stdout,stderr"));
     assert_eq!(requests[1].header("last-event-id"), Some("c1"));
+    assert_eq!(requests[2].header("last-event-id"), Some("c1"));
 }
 
 #[tokio::test]

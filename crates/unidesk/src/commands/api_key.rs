@@ -59,7 +59,10 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
                 out.json(&created)?;
             } else {
                 out.data(&format!("{}\n", created.key))?;
-                out.hint(&format!("This secret is shown once. Use it: unidesk login {}   or UNIDESK_TOKEN", server.connection.url));
+                out.hint(&format!(
+                    "This secret is shown once. Use it: unidesk login {}   or UNIDESK_TOKEN",
+                    server.connection.url
+                ));
             }
         }
         Command::List => {

@@ -19,9 +19,9 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
     root.build();
     let mut command = &mut root;
     for word in &args.words {
-        command = command
-            .find_subcommand_mut(word)
-            .ok_or_else(|| Failure::usage(format!("there is no command {word:?}")).note("all of them: unidesk --help"))?;
+        command = command.find_subcommand_mut(word).ok_or_else(|| {
+            Failure::usage(format!("there is no command {word:?}")).note("all of them: unidesk --help")
+        })?;
     }
     context.out.data(&command.render_long_help().to_string())?;
     Ok(DONE)

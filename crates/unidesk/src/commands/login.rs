@@ -29,7 +29,8 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
     let token = read_token(&args, context)?;
     let path = context.places.credentials();
-    let inputs = Inputs { flag_url: Some(args.url), env_token: Some(token.clone()), ..Inputs::gather(None, &context.places)? };
+    let inputs =
+        Inputs { flag_url: Some(args.url), env_token: Some(token.clone()), ..Inputs::gather(None, &context.places)? };
     let connection: Connection = inputs.choose()?;
     let me = connection.client()?.who_am_i().await.map_err(|error| match error.problem() {
         Some(problem) if problem.status == 401 => {
@@ -40,7 +41,9 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
     let mut credentials = Credentials::read(&path).map_err(Failure::usage)?;
     credentials.servers.insert(connection.url.clone(), Login { token });
     credentials.current = Some(connection.url.clone());
-    credentials.write(&path).map_err(|error| Failure::new(exit::FAULT, format!("{}: {error}", context.places.show(&path))))?;
+    credentials
+        .write(&path)
+        .map_err(|error| Failure::new(exit::FAULT, format!("{}: {error}", context.places.show(&path))))?;
     if context.out.is_json() {
         context.out.json(&me)?;
     } else {
@@ -70,7 +73,8 @@ fn read_token(args: &Args, context: &Context) -> Result<String, Failure> {
     };
     let token = token.trim().to_owned();
     if token.is_empty() {
-        return Err(Failure::usage("no key was given").note("an admin makes one: unidesk api-key create --name NAME --role member"));
+        return Err(Failure::usage("no key was given")
+            .note("an admin makes one: unidesk api-key create --name NAME --role member"));
     }
     Ok(token)
 }

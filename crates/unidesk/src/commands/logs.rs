@@ -59,7 +59,9 @@ async fn copy(server: &Server, id: TaskId, query: &LogQuery) -> Result<ExitCode,
     let mut bytes = server.client.log_bytes(id, query).await.or_tell(server)?;
     let mut written: u64 = 0;
     while let Some(chunk) = bytes.next().await {
-        let chunk = chunk.map_err(|error| server.failure(&error).note(format!("the log was cut after {}", plural(written, "byte"))))?;
+        let chunk = chunk.map_err(|error| {
+            server.failure(&error).note(format!("the log was cut after {}", plural(written, "byte")))
+        })?;
         let mut stdout = std::io::stdout().lock();
         stdout.write_all(&chunk)?;
         stdout.flush()?;
@@ -131,7 +133,11 @@ fn write(context: &Context, piece: &Piece) -> Result<(), Failure> {
     }
     if let Some(bytes) = piece.gap {
         let next = piece.offset + bytes;
-        out.tell(Glyph::Warning, "gap", &format!("{} are missing here; the log goes on at byte {}", plural(bytes, "byte"), show_count(next)));
+        out.tell(
+            Glyph::Warning,
+            "gap",
+            &format!("{} are missing here; the log goes on at byte {}", plural(bytes, "byte"), show_count(next)),
+        );
     }
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&piece.bytes)?;

@@ -68,7 +68,12 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
         Command::Drain { node, note } => {
             let node = ids::resolve_node(&server, &node.name).await?;
             let node = server.client.drain_node(node.id, &note).await.or_tell(&server)?;
-            told(context, &node, "draining", &format!("{} here go on, nothing new comes", plural(node.tasks.into(), "task")))?;
+            told(
+                context,
+                &node,
+                "draining",
+                &format!("{} here go on, nothing new comes", plural(node.tasks.into(), "task")),
+            )?;
         }
         Command::Resume(named) => {
             let node = ids::resolve_node(&server, &named.name).await?;
@@ -117,7 +122,10 @@ async fn revoke(context: &Context, server: &Server, name: &str, yes: bool) -> Re
     let tokens: Vec<NodeToken> =
         tokens.into_iter().filter(|token| token.node_id == node.id && token.revoked_at.is_none()).collect();
     if tokens.is_empty() {
-        return Err(Failure::new(crate::exit::REFUSED, format!("{} has no valid token: it is revoked already", node.name)));
+        return Err(Failure::new(
+            crate::exit::REFUSED,
+            format!("{} has no valid token: it is revoked already", node.name),
+        ));
     }
     if !yes {
         confirm(context, &node)?;
@@ -131,7 +139,8 @@ async fn revoke(context: &Context, server: &Server, name: &str, yes: bool) -> Re
 
 fn confirm(context: &Context, node: &Node) -> Result<(), Failure> {
     let name = clean(&node.name);
-    let lost = format!("{name} is cut off at once, and {} there run again elsewhere", plural(node.tasks.into(), "task"));
+    let lost =
+        format!("{name} is cut off at once, and {} there run again elsewhere", plural(node.tasks.into(), "task"));
     if !context.out.can_ask() {
         return Err(Failure::usage(lost).note("to do it without being asked: --yes"));
     }

@@ -118,11 +118,19 @@ async fn wait_for(context: &Context, server: &Server, created: &CreatedNodeToken
     }
     loop {
         let waited = show_duration_ms(began.elapsed().as_millis() as u64);
-        out.redraw(&out.people.phase(Glyph::Busy, "waiting", &format!("for {name} to call, {waited} (Ctrl-C stops the waiting only)")));
+        out.redraw(&out.people.phase(
+            Glyph::Busy,
+            "waiting",
+            &format!("for {name} to call, {waited} (Ctrl-C stops the waiting only)"),
+        ));
         match server.client.node(created.node_id).await {
             Ok(node) if node.presence == Presence::Connected => {
                 out.redraw("");
-                out.hint(&out.people.phase(Glyph::Done, &name, &format!("connected after {waited}: {}. It takes tasks now.", machine(&node))));
+                out.hint(&out.people.phase(
+                    Glyph::Done,
+                    &name,
+                    &format!("connected after {waited}: {}. It takes tasks now.", machine(&node)),
+                ));
                 return Ok(());
             }
             Ok(_) => {}

@@ -64,7 +64,12 @@ async fn watch(context: &Context, server: &Server, task: Task) -> Result<ExitCod
     Ok(DONE)
 }
 
-async fn follow(context: &Context, server: &Server, mut task: Task, full_screen: bool) -> Result<Option<Task>, Failure> {
+async fn follow(
+    context: &Context,
+    server: &Server,
+    mut task: Task,
+    full_screen: bool,
+) -> Result<Option<Task>, Failure> {
     let id: TaskId = task.id;
     let mut events = std::pin::pin!(server.client.follow_events(id));
     let mut redraw = tokio::time::interval(Duration::from_secs(1));

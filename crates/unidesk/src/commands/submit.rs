@@ -33,15 +33,19 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
 fn read(path: &std::path::Path) -> Result<Value, Failure> {
     let mut text = String::new();
     if path.as_os_str() == "-" {
-        std::io::stdin().lock().read_to_string(&mut text).map_err(|error| Failure::usage(format!("standard input: {error}")))?;
+        std::io::stdin()
+            .lock()
+            .read_to_string(&mut text)
+            .map_err(|error| Failure::usage(format!("standard input: {error}")))?;
     } else {
         text = std::fs::read_to_string(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     }
     // JSON is nearly YAML, but its own reader knows large numbers and says more about a mistake.
-    if text.trim_start().starts_with(['{', '[']) {
-        if let Ok(body) = serde_json::from_str(&text) {
-            return Ok(body);
-        }
+    if text.trim_start().starts_with('{')
+        && let Ok(body) = serde_json::from_str(&text)
+    {
+        return Ok(body);
     }
-    serde_yaml_ng::from_str(&text).map_err(|error| Failure::usage(format!("{} is neither YAML nor JSON: {error}", path.display())))
+    serde_yaml_ng::from_str(&text)
+        .map_err(|error| Failure::usage(format!("{} is neither YAML nor JSON: {error}", path.display())))
 }

@@ -28,7 +28,10 @@ fn a_flag_beats_the_environment_beats_the_login_beats_a_local_up() {
     assert_eq!(chosen(inputs.clone()), ("http://env".into(), "env-token".into(), UrlFrom::Env, TokenFrom::Env));
     inputs.env_url = None;
     inputs.env_token = None;
-    assert_eq!(chosen(inputs.clone()), ("http://stored".into(), "stored-token".into(), UrlFrom::Login, TokenFrom::Login));
+    assert_eq!(
+        chosen(inputs.clone()),
+        ("http://stored".into(), "stored-token".into(), UrlFrom::Login, TokenFrom::Login)
+    );
     inputs.credentials = Credentials::default();
     let local = || "/d".to_owned();
     assert_eq!(

@@ -32,7 +32,10 @@ pub fn keys(keys: &[ApiKey], view: &View) -> Table {
 
 /// `url_from`, `token_from`: which setting was read from where.
 pub fn who(me: &WhoAmI, url: &str, url_from: &str, token_from: &str) -> String {
-    let project = me.project.as_deref().map_or_else(|| "all projects".to_owned(), |project| format!("project {}", clean(project)));
+    let project = me
+        .project
+        .as_deref()
+        .map_or_else(|| "all projects".to_owned(), |project| format!("project {}", clean(project)));
     format!(
         "{} ({}, {project})\nserver     {} version {}, address from {}\ntoken      from {}\n",
         clean(&me.name),

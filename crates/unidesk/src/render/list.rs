@@ -64,7 +64,9 @@ fn note(task: &Task) -> String {
 pub fn footer(shown: usize, found: u64, live: u64) -> String {
     match (shown as u64, found) {
         (0, _) => "No tasks here. Submit one: unidesk run \"ls -la /tmp\"".into(),
-        (shown, found) if shown >= found => format!("{} ({} live)", crate::text::plural(found, "task"), show_count(live)),
+        (shown, found) if shown >= found => {
+            format!("{} ({} live)", crate::text::plural(found, "task"), show_count(live))
+        }
         (shown, found) => format!(
             "{} of {} ({} live). Others: --state failed, --limit 50",
             show_count(shown),

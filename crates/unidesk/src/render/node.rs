@@ -26,7 +26,9 @@ pub fn list_for_programs(nodes: &[Node], view: &View) -> String {
 fn table(nodes: &[Node], server_version: Option<&str>, view: &View) -> Table {
     let mut table = Table::new(["NODE", "STATE", "TASKS", "CPU", "MEMORY", "GPU", "AGENT", "SEEN"]);
     for node in nodes {
-        let old = server_version.is_some_and(|version| !node.facts.agent_version.is_empty() && is_older(&node.facts.agent_version, version));
+        let old = server_version.is_some_and(|version| {
+            !node.facts.agent_version.is_empty() && is_older(&node.facts.agent_version, version)
+        });
         table.row([
             node.name.as_str().into(),
             Cell::toned(state(node, view), tone_of(node)),
@@ -54,7 +56,9 @@ fn share(part: u64, whole: u64) -> String {
 fn gpus(node: &Node) -> String {
     let all = &node.facts.capacity.gpus;
     match all.first() {
-        Some(first) => format!("{}/{} {}", node.reserved.gpu_ids.len(), all.len(), first.model.trim_start_matches("NVIDIA ")),
+        Some(first) => {
+            format!("{}/{} {}", node.reserved.gpu_ids.len(), all.len(), first.model.trim_start_matches("NVIDIA "))
+        }
         None => "-".into(),
     }
 }
@@ -102,7 +106,8 @@ pub fn list_footer(nodes: &[Node], server_version: Option<&str>) -> String {
             parts.push(format!("{number} {word}"));
         }
     }
-    let old = server_version.is_some_and(|version| nodes.iter().any(|node| is_older(&node.facts.agent_version, version)));
+    let old =
+        server_version.is_some_and(|version| nodes.iter().any(|node| is_older(&node.facts.agent_version, version)));
     let old = if old { ". ! older than the server" } else { "" };
     format!("{}: {}{old}", plural(nodes.len() as u64, "node"), parts.join(", "))
 }
@@ -116,7 +121,11 @@ pub fn show(node: &Node, view: &View) -> String {
     let admission = match node.admission {
         Admission::Open => String::new(),
         other => {
-            let note = if node.admission_note.is_empty() { String::new() } else { format!(" ({})", clean(&node.admission_note)) };
+            let note = if node.admission_note.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", clean(&node.admission_note))
+            };
             format!(", {}{note}", view.style.paint(tone_of_state(other.as_str()), other.as_str()))
         }
     };
@@ -178,11 +187,18 @@ pub fn show(node: &Node, view: &View) -> String {
         } else {
             String::new()
         };
-        lines.push(format!("really     cpu {:.0} %   memory {}{disk}", metrics.cpu_percent, show_bytes(metrics.memory_used_bytes)));
+        lines.push(format!(
+            "really     cpu {:.0} %   memory {}{disk}",
+            metrics.cpu_percent,
+            show_bytes(metrics.memory_used_bytes)
+        ));
     }
-    lines.extend(node.metrics.conditions.iter().map(|condition| {
-        view.style.paint(Tone::Bad, &format!("fault      {}", condition.describe()))
-    }));
+    lines.extend(
+        node.metrics
+            .conditions
+            .iter()
+            .map(|condition| view.style.paint(Tone::Bad, &format!("fault      {}", condition.describe()))),
+    );
     lines.push(format!("id         {}", node.id));
     lines.join("\n") + "\n"
 }

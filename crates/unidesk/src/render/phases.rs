@@ -80,8 +80,13 @@ pub fn preparing(since_ms: u64, step: Option<&BuildStep>, dockerfile: &str, styl
     let time = show_duration_ms(since_ms);
     match step {
         Some(step) => {
-            let rest =
-                format!("{}  step {}/{}  {}   {time}", clean(dockerfile), step.number, step.of, clean(&step.instruction));
+            let rest = format!(
+                "{}  step {}/{}  {}   {time}",
+                clean(dockerfile),
+                step.number,
+                step.of,
+                clean(&step.instruction)
+            );
             style.phase(Glyph::Busy, "build", rest.trim_start())
         }
         None => style.phase(Glyph::Busy, "preparing", &time),
@@ -128,8 +133,12 @@ pub fn another_attempt(number: u32, task: Option<&Task>, bytes_seen: u64) -> Str
             None => format!("ended on {}", clean(&attempt.node)),
         },
     );
-    let seen = format!(" after {}", plural(bytes_seen, "byte"));
-    format!("{on}; attempt {before} {end}{seen} (logs --attempt {before})").trim_start_matches("; ").to_owned()
+    // Without output there is no log worth naming.
+    let seen = match bytes_seen {
+        0 => String::new(),
+        bytes => format!(" after {} (logs --attempt {before})", plural(bytes, "byte")),
+    };
+    format!("{on}; attempt {before} {end}{seen}").trim_start_matches("; ").to_owned()
 }
 
 #[cfg(test)]

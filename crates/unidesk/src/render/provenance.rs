@@ -76,7 +76,8 @@ fn read_tree(value: &Value, fallback: &str) -> Tree {
 
 fn read_image(value: &Value) -> BuiltImage {
     let number = |name: &str| value.get(name).and_then(Value::as_u64);
-    let steps = value.get("steps").and_then(|steps| steps.as_u64().or_else(|| steps.as_array().map(|list| list.len() as u64)));
+    let steps =
+        value.get("steps").and_then(|steps| steps.as_u64().or_else(|| steps.as_array().map(|list| list.len() as u64)));
     BuiltImage {
         id: short_digest(value.get("id").and_then(Value::as_str).unwrap_or_default()),
         warm: value.get("warm").and_then(Value::as_bool).unwrap_or(false),

@@ -68,7 +68,11 @@ fn succeeded(task: &Task) -> Ending {
 }
 
 fn cancelled(task: &Task) -> Ending {
-    let rest = if task.duration_ms.is_some() { format!("after {}{}", ran(task), on_node(task)) } else { "before it ran".into() };
+    let rest = if task.duration_ms.is_some() {
+        format!("after {}{}", ran(task), on_node(task))
+    } else {
+        "before it ran".into()
+    };
     Ending { glyph: Glyph::Warning, word: "cancelled", rest, more: Vec::new(), next: None }
 }
 
@@ -87,21 +91,25 @@ fn failed(task: &Task) -> Ending {
             if task.exit_code.is_some_and(|code| !matches!(code, 126 | 127)) {
                 lines.clear();
             }
-            (format!("{code}{signal} after {}{}", ran(task), on_node(task)), format!("look  unidesk logs {id}      again  unidesk retry {id}"))
+            (
+                format!("{code}{signal} after {}{}", ran(task), on_node(task)),
+                format!("look  unidesk logs {id}      again  unidesk retry {id}"),
+            )
         }
         Some(FailureKind::BuildFailed) => {
             (format!("{word}{}", on_node(task)), format!("all of it  unidesk logs {id} --stream build"))
         }
-        Some(FailureKind::OutOfMemory | FailureKind::Timeout) => {
-            (format!("{word} after {}{}", ran(task), on_node(task)), format!("look  unidesk logs {id}      why  unidesk why {id}"))
-        }
+        Some(FailureKind::OutOfMemory | FailureKind::Timeout) => (
+            format!("{word} after {}{}", ran(task), on_node(task)),
+            format!("look  unidesk logs {id}      why  unidesk why {id}"),
+        ),
         Some(FailureKind::SourceUnavailable | FailureKind::InputUnavailable) => {
             (word, format!("then  unidesk retry {id}"))
         }
         _ => (word, format!("why  unidesk why {id}      again  unidesk retry {id}")),
     };
     if !lines.is_empty() {
-        rest += &format!(": {}", lines.remove(0));
+        rest += &format!(": {}", lines.remove(0).trim_end_matches('.'));
     }
     if task.attempt > 1 {
         rest += &format!(", attempt {}{}", task.attempt, earlier(task));

@@ -1,6 +1,10 @@
 //! `status`: one task on one screen.
 
-use super::{View, list::run_time, provenance::{Provenance, repository, short_digest}};
+use super::{
+    View,
+    list::run_time,
+    provenance::{Provenance, repository, short_digest},
+};
 use crate::{
     style::tone_of_state,
     table::{Cell, Table},
@@ -42,9 +46,7 @@ fn headline(task: &Task, view: &View) -> String {
     let rest = match task.state {
         TaskState::Pending => format!(" for {}", show_span(task.created_at, view.now.to_utc())),
         TaskState::Assigned | TaskState::Preparing => on,
-        TaskState::Running | TaskState::Finishing => {
-            on + &run.map_or_else(String::new, |run| format!(" for {run}"))
-        }
+        TaskState::Running | TaskState::Finishing => on + &run.map_or_else(String::new, |run| format!(" for {run}")),
         TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => {
             let outcome = task.outcome.as_deref().filter(|outcome| *outcome != state_word(task.state));
             let outcome = outcome.map_or_else(String::new, |outcome| format!(": {}", clean(outcome)));
@@ -55,7 +57,8 @@ fn headline(task: &Task, view: &View) -> String {
         }
     };
     let attempt = if task.attempt > 1 { format!(", attempt {}", task.attempt) } else { String::new() };
-    let condition = task.condition.as_ref().map_or_else(String::new, |what| format!("; {}", clean(&what.replace('_', " "))));
+    let condition =
+        task.condition.as_ref().map_or_else(String::new, |what| format!("; {}", clean(&what.replace('_', " "))));
     let cancel = if task.cancel_requested && !task.state.is_terminal() { "; being cancelled" } else { "" };
     format!("{}  {state}{rest}{attempt}{condition}{cancel}", clean(&task.name))
 }
@@ -66,7 +69,8 @@ fn state_word(state: TaskState) -> &'static str {
 
 fn source(task: &Task, spec: &TaskSpec) -> Option<String> {
     let mut parts = Vec::new();
-    let name = |url: &str, commit: &str| clean(&format!("{}@{}", repository(url), commit.chars().take(8).collect::<String>()));
+    let name =
+        |url: &str, commit: &str| clean(&format!("{}@{}", repository(url), commit.chars().take(8).collect::<String>()));
     if let Some(code) = &spec.source.code {
         parts.push(format!("code {}", name(code.url.as_str(), code.commit.as_str())));
     }

@@ -21,7 +21,11 @@ pub fn for_people(why: &Why, view: &View) -> String {
 }
 
 fn waiting_lines(waiting: &Waiting, view: &View) -> Vec<String> {
-    let once = if waiting.nodes == 0 { "There are no nodes.".into() } else { format!("{}, each counted once:", plural(waiting.nodes.into(), "node")) };
+    let once = if waiting.nodes == 0 {
+        "There are no nodes.".into()
+    } else {
+        format!("{}, each counted once:", plural(waiting.nodes.into(), "node"))
+    };
     let mut lines = vec![format!("needs {}. {once}", clean(&waiting.needs))];
     let reasons: Vec<String> = waiting.verdicts.iter().map(|verdict| clean(&verdict.reason)).collect();
     let width = reasons.iter().map(|reason| reason.chars().count()).max().unwrap_or(0).max(20);
@@ -34,7 +38,11 @@ fn waiting_lines(waiting: &Waiting, view: &View) -> Vec<String> {
         if verdict.would_fit {
             names += ", would fit";
         }
-        lines.push(format!("{:>3}  {reason:<width$}   {}", verdict.count, names.trim_start_matches(", ")).trim_end().to_owned());
+        lines.push(
+            format!("{:>3}  {reason:<width$}   {}", verdict.count, names.trim_start_matches(", "))
+                .trim_end()
+                .to_owned(),
+        );
     }
     if let Some(moment) = waiting.not_before.filter(|moment| *moment > view.now.to_utc()) {
         lines.push(format!("not tried again before {} (it pauses after a failure)", show_clock(moment, view.now)));

@@ -72,7 +72,8 @@ fn life() -> String {
 }
 
 fn piece(ordinal: u32, stream: &str, base64: &str) -> String {
-    let data = json!({"attempt": ATTEMPT, "number": 1, "stream": stream, "offset": 0, "ordinal": ordinal, "data": base64});
+    let data =
+        json!({"attempt": ATTEMPT, "number": 1, "stream": stream, "offset": 0, "ordinal": ordinal, "data": base64});
     format!("id: c{ordinal}\nevent: log\ndata: {data}\n\n")
 }
 
@@ -106,7 +107,10 @@ fn answer(request: &Request, log: &str, task: &Value) -> Reply {
     } else if request.is("GET", &path("")) {
         Reply::Json(200, task.clone())
     } else {
-        Reply::Json(404, serde_json::to_value(api_types::Problem::new("no-such-route", request.path.clone())).expect("JSON"))
+        Reply::Json(
+            404,
+            serde_json::to_value(api_types::Problem::new("no-such-route", request.path.clone())).expect("JSON"),
+        )
     }
 }
 
@@ -156,7 +160,10 @@ async fn with_json_the_log_leaves_stdout_to_the_one_object() {
     let server = Server::start(|request, _| answer(request, &whole_log(), &ended("exit_nonzero", json!(124)))).await;
     let output = Home::new().run(&server.url, &["run", "ls", "-o", "json"]).await;
     let task: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-    assert_eq!((&task["outcome"], &task["exit_code"], output.status.code()), (&json!("exit_nonzero"), &json!(124), Some(124)));
+    assert_eq!(
+        (&task["outcome"], &task["exit_code"], output.status.code()),
+        (&json!("exit_nonzero"), &json!(124), Some(124))
+    );
     assert!(output.stderr.windows(4).any(|window| window == b"err\n"));
 }
 
@@ -205,7 +212,10 @@ async fn without_a_terminal_a_signal_cancels_the_task_and_waits_for_its_end() {
         assert!(killed.success());
         let output = finish(child).await;
         assert!(cancelled.load(Ordering::SeqCst), "{signal}");
-        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(126), "unidesk: cancelled: after 0.8 s on local\n"));
+        assert_eq!(
+            (output.status.code(), text(&output.stderr).as_str()),
+            (Some(126), "unidesk: cancelled: after 0.8 s on local\n")
+        );
     }
 }
 
@@ -244,7 +254,11 @@ async fn a_refused_task_names_the_flag() {
 async fn a_task_is_found_by_the_end_of_its_id_and_as_the_last_one() {
     let server = Server::start(|request, _| {
         if request.is("GET", "/api/v1/tasks") {
-            let found = if request.path.contains("id_suffix=41c7a93d") { vec![task_json("running", json!({}))] } else { vec![] };
+            let found = if request.path.contains("id_suffix=41c7a93d") {
+                vec![task_json("running", json!({}))]
+            } else {
+                vec![]
+            };
             return Reply::Json(200, json!({"tasks": found, "found": 1, "live": 1, "next_cursor": null}));
         }
         answer(request, &log_end(), &ended("succeeded", json!(0)))
@@ -257,7 +271,8 @@ async fn a_task_is_found_by_the_end_of_its_id_and_as_the_last_one() {
     assert_eq!((text(&detached.stdout), detached.status.code()), (format!("{ID}\n"), Some(0)));
     for typed in ["last", "41c7a93d", "41C7A93D", ID] {
         let output = home.run(&server.url, &["status", typed, "-o", "json"]).await;
-        let task: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{typed}: {}", text(&output.stderr)));
+        let task: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{typed}: {}", text(&output.stderr)));
         assert_eq!(task["id"], ID);
     }
     let unknown = home.run(&server.url, &["status", "ffffffff"]).await;
@@ -271,7 +286,11 @@ async fn a_reader_that_has_gone_ends_it_quietly() {
         if request.is("GET", "/api/v1/tasks") {
             return Reply::Json(200, json!({"tasks": many, "found": 200, "live": 200, "next_cursor": null}));
         }
-        answer(request, &whole_log(), &ended("succeeded", json!(0)))
+        match request.path.as_str() {
+            path if path.ends_with("/events") => Reply::Held(event(1, "submitted", json!({}))),
+            path if path.contains("/logs") => Reply::Held(piece(1, "stdout", "b25lCg==")),
+            _ => answer(request, "", &Value::Null),
+        }
     })
     .await;
     let home = Home::new();
@@ -279,7 +298,7 @@ async fn a_reader_that_has_gone_ends_it_quietly() {
         let mut child = home.start(&server.url, words);
         drop(child.stdout.take());
         let output = finish(child).await;
-        assert_eq!((output.status.code(), text(&output.stderr).replace("err\n", "").as_str()), (Some(code), ""), "{words:?}");
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(code), ""), "{words:?}");
     }
 }
 
@@ -307,7 +326,11 @@ async fn a_login_is_kept_and_used_and_the_environment_wins_over_it() {
          token      from ~/.config/unidesk/credentials\n"
     );
     let bad = finish(home.command(&["whoami"]).env("UNIDESK_TOKEN", "bad").spawn().expect("it starts")).await;
-    assert!(bad.status.code() == Some(4) && text(&bad.stderr).contains("token from UNIDESK_TOKEN"), "{}", text(&bad.stderr));
+    assert!(
+        bad.status.code() == Some(4) && text(&bad.stderr).contains("token from UNIDESK_TOKEN"),
+        "{}",
+        text(&bad.stderr)
+    );
 }
 
 #[tokio::test]
@@ -323,13 +346,20 @@ async fn a_new_token_is_alone_on_stdout() {
 #[tokio::test]
 async fn a_shell_completes_live_ids_and_is_never_held_up() {
     let server = Server::start(|_, _| {
-        Reply::Json(200, json!({"tasks": [task_json("running", json!({}))], "found": 1, "live": 1, "next_cursor": null}))
+        Reply::Json(
+            200,
+            json!({"tasks": [task_json("running", json!({}))], "found": 1, "live": 1, "next_cursor": null}),
+        )
     })
     .await;
     let home = Home::new();
     let complete = async |url: &str| {
         let mut command = home.command(&["--", "unidesk", "status", "41"]);
-        command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_COMPLETE_COMP_TYPE", "9").env("UNIDESK_URL", url);
+        command
+            .env("COMPLETE", "bash")
+            .env("_CLAP_COMPLETE_INDEX", "2")
+            .env("_CLAP_COMPLETE_COMP_TYPE", "9")
+            .env("UNIDESK_URL", url);
         finish(command.spawn().expect("it starts")).await
     };
     assert!(text(&complete(&server.url).await.stdout).contains("41c7a93d"));
@@ -349,4 +379,166 @@ async fn help_is_as_printed() {
         assert_eq!(output.status.code(), Some(0));
         insta::assert_snapshot!(name, text(&output.stdout));
     }
+}
+
+#[tokio::test]
+async fn a_submission_whose_answer_was_lost_makes_one_task() {
+    let server =
+        Server::start(
+            |request, n| if n == 0 { Reply::Cut } else { answer(request, &log_end(), &ended("succeeded", json!(0))) },
+        )
+        .await;
+    let output = Home::new().run(&server.url, &["run", "--detach", "ls"]).await;
+    assert_eq!((text(&output.stdout), text(&output.stderr)), (format!("{ID}\n"), String::new()));
+    let requests = server.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[0].header("idempotency-key"), requests[1].header("idempotency-key"));
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_is_not_taken_for_a_whole_one() {
+    let server = Server::start(|request, _| {
+        if request.is("GET", &path("/logs")) {
+            return Reply::Raw(200, vec![("content-length", "100".into())], vec![0, 255, 10]);
+        }
+        answer(request, "", &ended("succeeded", json!(0)))
+    })
+    .await;
+    let output = Home::new().run(&server.url, &["logs", ID]).await;
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(5), &[0u8, 255, 10][..]));
+    assert!(text(&output.stderr).contains("the log was cut after 3 bytes"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_the_node() {
+    let server = Server::start(|request, _| match request.path.as_str() {
+        path if path.ends_with("/events") => Reply::Held(event(1, "submitted", json!({}))),
+        path if path.contains("/logs") => Reply::Held(piece(1, "stdout", "b25lCg==")),
+        path if path.ends_with("/cancel") => Reply::Json(200, task_json("running", json!({"cancel_requested": true}))),
+        _ => answer(request, "", &Value::Null),
+    })
+    .await;
+    let mut child = Home::new().start(&server.url, &["run", "sleep 1000"]);
+    let mut first = [0; 4];
+    tokio::io::AsyncReadExt::read_exact(child.stdout.as_mut().expect("piped"), &mut first).await.expect("a line");
+    signal(&child, "-TERM").await;
+    until(|| server.requests().iter().any(|request| request.is("POST", &path("/cancel")))).await;
+    signal(&child, "-TERM").await;
+    let output = finish(child).await;
+    assert_eq!(output.status.code(), Some(126));
+    assert!(text(&output.stderr).contains("its node has not confirmed the end yet"), "{}", text(&output.stderr));
+}
+
+async fn signal(child: &Child, signal: &str) {
+    let pid = child.id().expect("alive").to_string();
+    assert!(Command::new("kill").args([signal, &pid]).status().await.expect("kill runs").success());
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "it never came true");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A person at a terminal: what the program writes is collected, and keys can be pressed.
+struct Terminal {
+    child: Child,
+    keys: std::fs::File,
+    screen: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn start(home: &Home, url: &str, words: &[&str]) -> Self {
+        let pty = nix::pty::openpty(None, None).expect("a terminal");
+        let side = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+        let mut command = home.command(words);
+        command.env("UNIDESK_URL", url).env("UNIDESK_TOKEN", "x").stdin(side()).stdout(side()).stderr(side());
+        let child = command.spawn().expect("it starts");
+        let keys = std::fs::File::from(pty.master);
+        let mut reader = keys.try_clone().expect("a descriptor");
+        let screen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let collected = screen.clone();
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            // A terminal whose programs have all ended reads as an error.
+            while let Ok(n @ 1..) = std::io::Read::read(&mut reader, &mut chunk) {
+                collected.lock().expect("unpoisoned").extend_from_slice(&chunk[..n]);
+            }
+        });
+        Self { child, keys, screen }
+    }
+    fn shows(&self) -> String {
+        text(&self.screen.lock().expect("unpoisoned")).replace('\r', "")
+    }
+    async fn until_shows(&self, what: &str) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !self.shows().contains(what) {
+            assert!(std::time::Instant::now() < deadline, "{what:?} is not in {:?}", self.shows());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    fn press(&mut self, key: u8) {
+        std::io::Write::write_all(&mut self.keys, &[key]).expect("the terminal takes it");
+    }
+    async fn end(&mut self) -> Option<i32> {
+        tokio::time::timeout(Duration::from_secs(30), self.child.wait())
+            .await
+            .expect("within 30 s")
+            .expect("an end")
+            .code()
+    }
+}
+
+#[tokio::test]
+async fn on_a_terminal_phases_come_before_the_log_and_the_result_after_it() {
+    let log = [piece(1, "stdout", "bm8gbmV3bGluZQ=="), log_end()].concat();
+    let server = Server::start(move |request, _| answer(request, &log, &ended("succeeded", json!(0)))).await;
+    let mut terminal = Terminal::start(&Home::new(), &server.url, &["run", "ls", "--color", "never"]);
+    terminal.until_shows("succeeded").await;
+    assert_eq!(terminal.end().await, Some(0));
+    let shown = terminal.shows();
+    let last = |line: &str| line.rsplit("\x1b[2K").next().unwrap_or_default().to_owned();
+    let lines: Vec<String> = shown.lines().map(last).collect();
+    assert_eq!(
+        lines,
+        [
+            "✓ submitted  task 41c7a93d",
+            "✓ placed     on local after 2.0 s; code, env and image are there (prepared in 1.0 s)",
+            "no newline",
+            "✓ succeeded  in 0.8 s on local, exit 0",
+        ],
+        "{shown:?}"
+    );
+}
+
+#[tokio::test]
+async fn ctrl_c_on_a_terminal_asks_and_the_answer_counts() {
+    let server = Server::start(|request, _| match request.path.as_str() {
+        path if path.ends_with("/events") => Reply::Held(event(1, "submitted", json!({}))),
+        path if path.contains("/logs") => Reply::Held(piece(1, "stdout", "b25lCg==")),
+        path if path.ends_with("/cancel") => Reply::Json(200, task_json("running", json!({"cancel_requested": true}))),
+        _ => answer(request, "", &Value::Null),
+    })
+    .await;
+    let cancelled = || server.requests().iter().any(|request| request.is("POST", &path("/cancel")));
+    let home = Home::new();
+    let mut terminal = Terminal::start(&home, &server.url, &["run", "sleep 1000"]);
+    terminal.until_shows("one").await;
+    signal(&terminal.child, "-INT").await;
+    terminal.until_shows("c cancel, d detach, Enter go on").await;
+    terminal.press(b'd');
+    assert_eq!(terminal.end().await, Some(0));
+    assert!(!cancelled() && terminal.shows().contains("the task goes on: unidesk logs 41c7a93d --follow"));
+
+    let mut terminal = Terminal::start(&home, &server.url, &["run", "sleep 1000"]);
+    terminal.until_shows("one").await;
+    signal(&terminal.child, "-INT").await;
+    terminal.until_shows("Enter go on").await;
+    signal(&terminal.child, "-INT").await;
+    until(cancelled).await;
+    terminal.until_shows("cancelling").await;
+    signal(&terminal.child, "-INT").await;
+    assert_eq!(terminal.end().await, Some(126));
 }

@@ -14,12 +14,24 @@ use unidesk::{
 
 fn live_and_ended() -> Vec<api_types::task::Task> {
     vec![
-        task("pending", json!({"id": "01a20390-8054-7c41-9d2f-6b0e5d1180ac", "name": "sweep-17", "created_at": "2026-11-22T14:26:00Z",
-            "message": "2 nodes fit, both full"})),
+        task(
+            "pending",
+            json!({"id": "01a20390-8054-7c41-9d2f-6b0e5d1180ac", "name": "sweep-17", "created_at": "2026-11-22T14:26:00Z",
+            "message": "2 nodes fit, both full"}),
+        ),
         moved("running", json!({})),
-        ended("succeeded", json!({"id": "01a20390-8054-7c41-9d2f-6b0e8e02b6f1", "duration_ms": 185_000, "exit_code": 0, "created_at": "2026-11-22T12:30:00Z"})),
-        ended("out_of_memory", json!({"id": "01a20390-8054-7c41-9d2f-6b0ec9304e77", "name": "eval\u{1b}[31m\nevil", "duration_ms": 100_412, "exit_code": 137, "created_at": "2026-11-22T11:30:00Z"})),
-        ended("exit_nonzero", json!({"id": "01a20390-8054-7c41-9d2f-6b0ec9304e78", "name": "short", "duration_ms": 400, "exit_code": 3, "created_at": "2026-11-19T11:30:00Z"})),
+        ended(
+            "succeeded",
+            json!({"id": "01a20390-8054-7c41-9d2f-6b0e8e02b6f1", "duration_ms": 185_000, "exit_code": 0, "created_at": "2026-11-22T12:30:00Z"}),
+        ),
+        ended(
+            "out_of_memory",
+            json!({"id": "01a20390-8054-7c41-9d2f-6b0ec9304e77", "name": "eval\u{1b}[31m\nevil", "duration_ms": 100_412, "exit_code": 137, "created_at": "2026-11-22T11:30:00Z"}),
+        ),
+        ended(
+            "exit_nonzero",
+            json!({"id": "01a20390-8054-7c41-9d2f-6b0ec9304e78", "name": "short", "duration_ms": 400, "exit_code": 3, "created_at": "2026-11-19T11:30:00Z"}),
+        ),
     ]
 }
 
@@ -30,26 +42,45 @@ fn list() {
     assert_snapshot!("list_piped", render::list::for_programs(&tasks, &view()));
     assert_snapshot!("list_narrow", render::list::for_people(&tasks, &View { width: 70, ..view() }));
     let colour = Style { colour: true, unicode: true };
-    assert_snapshot!("list_in_colour", render::list::for_people(&tasks, &View { style: colour, ..view() }).replace('\x1b', "<ESC>"));
-    assert_snapshot!("list_footers", [
-        render::list::footer(0, 0, 0), render::list::footer(4, 1204, 2), render::list::footer(1, 1, 0)].join("\n"));
+    assert_snapshot!(
+        "list_in_colour",
+        render::list::for_people(&tasks, &View { style: colour, ..view() }).replace('\x1b', "<ESC>")
+    );
+    assert_snapshot!(
+        "list_footers",
+        [render::list::footer(0, 0, 0), render::list::footer(4, 1204, 2), render::list::footer(1, 1, 0)].join("\n")
+    );
 }
 
 #[test]
 fn status() {
     assert_snapshot!("status_running", render::status::for_people(&moved("running", json!({})), &view()));
-    assert_snapshot!("status_pending", render::status::for_people(&task("pending", json!({"spec": spec(), "message": "waits for a node"})), &view()));
-    let failed = ended("out_of_memory", json!({
-        "duration_ms": 100_412, "exit_code": 137, "signal": 9, "peak_memory_bytes": 17_179_869_184u64, "cpu_ms": 61_000,
-        "message": "killed at its own limit, 16 GiB\nsecond line (not retried: on_exit_codes has only [75])",
-        "log": {"bytes": 61882, "complete": false},
-        "attempts": [attempt(1, "lab-5", "failed", json!({
-            "started_at": "2026-11-22T13:06:41Z", "ended_at": "2026-11-21T13:10:00Z", "failure": "out_of_memory",
-            "exit": {"code": 137, "signal": 9, "oom": true, "duration_ms": 100_412}}))],
-    }));
+    assert_snapshot!(
+        "status_pending",
+        render::status::for_people(&task("pending", json!({"spec": spec(), "message": "waits for a node"})), &view())
+    );
+    let failed = ended(
+        "out_of_memory",
+        json!({
+            "duration_ms": 100_412, "exit_code": 137, "signal": 9, "peak_memory_bytes": 17_179_869_184u64, "cpu_ms": 61_000,
+            "message": "killed at its own limit, 16 GiB\nsecond line (not retried: on_exit_codes has only [75])",
+            "log": {"bytes": 61882, "complete": false},
+            "attempts": [attempt(1, "lab-5", "failed", json!({
+                "started_at": "2026-11-22T13:06:41Z", "ended_at": "2026-11-21T13:10:00Z", "failure": "out_of_memory",
+                "exit": {"code": 137, "signal": 9, "oom": true, "duration_ms": 100_412}}))],
+        }),
+    );
     assert_snapshot!("status_failed", render::status::for_people(&failed, &view()));
-    assert_snapshot!("status_cancelling", render::status::for_people(
-        &task("running", json!({"cancel_requested": true, "condition": "node_offline", "node": "a\u{7}b", "started_at": "2026-11-22T14:29:00Z"})), &view()));
+    assert_snapshot!(
+        "status_cancelling",
+        render::status::for_people(
+            &task(
+                "running",
+                json!({"cancel_requested": true, "condition": "node_offline", "node": "a\u{7}b", "started_at": "2026-11-22T14:29:00Z"})
+            ),
+            &view()
+        )
+    );
 }
 
 fn why(value: Value) -> String {
@@ -59,29 +90,36 @@ fn why(value: Value) -> String {
 
 #[test]
 fn why_it_waits() {
-    let pending = |waiting: Value, summary: &str, hints: Value| {
-        json!({"task": ID, "name": "sweep-17", "state": "pending", "summary": summary, "hints": hints, "waiting": waiting})
-    };
+    let pending = |waiting: Value, summary: &str, hints: Value| json!({"task": ID, "name": "sweep-17", "state": "pending", "summary": summary, "hints": hints, "waiting": waiting});
     let verdict = |count: u32, reason: &str, would_fit: bool, examples: &[&str]| json!({"count": count, "reason": reason, "would_fit": would_fit, "examples": examples});
-    assert_snapshot!("why_pending", why(pending(
-        json!({"since": "2026-11-22T14:25:48Z", "needs": "1 gpu with 24 GiB, 4 cpu, 16 GiB, internet", "nodes": 9, "before": 3, "never_fits": false,
+    assert_snapshot!(
+        "why_pending",
+        why(pending(
+            json!({"since": "2026-11-22T14:25:48Z", "needs": "1 gpu with 24 GiB, 4 cpu, 16 GiB, internet", "nodes": 9, "before": 3, "never_fits": false,
             "not_before": "2026-11-22T14:31:00Z",
             "verdicts": [verdict(2, "full now", false, &["lab-3", "lab-7"]), verdict(7, "no gpu", false, &["server", "pi-attic", "laptop-old", "x", "y"]),
                 verdict(1, "offline", true, &["lab-4"])]}),
-        "sweep-17 is pending for 4m 12s: 2 nodes fit, and both are full.",
-        json!(["gpu_memory 12GiB would fit lab-2 now", "unidesk node resume lab-5"]),
-    )));
-    assert_snapshot!("why_never_fits", why(pending(
-        json!({"since": "2026-11-22T14:21:00Z", "needs": "1 gpu with 80 GiB", "nodes": 1, "before": 0, "never_fits": true, "not_before": null,
+            "sweep-17 is pending for 4m 12s: 2 nodes fit, and both are full.",
+            json!(["gpu_memory 12GiB would fit lab-2 now", "unidesk node resume lab-5"]),
+        ))
+    );
+    assert_snapshot!(
+        "why_never_fits",
+        why(pending(
+            json!({"since": "2026-11-22T14:21:00Z", "needs": "1 gpu with 80 GiB", "nodes": 1, "before": 0, "never_fits": true, "not_before": null,
             "verdicts": [verdict(1, "gpu memory too small", false, &["lab-1\u{1b}]0;x\u{7}"])]}),
-        "big-llm is pending for 9m, and no node of this fleet can ever run it: gpu_memory 80GiB, the most is 24 GiB.",
-        json!([]),
-    )));
-    assert_snapshot!("why_no_nodes", why(pending(
-        json!({"since": "2026-11-22T14:21:00Z", "needs": "1 cpu", "nodes": 0, "before": 0, "never_fits": true, "not_before": null, "verdicts": []}),
-        "ls is pending for 9m: there are no nodes.",
-        json!(["unidesk node-token create --name NAME"]),
-    )));
+            "big-llm is pending for 9m, and no node of this fleet can ever run it: gpu_memory 80GiB, the most is 24 GiB.",
+            json!([]),
+        ))
+    );
+    assert_snapshot!(
+        "why_no_nodes",
+        why(pending(
+            json!({"since": "2026-11-22T14:21:00Z", "needs": "1 cpu", "nodes": 0, "before": 0, "never_fits": true, "not_before": null, "verdicts": []}),
+            "ls is pending for 9m: there are no nodes.",
+            json!(["unidesk node-token create --name NAME"]),
+        ))
+    );
 }
 
 #[test]
@@ -106,7 +144,12 @@ fn phases_of_a_run() {
         render::phases::pending(8_000, Some("2 nodes fit and are full; 1 task is before it"), &style),
         render::phases::placed("lab-3", 11_000, None, &style),
         render::phases::preparing(72_000, None, "torch/Dockerfile", &style),
-        render::phases::preparing(72_000, render::phases::read_step("Step 4/7 : RUN pip install -r req.txt").as_ref(), "torch/Dockerfile", &style),
+        render::phases::preparing(
+            72_000,
+            render::phases::read_step("Step 4/7 : RUN pip install -r req.txt").as_ref(),
+            "torch/Dockerfile",
+            &style,
+        ),
     ];
     lines.extend(render::phases::prepared(&cold, "torch/Dockerfile", &style));
     lines.push(render::phases::placed("lab-3", 100, Some((&warm, 400)), &style));
@@ -152,14 +195,23 @@ fn ends_of_a_run() {
 #[test]
 fn nodes() {
     let nodes = [
-        node("lab-4", json!({"presence": "offline", "last_seen_at": "2026-11-22T14:04:00Z", "reserved": {"cpu_millis": 0, "memory_bytes": 0, "gpu_ids": []}})),
+        node(
+            "lab-4",
+            json!({"presence": "offline", "last_seen_at": "2026-11-22T14:04:00Z", "reserved": {"cpu_millis": 0, "memory_bytes": 0, "gpu_ids": []}}),
+        ),
         node("lab-5", json!({"admission": "draining", "admission_note": "ben: new PSU"})),
-        node("pi-attic", json!({"facts": {"agent_version": "1.3.2", "capacity": {"cpu_millis": 500, "memory_bytes": 536_870_912, "gpus": []}},
-            "reserved": {"cpu_millis": 0, "memory_bytes": 0, "gpu_ids": []}, "tasks": 0, "last_seen_at": null})),
+        node(
+            "pi-attic",
+            json!({"facts": {"agent_version": "1.3.2", "capacity": {"cpu_millis": 500, "memory_bytes": 536_870_912, "gpus": []}},
+            "reserved": {"cpu_millis": 0, "memory_bytes": 0, "gpu_ids": []}, "tasks": 0, "last_seen_at": null}),
+        ),
     ];
     assert_snapshot!("node_list", render::node::list_for_people(&nodes, Some("1.4.0"), &view()));
     assert_snapshot!("node_list_piped", render::node::list_for_programs(&nodes, &view()));
-    assert_snapshot!("node_list_footers", [render::node::list_footer(&nodes, Some("1.4.0")), render::node::list_footer(&[], None)].join("\n"));
+    assert_snapshot!(
+        "node_list_footers",
+        [render::node::list_footer(&nodes, Some("1.4.0")), render::node::list_footer(&[], None)].join("\n")
+    );
     assert_snapshot!("node_show", render::node::show(&nodes[1], &view()));
     assert_snapshot!("node_show_offline", render::node::show(&nodes[0], &view()));
     let unwell = node("evil\u{1b}[2J", json!({"metrics": {"conditions": ["docker_unavailable"]}}));
@@ -177,7 +229,10 @@ fn told(failure: Failure) -> String {
 
 #[test]
 fn several_tasks_with_one_ending() {
-    let twin = task("running", json!({"id": "01a20391-0000-7c41-9d2f-6b0f41c7a93d", "name": "other\u{1b}[1m", "created_at": "2026-11-20T13:02:00Z"}));
+    let twin = task(
+        "running",
+        json!({"id": "01a20391-0000-7c41-9d2f-6b0f41c7a93d", "name": "other\u{1b}[1m", "created_at": "2026-11-20T13:02:00Z"}),
+    );
     assert_snapshot!(told(render::errors::ambiguous("41c7a93d", &[task("running", json!({})), twin], now())));
 }
 
@@ -190,25 +245,57 @@ fn a_refusal_names_the_flags() {
             None => fault,
         }
     };
-    let connection = unidesk::connection::Inputs { flag_url: Some("http://h".into()), ..Default::default() }.choose().expect("a server");
-    let refused = |faults| told(Failure::of_client(&client::ClientError::Problem(Box::new(Problem::invalid_task(faults))), &connection));
-    assert_snapshot!("refused_one", refused(vec![fault("#/requirements/memory", "bad_quantity", "\"16 gigs\" is not a size.", Some("16GiB, 512MiB, or bytes as an integer"))]));
-    assert_snapshot!("refused_several", refused(vec![
-        fault("#/source/env_commit_id", "required", "env_commit_id is missing.", None),
-        fault("#/requirements/cpu_cores", "bad_quantity", "\"x\" is not a number of CPUs.", Some("4, or a fraction such as 0.5")),
-        fault("#/requirements/memroy", "unknown_field", "\"memroy\" is no field here.", Some("did you mean memory?")),
-        fault("#/env/A~1B", "reserved", "Reserved\u{1b}[31m.", None),
-        fault("#/stop/grace", "out_of_range", "The grace is at most 1h.", None),
-    ]));
-    let conflict = Problem::new("already-ended", "The task succeeded 3 minutes ago; there is nothing to cancel.").with("state", "succeeded");
-    assert_snapshot!("refused_conflict", told(Failure::of_client(&client::ClientError::Problem(Box::new(conflict)), &connection)));
+    let connection = unidesk::connection::Inputs { flag_url: Some("http://h".into()), ..Default::default() }
+        .choose()
+        .expect("a server");
+    let refused = |faults| {
+        told(Failure::of_client(&client::ClientError::Problem(Box::new(Problem::invalid_task(faults))), &connection))
+    };
+    assert_snapshot!(
+        "refused_one",
+        refused(vec![fault(
+            "#/requirements/memory",
+            "bad_quantity",
+            "\"16 gigs\" is not a size.",
+            Some("16GiB, 512MiB, or bytes as an integer")
+        )])
+    );
+    assert_snapshot!(
+        "refused_several",
+        refused(vec![
+            fault("#/source/env_commit_id", "required", "env_commit_id is missing.", None),
+            fault(
+                "#/requirements/cpu_cores",
+                "bad_quantity",
+                "\"x\" is not a number of CPUs.",
+                Some("4, or a fraction such as 0.5")
+            ),
+            fault(
+                "#/requirements/memroy",
+                "unknown_field",
+                "\"memroy\" is no field here.",
+                Some("did you mean memory?")
+            ),
+            fault("#/env/A~1B", "reserved", "Reserved\u{1b}[31m.", None),
+            fault("#/stop/grace", "out_of_range", "The grace is at most 1h.", None),
+        ])
+    );
+    let conflict = Problem::new("already-ended", "The task succeeded 3 minutes ago; there is nothing to cancel.")
+        .with("state", "succeeded");
+    assert_snapshot!(
+        "refused_conflict",
+        told(Failure::of_client(&client::ClientError::Problem(Box::new(conflict)), &connection))
+    );
 }
 
 #[test]
 fn not_logged_in_says_what_was_looked_at() {
     let refused = |inputs: unidesk::connection::Inputs| {
         let connection = inputs.choose().expect("a server");
-        told(Failure::of_client(&client::ClientError::Problem(Box::new(Problem::new("not-authenticated", "No such key."))), &connection))
+        told(Failure::of_client(
+            &client::ClientError::Problem(Box::new(Problem::new("not-authenticated", "No such key."))),
+            &connection,
+        ))
     };
     let inputs = unidesk::connection::Inputs {
         env_url: Some("https://unidesk.lab.example".into()),
@@ -216,7 +303,10 @@ fn not_logged_in_says_what_was_looked_at() {
         ..Default::default()
     };
     assert_snapshot!("not_logged_in", refused(inputs.clone()));
-    assert_snapshot!("bad_token", refused(unidesk::connection::Inputs { env_token: Some("ud_key_x".into()), ..inputs }));
+    assert_snapshot!(
+        "bad_token",
+        refused(unidesk::connection::Inputs { env_token: Some("ud_key_x".into()), ..inputs })
+    );
 }
 
 #[test]
@@ -225,5 +315,8 @@ fn json_is_one_line_with_nothing_that_moves_a_cursor() {
     assert!(!line.chars().any(char::is_control));
     let read: api_types::task::Task = serde_json::from_str(&line).expect("still JSON");
     assert_eq!(read.name, "a\u{9b}31m\u{7f}b\n");
-    assert_snapshot!("json_task", json_line(&ended("out_of_memory", json!({"spec": null, "attempts": null, "exit_code": 137, "signal": 9}))));
+    assert_snapshot!(
+        "json_task",
+        json_line(&ended("out_of_memory", json!({"spec": null, "attempts": null, "exit_code": 137, "signal": 9})))
+    );
 }

@@ -61,7 +61,10 @@ pub(super) fn body(args: &Args) -> Value {
     put("executor", text(&args.executor));
     put("timeout", text(&args.timeout));
     put("queue_timeout", text(&args.queue_timeout));
-    put("priority", args.priority.as_ref().map(|priority| priority.parse::<i64>().map_or(json!(priority), |number| json!(number))));
+    put(
+        "priority",
+        args.priority.as_ref().map(|priority| priority.parse::<i64>().map_or(json!(priority), |number| json!(number))),
+    );
     put("name", text(&args.name));
     put("project", text(&args.project));
     put("network", text(&args.network));

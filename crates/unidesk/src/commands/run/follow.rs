@@ -82,7 +82,11 @@ pub(super) async fn follow(context: &Context, server: &Server, task: Task, args:
         }
         Left::Detached => exit::DONE,
         Left::Unconfirmed => {
-            follow.say(Glyph::Warning, "cancelling", "the cancel is recorded, but its node has not confirmed the end yet");
+            follow.say(
+                Glyph::Warning,
+                "cancelling",
+                "the cancel is recorded, but its node has not confirmed the end yet",
+            );
             exit::LOST_OR_CANCELLED
         }
         Left::Closed => exit::BROKEN_PIPE,
@@ -170,7 +174,11 @@ impl<'a> Follow<'a> {
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.events_done && (self.log_done || self.log_seen.elapsed() > LOG_GRACE) && self.queue.is_empty() && self.held.is_none() {
+            if self.events_done
+                && (self.log_done || self.log_seen.elapsed() > LOG_GRACE)
+                && self.queue.is_empty()
+                && self.held.is_none()
+            {
                 break Left::Ended;
             }
             let asking = self.key.is_some();
@@ -181,6 +189,7 @@ impl<'a> Follow<'a> {
                     self.key = None;
                     if self.answered(key) { break Left::Detached; }
                 }
+                () = sink.closed() => break Left::Closed,
                 permit = sink.reserve(), if !self.queue.is_empty() => match permit {
                     Ok(permit) => if let Some(chunk) = self.queue.pop_front() { permit.send(chunk); },
                     Err(closed) => break closed.into(),
@@ -343,7 +352,7 @@ impl<'a> Follow<'a> {
     fn on_build(&mut self, bytes: &Bytes) {
         if self.out().progress == Progress::Build {
             self.erase();
-            self.to_people(bytes.clone());
+            self.pass_on(bytes.clone());
             return;
         }
         for byte in bytes.iter() {
@@ -364,7 +373,11 @@ impl<'a> Follow<'a> {
         }
         if let Some(bytes) = piece.gap {
             let next = show_count(piece.offset + bytes);
-            self.say(Glyph::Warning, "gap", &format!("{} are missing here; the log goes on at byte {next}", plural(bytes, "byte")));
+            self.say(
+                Glyph::Warning,
+                "gap",
+                &format!("{} are missing here; the log goes on at byte {next}", plural(bytes, "byte")),
+            );
         }
         let bytes = piece.bytes.clone();
         if bytes.is_empty() {
@@ -388,13 +401,13 @@ impl<'a> Follow<'a> {
             // With -o json, stdout is for the one object.
             _ => {
                 self.seen_bytes += bytes.len() as u64;
-                self.to_people(bytes);
+                self.pass_on(bytes);
             }
         }
     }
 
     /// Bytes of others to stderr.
-    fn to_people(&mut self, bytes: Bytes) {
+    fn pass_on(&mut self, bytes: Bytes) {
         if self.out().stderr_is_terminal {
             self.at_line_start = bytes.ends_with(b"\n");
         }

@@ -142,7 +142,9 @@ impl Story {
     /// Everything before this attempt's first byte was told.
     pub(super) fn is_settled(&self, number: u32) -> bool {
         match &self.current {
-            Some(current) if current.number == number => current.started && current.told_placed && current.told_prepared,
+            Some(current) if current.number == number => {
+                current.started && current.told_placed && current.told_prepared
+            }
             // Of an attempt that is over, or that is not known yet.
             Some(current) => current.number > number,
             None => self.over,

@@ -1,0 +1,11 @@
+//! UniDesk as a whole: real Docker, Git over HTTP, PostgreSQL and WebSockets.
+//!
+//! Owns: what a user gets, from the request to the last byte of the log, also while parts of the platform are away. Begin at
+//! [`world`]: a platform in this process; [`programs`] runs it as the programs that people start.
+
+mod main_job;
+mod programs;
+mod story;
+mod task;
+mod until;
+mod world;

@@ -1,0 +1,155 @@
+//! The database as maps. Its operations have the rules of the real store's; each is one transaction, so each is one step.
+//! Durable: no crash of anything else touches it.
+
+mod attempts;
+mod leader;
+mod logs;
+mod nodes;
+mod tasks;
+
+pub(crate) use attempts::{NodeReport, Outbox, OutboxItem, ReportVerdict};
+pub(crate) use leader::{Leadership, Role};
+pub(crate) use logs::{LogAck, Piece};
+pub(crate) use nodes::{OpenSession, Opened, SessionKey};
+pub(crate) use tasks::{Cancelled, NewTask, Retried, Submitted};
+
+use crate::faults::Planted;
+use domain::{
+    Timestamp,
+    attempt::AttemptRow,
+    ids::{AttemptId, InstanceId, NodeId, TaskId},
+    lifecycle::Event,
+    node::{Admission, NodeFacts, NodeMetrics},
+    spec::{Needs, TaskSpec},
+    task::TaskRow,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+use uuid::Uuid;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StoreError {
+    /// The call may be tried again; whether it took effect is not known.
+    Unavailable,
+    NotLeader,
+}
+
+#[derive(Clone)]
+pub(crate) struct TaskRecord {
+    pub(crate) row: TaskRow,
+    pub(crate) spec: Rc<TaskSpec>,
+    pub(crate) needs: Rc<Needs>,
+    pub(crate) class: i64,
+    pub(crate) queued_at: Timestamp,
+    pub(crate) queue_expires_at: Option<Timestamp>,
+}
+
+#[derive(Clone)]
+pub(crate) struct NodeRow {
+    pub(crate) name: String,
+    pub(crate) admission: Admission,
+    pub(crate) facts: NodeFacts,
+    pub(crate) instance: Option<InstanceId>,
+    pub(crate) session_epoch: i64,
+    pub(crate) connected: bool,
+    pub(crate) connected_since: Option<Timestamp>,
+    pub(crate) beat_at: Option<Timestamp>,
+    pub(crate) offline_since: Option<Timestamp>,
+    pub(crate) metrics: NodeMetrics,
+}
+
+/// One write, with what was there before: what the assertions look at after every step.
+pub(crate) enum Change {
+    Task { before: Option<Box<TaskRow>>, after: Box<TaskRow>, events: Vec<Event> },
+    Attempt { before: Option<Box<AttemptRow>>, after: Box<AttemptRow> },
+    Offline { node: NodeId, last_beat: Timestamp },
+    SessionOpened { key: SessionKey, inventory: BTreeSet<AttemptId> },
+}
+
+/// A hint that the real store sends by NOTIFY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Topic {
+    Queue,
+    Node(NodeId),
+}
+
+#[derive(Default)]
+pub(crate) struct FakeStore {
+    pub(crate) planted: Planted,
+    pub(crate) tasks: BTreeMap<TaskId, TaskRecord>,
+    pub(crate) attempts: BTreeMap<AttemptId, AttemptRow>,
+    pub(crate) nodes: BTreeMap<NodeId, NodeRow>,
+    logs: BTreeMap<AttemptId, logs::Head>,
+    leaders: BTreeMap<Role, leader::LeaderRow>,
+    keys: BTreeMap<String, (u64, TaskId)>,
+    classes: BTreeMap<Needs, i64>,
+    /// Indexes: what waits, and what holds resources on each node.
+    pub(crate) queue: BTreeSet<TaskId>,
+    pub(crate) holding: BTreeMap<NodeId, BTreeSet<AttemptId>>,
+    ids: u128,
+    pub(crate) rejected: usize,
+    pub(crate) journal: Vec<Change>,
+    pub(crate) topics: BTreeSet<Topic>,
+}
+
+impl FakeStore {
+    pub(crate) fn add_node(&mut self, id: NodeId, name: String) {
+        let row = NodeRow {
+            name,
+            admission: Admission::Open,
+            facts: NodeFacts::default(),
+            instance: None,
+            session_epoch: 0,
+            connected: false,
+            connected_since: None,
+            beat_at: None,
+            offline_since: None,
+            metrics: NodeMetrics::default(),
+        };
+        self.nodes.insert(id, row);
+    }
+
+    /// Ids grow with time, as UUIDv7 do.
+    fn next_id(&mut self, family: u128) -> Uuid {
+        self.ids += 1;
+        Uuid::from_u128((family << 64) + self.ids)
+    }
+
+    fn load_task(&self, id: TaskId) -> Option<TaskRow> {
+        self.tasks.get(&id).map(|record| record.row.clone())
+    }
+
+    fn save_task(&mut self, row: TaskRow, events: Vec<Event>, now: Timestamp) {
+        let Some(record) = self.tasks.get_mut(&row.id) else { return };
+        if row.queued && !record.row.queued {
+            record.queue_expires_at = record.spec.queue_timeout_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
+        }
+        if row.queued {
+            self.queue.insert(row.id);
+        } else {
+            self.queue.remove(&row.id);
+        }
+        let before = std::mem::replace(&mut record.row, row.clone());
+        self.journal.push(Change::Task { before: Some(Box::new(before)), after: Box::new(row), events });
+    }
+
+    fn save_attempt(&mut self, row: AttemptRow) {
+        let holding = self.holding.entry(row.node).or_default();
+        if row.reserved {
+            holding.insert(row.id);
+        } else {
+            holding.remove(&row.id);
+        }
+        let before = self.attempts.insert(row.id, row.clone());
+        if before.as_ref() != Some(&row) {
+            self.journal.push(Change::Attempt { before: before.map(Box::new), after: Box::new(row) });
+        }
+    }
+
+    /// Attempts that hold resources on this node, in the order of their ids.
+    pub(crate) fn held_on(&self, node: NodeId) -> impl Iterator<Item = &AttemptRow> {
+        self.holding.get(&node).into_iter().flatten().map(|id| &self.attempts[id])
+    }
+}

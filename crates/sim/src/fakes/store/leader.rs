@@ -1,0 +1,55 @@
+//! Leadership: one row a role, renewed by its holder, taken over when it was not renewed for 4 s.
+
+use super::{FakeStore, StoreError};
+use domain::Timestamp;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    Scheduler,
+    Sweeper,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leadership {
+    pub(crate) role: Role,
+    pub(crate) holder: u64,
+    pub(crate) epoch: i64,
+    pub(crate) since: Timestamp,
+}
+
+pub(super) struct LeaderRow {
+    holder: u64,
+    epoch: i64,
+    renewed_at: Timestamp,
+}
+
+impl FakeStore {
+    pub(crate) fn lead(&mut self, role: Role, holder: u64, known: Option<Leadership>, now: Timestamp) -> Option<Leadership> {
+        let stale_at = now - chrono::TimeDelta::seconds(4);
+        let row = self.leaders.entry(role).or_insert(LeaderRow { holder, epoch: 0, renewed_at: stale_at });
+        if row.holder != holder && row.renewed_at > stale_at {
+            return None;
+        }
+        if row.holder != holder || row.renewed_at <= stale_at {
+            row.epoch += 1;
+        }
+        row.holder = holder;
+        row.renewed_at = now;
+        let since = known.filter(|known| known.epoch == row.epoch).map_or(now, |known| known.since);
+        Some(Leadership { role, holder, epoch: row.epoch, since })
+    }
+
+    /// The first statement of every transaction that relies on a leadership.
+    pub(crate) fn require(&mut self, leadership: &Leadership, now: Timestamp) -> Result<(), StoreError> {
+        if self.planted.stale_leader_commits {
+            return Ok(());
+        }
+        match self.leaders.get_mut(&leadership.role) {
+            Some(row) if row.holder == leadership.holder && row.epoch == leadership.epoch => {
+                row.renewed_at = now;
+                Ok(())
+            }
+            _ => Err(StoreError::NotLeader),
+        }
+    }
+}
