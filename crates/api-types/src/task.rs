@@ -55,7 +55,7 @@ pub struct Task {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskLog {
-    /// Of the task's own streams.
+    /// Of stdout, stderr and the build; not of the agent's own lines.
     pub bytes: u64,
     pub complete: bool,
 }

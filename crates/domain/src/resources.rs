@@ -156,7 +156,7 @@ impl Ledger {
     }
     /// Share in use of the scarcest of CPU, memory and GPUs, in thousandths.
     pub fn load_permille(&self) -> u64 {
-        let share = |held: u64, capacity: u64| if capacity == 0 { 0 } else { held.saturating_mul(1000) / capacity };
+        let share = |held: u64, capacity: u64| held.saturating_mul(1000).checked_div(capacity).unwrap_or(0);
         share(self.held.cpu_millis, self.capacity.cpu_millis)
             .max(share(self.held.memory_bytes, self.capacity.memory_bytes))
             .max(share(self.gpu_holders.len() as u64, self.capacity.gpus.len() as u64))

@@ -59,9 +59,15 @@ impl TestDatabase {
 
     /// Runs statements that no operation of the store makes: rows to begin with, damage, the passing of time.
     pub async fn execute(&self, statements: &str) {
+        self.try_execute(statements).await.expect("a test's own statement");
+    }
+
+    /// As [`TestDatabase::execute`], where the database may refuse.
+    pub async fn try_execute(&self, statements: &str) -> Result<(), sqlx::Error> {
         let mut connection = connect(&self.options()).await;
-        sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut connection).await.expect("a test's own statement");
-        connection.close().await.expect("leaving the server");
+        let outcome = sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut connection).await;
+        connection.close().await?;
+        outcome.map(drop)
     }
 
     /// A small pool of its own. Several of them stand for several processes.

@@ -2,8 +2,6 @@
 //!
 //! `cargo bench -p unidesk --bench figures`. Needs PostgreSQL, Docker and Git on this machine.
 
-#![expect(clippy::disallowed_methods, reason = "a program of its own, which ends with its tasks")]
-
 use client::Client;
 use domain::task::TaskState;
 use futures::StreamExt as _;

@@ -22,7 +22,16 @@ pub struct Cli {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Globals {
     /// Form of what is printed on stdout
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Everywhere")]
+    // `--output` stays free for what a task leaves.
+    #[arg(
+        short = 'o',
+        long = "format",
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        help_heading = "Everywhere"
+    )]
     pub output: Format,
     /// Colour; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Everywhere")]

@@ -93,13 +93,13 @@ impl Output {
     /// A line for people, seen on a terminal only.
     pub fn hint(&self, line: &str) {
         if self.stderr_is_terminal {
-            eprint_line(line);
+            self.eprint_line(line);
         }
     }
 
     /// A line that matters everywhere. Off a terminal it has no glyph and says whose it is.
     pub fn tell(&self, glyph: Glyph, word: &str, rest: &str) {
-        eprint_line(&if self.stderr_is_terminal {
+        self.eprint_line(&if self.stderr_is_terminal {
             self.people.phase(glyph, word, rest)
         } else {
             format!("unidesk: {word}: {rest}")
@@ -108,22 +108,28 @@ impl Output {
 
     /// A line to stderr as it is.
     pub fn line(&self, line: &str) {
-        eprint_line(line);
+        self.eprint_line(line);
     }
 
     pub fn error(&self, told: &Told) {
         if self.is_json() {
-            eprint_line(&json_line(&told.json));
+            self.eprint_line(&json_line(&told.json));
             return;
         }
         for line in told.lines(&self.people, self.stderr_is_terminal) {
-            eprint_line(&line);
+            self.eprint_line(&line);
         }
     }
 
     /// Columns of stdout's terminal.
     pub fn width(&self) -> usize {
         columns(std::io::stdout())
+    }
+
+    /// In place of the redrawn line, if one stands there.
+    fn eprint_line(&self, line: &str) {
+        let clear = if self.progress == Progress::Live { "\r\x1b[2K" } else { "" };
+        let _ = writeln!(std::io::stderr().lock(), "{clear}{line}");
     }
 
     /// Redraws the one line at the bottom; an empty one removes it.
@@ -135,10 +141,6 @@ impl Output {
             let _ = write!(stderr, "\r\x1b[2K{line}").and_then(|()| stderr.flush());
         }
     }
-}
-
-fn eprint_line(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 fn columns(terminal: impl std::os::fd::AsFd) -> usize {

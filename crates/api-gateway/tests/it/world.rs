@@ -37,7 +37,6 @@ pub(crate) struct World {
 
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    pub(crate) name: String,
     pub(crate) session: SessionKey,
 }
 
@@ -116,7 +115,7 @@ impl World {
         };
         assert!(self.store.create_node_token(&new, &origin()).await.expect("made"));
         let session = self.connect_node(id, facts).await;
-        Node { id, name: name.into(), session }
+        Node { id, session }
     }
 
     async fn connect_node(&self, node: NodeId, facts: NodeFacts) -> SessionKey {

@@ -74,7 +74,7 @@ impl Home {
         let under = |parent: &Path| fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
         let mut all = under(self.path());
         for parent in all.clone() {
-            all.extend(under(&parent.join("nodes")));
+            all.extend(under(&parent));
         }
         all.into_iter().filter(|path| path.join("instance").exists()).collect()
     }
@@ -236,6 +236,7 @@ impl World {
     pub(crate) async fn assert_nothing_is_left(&self) {
         let live = TaskQuery { state: Some("pending,assigned,preparing,running,finishing".into()), ..TaskQuery::default() };
         let live = self.client.tasks(&live).await.expect("tasks");
+        assert_eq!(self.home.instances().len(), 1, "the node's own mark is what all looks go by");
         assert!(live.tasks.is_empty(), "these tasks live: {:?}", live.tasks);
         self.node_until("nothing is reserved", |node| node.tasks == 0 && node.reserved.cpu_millis == 0).await;
         until_true("the attempts' directories are gone", SOON, || self.home.attempts().is_empty()).await;

@@ -88,7 +88,8 @@ fn failed(task: &Task) -> Ending {
             let signal = task.signal.map_or_else(String::new, |signal| format!(" (signal {signal})"));
             let code = task.exit_code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit {code}"));
             // What the message would add is in the log already, unless the program never began (126 and 127).
-            if task.exit_code.is_some_and(|code| !matches!(code, 126 | 127)) {
+            let is_news = matches!(task.exit_code, None | Some(126 | 127)) && *message != *code;
+            if !is_news {
                 lines.clear();
             }
             (

@@ -1,0 +1,125 @@
+//! What happens by itself. Silence is made by moving the last heartbeat into the past.
+
+use crate::world::{World, eventually};
+use domain::{
+    attempt::Report,
+    ids::{DEFAULT_PROJECT, NodeId, TaskId},
+    node::{Admission, Presence},
+    outcome::FailureKind,
+    placement::Placement,
+    principal::Scope,
+    resources::Reservation,
+    spec::parse_spec,
+    task::TaskState,
+};
+use serde_json::{Value, json};
+use store::{LeaderRole, NewTask, NodeReport, SessionKey, Submitted};
+use uuid::Uuid;
+
+async fn submit(world: &World, body: Value) -> TaskId {
+    let created_by = node_registry::platform_origin("test").principal.id;
+    let spec = parse_spec(&body).expect("a good task");
+    let new = NewTask { project: DEFAULT_PROJECT, created_by, spec, idempotency: None };
+    match world.store.submit_tasks(&[new]).await.expect("accepted")[0] {
+        Submitted::Accepted { id } => id,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+async fn run_on(world: &World, task: TaskId, node: NodeId, session: SessionKey) {
+    let leader = world.store.lead(LeaderRole::Scheduler, Uuid::from_u128(1), None).await.expect("asked").expect("leads");
+    let plan = [Placement { task, node, reservation: Reservation::default() }];
+    assert_eq!(world.store.commit_placements(&leader, &plan).await.expect("committed").placed, 1);
+    let detail = world.store.get_task(Scope::All, task).await.expect("read").expect("there");
+    let held = detail.attempts[0].row.held();
+    let report = NodeReport { held, report: Report::Started };
+    world.store.record_reports(session, &[report]).await.expect("recorded");
+}
+
+async fn is_queued(world: &World, task: TaskId) -> bool {
+    world.store.get_task(Scope::All, task).await.expect("read").expect("there").view.queued
+}
+
+/// As if this server had been up and the node silent for so long.
+async fn silence(world: &World, seconds: u32) {
+    let past = format!("UPDATE node_live SET beat_at = now() - interval '{seconds} seconds'");
+    world.database.execute(&past).await;
+}
+
+#[tokio::test]
+async fn a_silent_node_goes_offline_and_its_task_is_queued_again() {
+    let world = World::start().await;
+    let (node, session) = world.node("lab-3").await;
+    let task = submit(&world, json!({"command": ["ls"]})).await;
+    run_on(&world, task, node, session).await;
+    // The sweep counts from its own beginning: what was silent before is given its time anew. Ten seconds is the least.
+    node_registry::run(&world.service, &node_registry::Config { offline_after_s: 1 }, world.store.clone());
+    silence(&world, 3_600).await;
+    eventually("the node is offline", async || {
+        world.store.find_node("lab-3").await.expect("read").expect("there").node.presence == Presence::Offline
+    })
+    .await;
+    eventually("the task is queued again", async || is_queued(&world, task).await).await;
+    let detail = world.store.get_task(Scope::All, task).await.expect("read").expect("there");
+    assert_eq!(detail.view.state, TaskState::Running, "until another node has it, it may be running on");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_whose_wait_is_over_fails() {
+    let world = World::start().await;
+    let late = submit(&world, json!({"command": ["ls"], "queue_timeout": "1ms"})).await;
+    let patient = submit(&world, json!({"command": ["ls"], "queue_timeout": "1h"})).await;
+    node_registry::run(&world.service, &node_registry::Config::default(), world.store.clone());
+    let view = async |task| world.store.get_task(Scope::All, task).await.expect("read").expect("there").view;
+    eventually("it failed", async || view(late).await.state == TaskState::Failed).await;
+    let late = view(late).await;
+    assert_eq!(late.failure, Some(FailureKind::QueueTimeout));
+    assert!(late.message.starts_with("no node took it within its queue_timeout"), "{}", late.message);
+    assert_eq!(view(patient).await.state, TaskState::Pending);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_draining_node_that_holds_nothing_is_drained_and_old_keys_are_forgotten() {
+    let world = World::start().await;
+    let (node, _) = world.node("lab-3").await;
+    let origin = node_registry::platform_origin("test");
+    world.store.set_admission(node, Admission::Draining, "", &origin).await.expect("set");
+    world
+        .database
+        .execute(
+            "INSERT INTO idempotency_keys (project_id, key, created_by, request_hash, task_id, created_at)
+             SELECT id, key, id, '', id, now() - age FROM projects, (VALUES ('old', interval '8 days'), ('new', interval '6 days')) AS k(key, age)",
+        )
+        .await;
+    node_registry::run(&world.service, &node_registry::Config::default(), world.store.clone());
+    eventually("the node is drained", async || {
+        world.store.find_node("lab-3").await.expect("read").expect("there").node.admission == Admission::Drained
+    })
+    .await;
+    eventually("the old key is forgotten", async || {
+        let check = "DO $$ BEGIN IF (SELECT string_agg(key, ',') FROM idempotency_keys) <> 'new' THEN RAISE EXCEPTION 'not yet'; END IF; END $$";
+        world.database.try_execute(check).await.is_ok()
+    })
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_registries_one_sweeps_and_the_other_takes_over_at_once_when_it_stops() {
+    let world = World::start().await;
+    let (one, two) = (service_kit::Service::new(), service_kit::Service::new());
+    node_registry::run(&one, &node_registry::Config::default(), world.store.clone());
+    let somebody_else = Uuid::from_u128(77);
+    let lead = async || world.store.lead(LeaderRole::Sweeper, somebody_else, None).await.expect("asked");
+    eventually("the first leads", async || lead().await.is_none()).await;
+    node_registry::run(&two, &node_registry::Config::default(), world.store.clone());
+    assert!(one.stop_within(std::time::Duration::from_secs(5)).await);
+    // Resigned, so nobody has to wait for four seconds of silence; the second one may have been quicker than this question.
+    let began = std::time::Instant::now();
+    eventually("the second leads", async || lead().await.is_none()).await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(3));
+    assert!(two.stop_within(std::time::Duration::from_secs(5)).await);
+    world.stop().await;
+}

@@ -1,0 +1,233 @@
+//! What a seed decides before its world begins: the machines, the work, the latencies, and which faults may happen. Each
+//! kind of fault is on in half of the seeds, so that rare combinations are not drowned by all of them at once.
+
+use crate::{Ms, dice::Dice};
+use domain::resources::{Capacity, Gpu};
+use std::collections::BTreeSet;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    GatewayCrash,
+    /// A frozen process that wakes with sessions and answers of long ago.
+    GatewayPause,
+    SchedulerCrash,
+    SchedulerPause,
+    SweeperCrash,
+    AgentCrash,
+    AgentPause,
+    /// The agent is stopped on purpose and started again.
+    PlannedStop,
+    /// Power is lost: containers, the unsynced tail of logs, and the clock's start.
+    HostCrash,
+    /// As a crash, and the disk is new.
+    DiskLoss,
+    /// The machine never comes back.
+    NodeGone,
+    LineBreak,
+    /// The line is dead, and nobody is told.
+    HalfOpen,
+    /// Nothing arrives for a while, then everything.
+    LineStall,
+    Partition,
+    DockerAway,
+    PrepareFails,
+    StartFails,
+    SlowRemoval,
+    /// A process that ignores the request to stop.
+    Stubborn,
+    /// Applied, but the answer is lost.
+    CommitUnknown,
+    /// Not applied.
+    CommitFails,
+    /// The caller lost its connection, and the transaction commits later.
+    CommitInDoubt,
+    DatabaseAway,
+    /// A query now and then takes seconds.
+    SlowQueries,
+    HintsLost,
+    Drain,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 27] = [
+        Self::GatewayCrash,
+        Self::GatewayPause,
+        Self::SchedulerCrash,
+        Self::SchedulerPause,
+        Self::SweeperCrash,
+        Self::AgentCrash,
+        Self::AgentPause,
+        Self::PlannedStop,
+        Self::HostCrash,
+        Self::DiskLoss,
+        Self::NodeGone,
+        Self::LineBreak,
+        Self::HalfOpen,
+        Self::LineStall,
+        Self::Partition,
+        Self::DockerAway,
+        Self::PrepareFails,
+        Self::StartFails,
+        Self::SlowRemoval,
+        Self::Stubborn,
+        Self::CommitUnknown,
+        Self::CommitFails,
+        Self::CommitInDoubt,
+        Self::DatabaseAway,
+        Self::SlowQueries,
+        Self::HintsLost,
+        Self::Drain,
+    ];
+
+    /// Faults that strike at moments; the others colour what happens anyway.
+    pub(crate) fn strikes(self) -> bool {
+        !matches!(
+            self,
+            Self::PrepareFails
+                | Self::StartFails
+                | Self::SlowRemoval
+                | Self::Stubborn
+                | Self::CommitUnknown
+                | Self::CommitFails
+                | Self::CommitInDoubt
+                | Self::SlowQueries
+                | Self::HintsLost
+        )
+    }
+
+    /// Strikes in ten minutes, at most.
+    pub(crate) fn often(self) -> u64 {
+        match self {
+            Self::NodeGone | Self::DiskLoss | Self::DatabaseAway => 2,
+            Self::HostCrash | Self::Drain | Self::PlannedStop => 6,
+            Self::GatewayPause | Self::SchedulerPause | Self::Partition | Self::DockerAway => 10,
+            _ => 20,
+        }
+    }
+}
+
+/// Defects that are known to be defects, to measure whether they are found. None is in the product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    /// The gateway acknowledges reports before they are committed.
+    pub ack_before_commit: bool,
+    /// A late report of a replaced attempt counts.
+    pub fence_ignored: bool,
+    /// What an ended attempt still holds is given to the next one.
+    pub live_only_holds: bool,
+    /// The agent's record never reaches its disk.
+    pub record_not_persisted: bool,
+    /// Log bytes are counted instead of placed by their offset.
+    pub log_by_count: bool,
+    /// A woken former leader may commit.
+    pub stale_leader_commits: bool,
+    /// What a session of long ago says counts.
+    pub stale_sessions_count: bool,
+    /// A node that comes back with its work does not take it off the queue.
+    pub return_leaves_queued: bool,
+    /// A cancel waits for a node that never comes back.
+    pub offline_cancels_wait: bool,
+    /// A commit believes in the room that its snapshot saw.
+    pub commit_trusts_snapshot: bool,
+    /// A session sends assignments that the hello has named already.
+    pub assigns_known_attempts: bool,
+    /// The end of an attempt is on disk before the last bytes of its log are.
+    pub end_before_log_sync: bool,
+}
+
+/// Sizes and times, now and then absurd ones.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    pub(crate) heartbeat_ms: Ms,
+    pub(crate) silence_ms: Ms,
+    pub(crate) offline_s: i64,
+    pub(crate) outbox_every_ms: Ms,
+    pub(crate) pass_every_ms: Ms,
+    pub(crate) reports_per_batch: usize,
+    pub(crate) log_piece_bytes: u64,
+    pub(crate) log_window_bytes: u64,
+    pub(crate) net_ms: (Ms, Ms),
+    pub(crate) database_ms: (Ms, Ms),
+    pub(crate) docker_ms: (Ms, Ms),
+    pub(crate) shutdown_grace_ms: Ms,
+    /// Every message goes through the encoders of the protocol.
+    pub(crate) encodes: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub faults: BTreeSet<Fault>,
+    pub planted: Planted,
+    pub(crate) gateways: usize,
+    pub(crate) schedulers: usize,
+    pub(crate) sweepers: usize,
+    pub(crate) nodes: Vec<Capacity>,
+    pub(crate) tasks: u64,
+    pub(crate) chaos_ms: Ms,
+    pub(crate) knobs: Knobs,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, 1);
+        let faults = Fault::ALL.into_iter().filter(|_| dice.chance(0.5)).collect();
+        let nodes = (0..dice.between(1, 8)).map(|_| machine(&mut dice)).collect();
+        Self {
+            seed,
+            faults,
+            planted: Planted::default(),
+            gateways: dice.between(1, 3) as usize,
+            schedulers: dice.between(1, 3) as usize,
+            sweepers: dice.between(1, 2) as usize,
+            nodes,
+            tasks: dice.log_uniform(5, 50),
+            chaos_ms: dice.between(90, 360) * 1_000,
+            knobs: knobs(&mut dice),
+        }
+    }
+
+    pub fn with(mut self, planted: Planted) -> Self {
+        self.planted = planted;
+        self
+    }
+
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+}
+
+fn machine(dice: &mut Dice) -> Capacity {
+    let gpus = if dice.chance(0.4) { dice.between(1, 4) } else { 0 };
+    Capacity {
+        cpu_millis: *dice.pick(&[1_000, 2_000, 4_000, 16_000]),
+        memory_bytes: dice.between(1, 32) << 30,
+        disk_bytes: dice.between(10, 200) << 30,
+        gpus: (0..gpus)
+            .map(|n| Gpu { id: format!("GPU-{n}"), model: "RTX".into(), memory_bytes: *dice.pick(&[8u64, 24]) << 30 })
+            .collect(),
+    }
+}
+
+fn knobs(dice: &mut Dice) -> Knobs {
+    // A short silence makes offline nodes frequent; the order heartbeat < silence < offline stays.
+    let offline_s = if dice.chance(0.5) { 90 } else { dice.between(8, 40) as i64 };
+    let silence_ms = offline_s as u64 * 500;
+    let absurd = |dice: &mut Dice, usual: u64, low: u64, high: u64| if dice.chance(0.25) { dice.log_uniform(low, high) } else { usual };
+    let ceiling = |dice: &mut Dice, low: u64, high: u64| (1, dice.log_uniform(low, high));
+    Knobs {
+        heartbeat_ms: silence_ms / 3,
+        silence_ms,
+        offline_s,
+        outbox_every_ms: absurd(dice, 2_000, 300, 20_000),
+        pass_every_ms: absurd(dice, 1_000, 300, 3_000),
+        reports_per_batch: absurd(dice, 128, 1, 4) as usize,
+        log_piece_bytes: absurd(dice, 64 << 10, 16, 200),
+        log_window_bytes: absurd(dice, 64 << 10, 64, 500),
+        net_ms: ceiling(dice, 3, 800),
+        database_ms: ceiling(dice, 2, 200),
+        docker_ms: ceiling(dice, 20, 3_000),
+        shutdown_grace_ms: absurd(dice, 10_000, 200, 10_000),
+        encodes: dice.chance(0.15),
+    }
+}
