@@ -6,7 +6,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use service_kit::{ApiError, RequestId};
-use std::{any::Any, time::Instant};
+use std::{
+    any::Any,
+    time::{Duration, Instant},
+};
 use tower_http::catch_panic::ResponseForPanic;
 use tracing::Instrument as _;
 
@@ -23,6 +26,21 @@ pub(crate) async fn trace(request: Request, next: Next) -> Response {
     }
     .instrument(span)
     .await
+}
+
+/// How long an answer may take to begin. A stream may go on for as long as it likes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// A database that hangs must not hang whoever asks: nothing is known then but that it may be tried again.
+pub(crate) async fn within_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::warn!(after_s = ANSWER_WITHIN.as_secs(), "a request was given up: the database did not answer");
+            ApiError::from(api_types::Problem::new("unavailable", "The database does not answer. Try again in a moment; a request with an Idempotency-Key is done once.").retry_after_ms(5_000))
+                .into_response()
+        }
+    }
 }
 
 /// A panic is a fault of our own: what it said goes to the log, and nothing of it to the caller.

@@ -41,6 +41,7 @@ pub fn router(state: AppState, extra: Router) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         // The last layer is the outermost: an id first, then the log, and a panic's answer is completed like any other.
+        .layer(from_fn(middleware::within_time))
         .layer(CatchPanicLayer::custom(middleware::Panicked))
         .layer(SetSensitiveRequestHeadersLayer::new(once(header::AUTHORIZATION)))
         .layer(from_fn(problem_response::complete))

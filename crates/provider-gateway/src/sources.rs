@@ -36,11 +36,18 @@ impl Sources {
     /// Makes a commit available and says in the log what that took.
     async fn ensure(&self, role: Role, pinned: &Pinned, log: &AttemptLog) -> Result<crate::source::Fetched, Failure> {
         let began = Instant::now();
-        let mut notes = Vec::new();
-        let fetched = self.cache.ensure(role, pinned, &self.policy, &mut |line| notes.push(line)).await;
-        for line in notes {
-            log.note(&line).await;
-        }
+        // Told while it goes on: a fetch may take minutes, and somebody is watching.
+        let (sender, mut notes) = mpsc::unbounded_channel();
+        let ensuring = async move {
+            let mut note = |line| drop(sender.send(line));
+            self.cache.ensure(role, pinned, &self.policy, &mut note).await
+        };
+        let telling = async {
+            while let Some(line) = notes.recv().await {
+                log.note(&line).await;
+            }
+        };
+        let (fetched, ()) = tokio::join!(ensuring, telling);
         let fetched = fetched?;
         let what = if fetched.was_cached { "is here already, nothing fetched".to_owned() } else { format!("{} fetched in {:.1} s", show_bytes(fetched.bytes_fetched), began.elapsed().as_secs_f64()) };
         log.note(&format!("{role} {pinned}: {what}")).await;

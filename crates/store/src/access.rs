@@ -1,6 +1,5 @@
 //! Keys, tokens and the audit log.
 
-mod admin;
 pub(crate) mod api_keys;
 mod audit;
 pub(crate) mod jwt_keys;

@@ -105,7 +105,7 @@ impl Store {
             ("jit", "off"),
         ]);
         let pool = |max| {
-            PgPoolOptions::new().max_connections(max).acquire_timeout(Duration::from_secs(5)).test_before_acquire(false)
+            PgPoolOptions::new().max_connections(max).acquire_timeout(Duration::from_secs(5))
         };
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let beats = pool(2).connect_lazy_with(options);

@@ -3,9 +3,13 @@
 //! Owns: what a user gets, from the request to the last byte of the log, also while parts of the platform are away. Begin at
 //! [`world`]: a platform in this process; [`programs`] runs it as the programs that people start.
 
+mod bad_input;
+mod cancel;
+mod endings;
 mod main_job;
 mod programs;
 mod story;
 mod task;
 mod until;
+mod waiting;
 mod world;

@@ -8,6 +8,8 @@ use std::fmt::Write;
 const VARIES: &[(&str, &str)] = &[
     (r"/tmp/ud-[A-Za-z0-9]+", "[world]"),
     (r"127\.0\.0\.1:\d+", "[host]"),
+    (r"\bport \d+", "port [port]"),
+    (r"succeeded (just now|\d+ s ago)", "succeeded [when]"),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "[id]"),
     (r"\b[0-9a-f]{40}\b", "[commit]"),
     (r"\b\d{4}-\d\d-\d\dT[0-9:.]+Z", "[time]"),
@@ -52,7 +54,9 @@ pub(crate) fn of_ended(task: &Task, why: &Why) -> String {
             format!(", exit {code}{signal}")
         }
     };
-    format!("{}: {outcome}{exit}\nmessage: {}\n{}", task.state, task.message, of_why(why))
+    let last_lines = why.ended.iter().flat_map(|ended| &ended.last_lines);
+    let log: String = last_lines.map(|line| format!("\n  log: {line}")).collect();
+    format!("{}: {outcome}{exit}\nmessage: {}\n{}{log}", task.state, task.message, of_why(why))
 }
 
 pub(crate) fn of_why(why: &Why) -> String {

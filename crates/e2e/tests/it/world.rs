@@ -2,7 +2,7 @@
 
 use crate::{
     programs,
-    story,
+    story::{self, Stories},
     task::Body,
     until::{until, until_true},
 };
@@ -208,6 +208,16 @@ impl World {
     /// What a user reads about an ended task.
     pub(crate) async fn story(&self, task: &Task) -> String {
         story::of_ended(task, &self.why(task.id).await)
+    }
+
+    /// Runs all at once and writes down how each ended, in this order.
+    pub(crate) async fn tell_ends(&self, cases: &[(&str, Body)]) -> Stories {
+        let runs = cases.iter().map(|(_, body)| self.run(body));
+        let mut stories = Stories::default();
+        for ((title, _), task) in cases.iter().zip(futures::future::join_all(runs).await) {
+            stories.tell(title, &self.story(&task).await);
+        }
+        stories
     }
 
     pub(crate) async fn log(&self, id: TaskId) -> Vec<u8> {

@@ -17,13 +17,19 @@ async fn a_token_makes_a_node_and_its_secret_is_seen_once() {
     let listed = world.get("/node-tokens").await.text().await.expect("text");
     assert!(listed.contains("lab-8") && !listed.contains(token) && !listed.contains("secret"), "{listed}");
     let node = json_of(world.get("/nodes/lab-8").await).await;
-    assert_eq!((&node["id"], &node["presence"], &node["admission"]), (&made["node_id"], &json!("offline"), &json!("open")));
+    assert_eq!(
+        (&node["id"], &node["presence"], &node["admission"]),
+        (&made["node_id"], &json!("offline"), &json!("open"))
+    );
     assert_eq!(refusal(world.post("/node-tokens", json!({"name": "lab-8"})).await).await, "name-taken");
     for name in ["", "a b", "../x", "-x", "ä", &"x".repeat(64), "a\u{0}b"] {
         let refused = world.post("/node-tokens", json!({"name": name})).await;
         assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY, "{name:?}");
     }
-    assert_eq!(refusal(world.post("/node-tokens", json!({"name": "x", "role": "admin"})).await).await, "invalid-request");
+    assert_eq!(
+        refusal(world.post("/node-tokens", json!({"name": "x", "role": "admin"})).await).await,
+        "invalid-request"
+    );
     world.stop().await;
 }
 
@@ -53,7 +59,10 @@ async fn a_node_is_drained_and_resumed_by_name_or_id() {
     let world = World::start().await;
     let (id, _) = world.node("lab-5").await;
     let drained = json_of(world.post("/nodes/lab-5/drain", json!({"note": "new PSU"})).await).await;
-    assert_eq!((&drained["admission"], &drained["admission_note"]), (&json!("draining"), &json!("by ana (\"new PSU\")")));
+    assert_eq!(
+        (&drained["admission"], &drained["admission_note"]),
+        (&json!("draining"), &json!("by ana (\"new PSU\")"))
+    );
     let resumed = json_of(world.post(&format!("/nodes/{id}/resume"), json!({})).await).await;
     assert_eq!((&resumed["admission"], &resumed["admission_note"]), (&json!("open"), &json!("")));
     // The note may be left out, and the body with it.
@@ -74,7 +83,8 @@ async fn a_node_is_drained_and_resumed_by_name_or_id() {
 #[tokio::test]
 async fn a_key_is_made_listed_without_its_secret_and_revoked() {
     let world = World::start().await;
-    let made = json_of(world.post("/api-keys", json!({"name": "ci", "role": "member", "expires_in_days": 30})).await).await;
+    let made =
+        json_of(world.post("/api-keys", json!({"name": "ci", "role": "member", "expires_in_days": 30})).await).await;
     let key = made["key"].as_str().expect("a secret");
     assert!(key.starts_with("ud_key_") && node_registry::is_valid_api_key(&world.store, key).await.expect("read"));
     let listed = world.get("/api-keys").await.text().await.expect("text");

@@ -58,7 +58,13 @@ impl World {
 
     /// A node that says hello once.
     pub(crate) async fn node(&self, name: &str) -> (NodeId, SessionKey) {
-        let issued = node_registry::create_node_token(&self.store, DEFAULT_PROJECT, name, &node_registry::platform_origin("test")).await;
+        let issued = node_registry::create_node_token(
+            &self.store,
+            DEFAULT_PROJECT,
+            name,
+            &node_registry::platform_origin("test"),
+        )
+        .await;
         let node = issued.expect("made").expect("a new name").node_id;
         let capacity = Capacity { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_bytes: 100 << 30, gpus: Vec::new() };
         let executors = [("process".to_owned(), "1".to_owned())].into();

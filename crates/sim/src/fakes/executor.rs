@@ -1,0 +1,323 @@
+//! A machine's containers: they live on without the agent, and die with the machine. Docker may be away, slow, or unsure.
+
+use crate::{
+    Ms,
+    assertions::{Sometimes, Violation},
+    dice::Dice,
+    fakes::disk::slot,
+    faults::Fault,
+    world::{Event, HostEvent, NodeEvent, World},
+};
+use domain::{
+    ids::AttemptId,
+    outcome::{ExitFacts, FailureKind},
+};
+use protocol::Stream;
+use provider_gateway::{
+    agent,
+    executor::{Adopted, Failure, Signal},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Created,
+    Running,
+    Exited,
+}
+
+pub(crate) struct Container {
+    pub(crate) state: State,
+    behaviour: Behaviour,
+    started_at: Ms,
+    pub(crate) written: [u64; 4],
+    exit: ExitFacts,
+    /// The request to stop has reached the process.
+    is_stopping: bool,
+}
+
+/// What its process will do, drawn from the attempt's id.
+struct Behaviour {
+    runs_ms: Ms,
+    code: i32,
+    writes: Vec<(Ms, Stream, u64)>,
+    is_stubborn: bool,
+    stops_in_ms: Ms,
+    code_when_stopped: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    Prepare,
+    Start,
+    Adopt,
+    Remove,
+    Signal { signal: Signal, since: Ms },
+}
+
+impl World {
+    fn behaviour(&self, attempt: AttemptId) -> Behaviour {
+        let mut dice = Dice::new(self.plan.seed, (1 << 32) + attempt.as_uuid().as_u128() as u64 % (1 << 32));
+        let runs_ms = dice.log_uniform(50, 120_000);
+        let mut writes: Vec<(Ms, Stream, u64)> = (0..dice.between(0, 5))
+            .map(|_| {
+                let stream = if dice.chance(0.7) { Stream::Stdout } else { Stream::Stderr };
+                (dice.between(0, runs_ms - 1), stream, dice.log_uniform(1, 300))
+            })
+            .collect();
+        writes.sort_by_key(|(at, ..)| *at);
+        Behaviour {
+            runs_ms,
+            code: if dice.chance(0.75) { 0 } else { *dice.pick(&[1, 3, 75]) },
+            writes,
+            is_stubborn: self.plan.has(Fault::Stubborn) && dice.chance(0.3),
+            stops_in_ms: dice.log_uniform(1, 3_000),
+            code_when_stopped: if dice.chance(0.3) { 0 } else { 143 },
+        }
+    }
+
+    fn docker_latency(&mut self) -> Ms {
+        let (low, high) = self.plan.knobs.docker_ms;
+        self.dice.log_uniform(low, high)
+    }
+
+    /// Asks the machine for something; the answer comes to this run of the agent only.
+    pub(crate) fn ask_executor(&mut self, n: usize, attempt: AttemptId, op: Op) {
+        let latency = match op {
+            Op::Prepare => self.docker_latency() * self.dice.between(1, 10),
+            Op::Remove if self.has(Fault::SlowRemoval) && self.dice.chance(0.3) => self.dice.log_uniform(1_000, 40_000),
+            Op::Start | Op::Adopt | Op::Remove | Op::Signal { .. } => self.docker_latency(),
+        };
+        let run = self.nodes[n].process.run;
+        if op == Op::Start {
+            // As the real executor: the mark is on disk before Docker is asked.
+            self.nodes[n].disk.attempts.entry(attempt).or_default().started_mark = true;
+        }
+        if matches!(op, Op::Start | Op::Prepare | Op::Remove) {
+            self.nodes[n].asked.insert(attempt, op);
+        }
+        let boot = self.nodes[n].boot;
+        self.after(latency, Event::Host { node: n, boot, event: HostEvent::Op { attempt, op, run } });
+    }
+
+    /// The agent died in the middle of requests: Docker did each, or never heard of it.
+    pub(crate) fn resolve_asked(&mut self, n: usize) {
+        for (attempt, op) in std::mem::take(&mut self.nodes[n].asked) {
+            if self.dice.chance(0.4) && self.nodes[n].docker_up {
+                let _ = self.perform(n, attempt, op);
+            }
+        }
+    }
+
+    pub(crate) fn host_hears(&mut self, n: usize, event: HostEvent) {
+        match event {
+            HostEvent::Op { attempt, op, run } => {
+                if self.nodes[n].process.run != run {
+                    return;
+                }
+                if let Op::Signal { signal, since } = op {
+                    self.signal(n, attempt, signal, since);
+                    return;
+                }
+                let is_dropped = op == Op::Prepare && !self.nodes[n].preparing.contains(&attempt);
+                if self.nodes[n].asked.get(&attempt) == Some(&op) {
+                    self.nodes[n].asked.remove(&attempt);
+                }
+                if is_dropped {
+                    return;
+                }
+                if let Some(answer) = self.perform(n, attempt, op) {
+                    self.after(0, Event::Node { node: n, run, event: NodeEvent::Done(Box::new(answer)) });
+                }
+            }
+            HostEvent::Write { attempt, index } => self.write(n, attempt, index),
+            HostEvent::Exit { attempt, exit } => self.exit(n, attempt, exit),
+            HostEvent::DockerBack => {
+                self.nodes[n].docker_up = true;
+                for attempt in self.nodes[n].collecting.clone() {
+                    self.collect(n, attempt);
+                }
+            }
+        }
+    }
+
+    /// What Docker does, and what it answers.
+    fn perform(&mut self, n: usize, attempt: AttemptId, op: Op) -> Option<agent::Event> {
+        use agent::Event as Done;
+        let away = || Failure::node("Docker does not answer");
+        let is_up = self.nodes[n].docker_up;
+        Some(match op {
+            Op::Prepare => {
+                let outcome = if !is_up {
+                    Err(away())
+                } else if self.has(Fault::PrepareFails) && self.dice.chance(0.25) {
+                    let kind = *self.dice.pick(&[FailureKind::BuildFailed, FailureKind::NodeError, FailureKind::SourceUnavailable]);
+                    Err(Failure::new(kind, "it could not be prepared"))
+                } else {
+                    self.create(n, attempt);
+                    let mut provenance = serde_json::Map::new();
+                    if attempt.as_uuid().as_u128() % 2 == 0 {
+                        provenance.insert("image".into(), "sha256:1".into());
+                    }
+                    Ok(provenance)
+                };
+                Done::Prepared { attempt, outcome }
+            }
+            Op::Start => {
+                let refused = self.has(Fault::StartFails) && self.dice.chance(0.15);
+                let started = if is_up && (!refused || self.dice.chance(0.4)) { self.start(n, attempt) } else { Err(away()) };
+                // It may be up although the answer says otherwise.
+                let outcome = if refused { Err(Failure::node("Docker gave no answer in time")) } else { started };
+                Done::Started { attempt, outcome }
+            }
+            Op::Adopt => Done::Adopted { attempt, found: self.find(n, attempt) },
+            Op::Remove => {
+                let outcome = if is_up {
+                    self.nodes[n].containers.remove(&attempt);
+                    Ok(())
+                } else {
+                    self.hit(Sometimes::RemovalRetried);
+                    Err(away())
+                };
+                Done::Removed { attempt, outcome }
+            }
+            Op::Signal { .. } => return None,
+        })
+    }
+
+    fn create(&mut self, n: usize, attempt: AttemptId) {
+        let behaviour = self.behaviour(attempt);
+        self.nodes[n].containers.entry(attempt).or_insert(Container {
+            state: State::Created,
+            behaviour,
+            started_at: 0,
+            written: [0; 4],
+            exit: ExitFacts::default(),
+            is_stopping: false,
+        });
+    }
+
+    fn start(&mut self, n: usize, attempt: AttemptId) -> Result<(), Failure> {
+        let (now, boot) = (self.now, self.nodes[n].boot);
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt) else {
+            return Err(Failure::node("no such container"));
+        };
+        if container.state != State::Created {
+            return Ok(());
+        }
+        container.state = State::Running;
+        container.started_at = now;
+        let ends_at = now + container.behaviour.runs_ms;
+        let code = container.behaviour.code;
+        let writes: Vec<Ms> = container.behaviour.writes.iter().map(|(at, ..)| now + at).collect();
+        for (index, at) in writes.into_iter().enumerate() {
+            self.at(at, Event::Host { node: n, boot, event: HostEvent::Write { attempt, index } });
+        }
+        let exit = ExitFacts { code: Some(code), ..ExitFacts::default() };
+        self.at(ends_at, Event::Host { node: n, boot, event: HostEvent::Exit { attempt, exit } });
+        self.checker.process_started(attempt, now);
+        Ok(())
+    }
+
+    fn find(&mut self, n: usize, attempt: AttemptId) -> Adopted {
+        let node = &self.nodes[n];
+        let is_marked = node.disk.attempts.get(&attempt).is_some_and(|directory| directory.started_mark);
+        let (found, hit) = match node.containers.get(&attempt).map(|container| container.state) {
+            _ if !node.docker_up => (Adopted::Unknown, Some(Sometimes::AdoptionUnknown)),
+            Some(State::Created) => (Adopted::NotStarted, None),
+            Some(State::Running) => (Adopted::Running, Some(Sometimes::AdoptedRunning)),
+            Some(State::Exited) => (Adopted::Exited, Some(Sometimes::ExitRecovered)),
+            None if is_marked => (Adopted::Gone, Some(Sometimes::AdoptionFoundItGone)),
+            None => (Adopted::NotStarted, None),
+        };
+        if let Some(hit) = hit {
+            self.hit(hit);
+        }
+        found
+    }
+
+    fn signal(&mut self, n: usize, attempt: AttemptId, signal: Signal, since: Ms) {
+        let (now, boot, run) = (self.now, self.nodes[n].boot, self.nodes[n].process.run);
+        if !self.nodes[n].docker_up {
+            // Tried again for 20 s, then given up.
+            if now < since + 20_000 {
+                let op = Op::Signal { signal, since };
+                self.after(500, Event::Host { node: n, boot, event: HostEvent::Op { attempt, op, run } });
+            }
+            return;
+        }
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else { return };
+        let (code, delay) = match signal {
+            Signal::Kill => (137, 1),
+            Signal::Stop if container.behaviour.is_stubborn || container.is_stopping => return,
+            Signal::Stop => {
+                container.is_stopping = true;
+                (container.behaviour.code_when_stopped, container.behaviour.stops_in_ms)
+            }
+        };
+        let exit = ExitFacts { code: Some(code), signal: (code > 128).then(|| code - 128), ..ExitFacts::default() };
+        self.after(delay, Event::Host { node: n, boot, event: HostEvent::Exit { attempt, exit } });
+    }
+
+    fn write(&mut self, n: usize, attempt: AttemptId, index: usize) {
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else { return };
+        let (_, stream, len) = container.behaviour.writes[index];
+        container.written[slot(stream)] += len;
+        let written = container.written;
+        self.checker.process_wrote(attempt, written);
+        self.collect(n, attempt);
+    }
+
+    fn exit(&mut self, n: usize, attempt: AttemptId, mut exit: ExitFacts) {
+        let now = self.now;
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else { return };
+        exit.duration_ms = now - container.started_at;
+        self.checker.process_ended(attempt, now);
+        container.state = State::Exited;
+        container.exit = exit;
+        self.collect(n, attempt);
+    }
+
+    /// Copies what the container wrote and the log has not; when it has ended, the facts follow.
+    pub(crate) fn collect(&mut self, n: usize, attempt: AttemptId) {
+        let node = &mut self.nodes[n];
+        if !node.collecting.contains(&attempt) || !node.docker_up || !node.process.is_up {
+            return;
+        }
+        let run = node.process.run;
+        let Some(container) = node.containers.get(&attempt) else {
+            node.collecting.remove(&attempt);
+            let gone = Failure::node("The container was removed by somebody else before its end was recorded.");
+            let event = NodeEvent::Done(Box::new(agent::Event::Collected { attempt, outcome: Err(gone) }));
+            self.after(1, Event::Node { node: n, run, event });
+            return;
+        };
+        let Some(directory) = node.disk.attempts.get_mut(&attempt) else { return };
+        for stream in Stream::ALL {
+            let new = container.written[slot(stream)].saturating_sub(directory.spool.next[slot(stream)]);
+            directory.spool.append(stream, new, self.plan.knobs.log_piece_bytes, self.now);
+        }
+        if container.state == State::Exited {
+            node.collecting.remove(&attempt);
+            let exit = container.exit.clone();
+            let latency = self.docker_latency();
+            let event = NodeEvent::Done(Box::new(agent::Event::Collected { attempt, outcome: Ok(exit) }));
+            self.after(latency, Event::Node { node: n, run, event });
+        }
+        self.pump_logs(n);
+    }
+
+    /// Power is lost: what ran is gone, what was only created is still there.
+    pub(crate) fn containers_die(&mut self, n: usize) {
+        let now = self.now;
+        let running: Vec<AttemptId> =
+            self.nodes[n].containers.iter().filter(|(_, c)| c.state == State::Running).map(|(id, _)| *id).collect();
+        for attempt in running {
+            self.checker.process_ended(attempt, now);
+            self.nodes[n].containers.remove(&attempt);
+        }
+    }
+
+    pub(crate) fn violate(&mut self, violation: Violation) {
+        self.violation.get_or_insert(violation);
+    }
+}

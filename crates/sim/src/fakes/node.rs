@@ -1,0 +1,314 @@
+//! A node: the machine with its disk and containers, and the shell around the agent's core, which carries actions out and
+//! feeds back what came of them. The core itself is the product's.
+
+use crate::{
+    Ms,
+    fakes::{
+        disk::FakeDisk,
+        executor::{Container, Op},
+        net::LineId,
+    },
+    faults::Fault,
+    world::{Event, NodeEvent, Process, World},
+};
+use domain::{
+    attempt::Report,
+    ids::{AttemptId, Held, InstanceId, NodeId},
+    node::NodeFacts,
+    outcome::LogTotals,
+};
+use protocol::Stream;
+use provider_gateway::{
+    agent::{self, Action, Agent},
+    executor::Adopted,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+pub(crate) struct Node {
+    // The machine.
+    pub(crate) id: NodeId,
+    pub(crate) facts: NodeFacts,
+    pub(crate) instance: InstanceId,
+    pub(crate) boot: u64,
+    pub(crate) booted_at: Ms,
+    pub(crate) is_up: bool,
+    pub(crate) is_gone: bool,
+    pub(crate) docker_up: bool,
+    pub(crate) containers: BTreeMap<AttemptId, Container>,
+    pub(crate) disk: FakeDisk,
+    pub(crate) partitioned_until: Ms,
+    // The agent's process: gone with a crash.
+    pub(crate) process: Process,
+    pub(crate) agent: Agent,
+    pub(crate) is_stopping: bool,
+    pub(crate) adopting: BTreeSet<AttemptId>,
+    pub(crate) unknown: BTreeSet<AttemptId>,
+    pub(crate) preparing: BTreeSet<AttemptId>,
+    pub(crate) collecting: BTreeSet<AttemptId>,
+    pub(crate) awaiting_log: BTreeSet<AttemptId>,
+    /// Requests that Docker has not answered.
+    pub(crate) asked: BTreeMap<AttemptId, Op>,
+    pub(crate) tick_at: Option<Ms>,
+    // Its connection.
+    pub(crate) line: Option<LineId>,
+    pub(crate) session: Option<Session>,
+    pub(crate) wants_hello: bool,
+    pub(crate) failures: u32,
+    pub(crate) began_at: Ms,
+    pub(crate) last_heard: Ms,
+}
+
+/// What lives as long as a session.
+#[derive(Default)]
+pub(crate) struct Session {
+    pub(crate) seq: u64,
+    pub(crate) unacknowledged: VecDeque<(u64, AttemptId, &'static str)>,
+    pub(crate) cursors: BTreeMap<AttemptId, usize>,
+    pub(crate) streams: BTreeMap<(AttemptId, Stream), (u64, u64)>,
+    pub(crate) in_flight_bytes: u64,
+}
+
+impl Node {
+    pub(crate) fn new(id: NodeId, facts: NodeFacts, instance: InstanceId) -> Self {
+        Self {
+            id,
+            facts,
+            instance,
+            boot: 1,
+            booted_at: 0,
+            is_up: true,
+            is_gone: false,
+            docker_up: true,
+            containers: BTreeMap::new(),
+            disk: FakeDisk::default(),
+            partitioned_until: 0,
+            process: Process::default(),
+            agent: Agent::default(),
+            is_stopping: false,
+            adopting: BTreeSet::new(),
+            unknown: BTreeSet::new(),
+            preparing: BTreeSet::new(),
+            collecting: BTreeSet::new(),
+            awaiting_log: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            tick_at: None,
+            line: None,
+            session: None,
+            wants_hello: false,
+            failures: 0,
+            began_at: 0,
+            last_heard: 0,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn start_agent(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        if node.process.is_up || node.is_gone || !node.is_up {
+            return;
+        }
+        node.process.start();
+        node.agent = Agent::default();
+        for record in node.disk.read_all() {
+            self.agent_event(n, agent::Event::Restored(Box::new(record)));
+        }
+        self.node_after(n, 0, NodeEvent::Dial);
+    }
+
+    /// The process is gone; its sockets are closed by its kernel, if the kernel lives.
+    pub(crate) fn stop_agent(&mut self, n: usize, kernel_lives: bool) {
+        if !self.nodes[n].process.is_up {
+            return;
+        }
+        if kernel_lives {
+            self.resolve_asked(n);
+        }
+        let node = &mut self.nodes[n];
+        node.process.stop();
+        node.is_stopping = false;
+        node.agent = Agent::default();
+        for set in [&mut node.adopting, &mut node.unknown, &mut node.preparing, &mut node.collecting, &mut node.awaiting_log] {
+            set.clear();
+        }
+        node.asked.clear();
+        node.wants_hello = false;
+        node.tick_at = None;
+        node.session = None;
+        if let Some(line) = node.line.take() {
+            if kernel_lives {
+                self.close_from(line, true);
+            } else {
+                self.cut(line, false);
+            }
+        }
+    }
+
+    pub(crate) fn node_after(&mut self, n: usize, delay: Ms, event: NodeEvent) {
+        let run = self.nodes[n].process.run;
+        self.after(delay, Event::Node { node: n, run, event });
+    }
+
+    pub(crate) fn node_event(&mut self, n: usize, event: NodeEvent) {
+        match event {
+            NodeEvent::Dial => self.dial(n),
+            NodeEvent::Dialled(line) => self.greet(n, line),
+            NodeEvent::WelcomeLate(line) => {
+                if self.nodes[n].line == Some(line) && self.nodes[n].session.is_none() {
+                    self.drop_line(n);
+                }
+            }
+            NodeEvent::Heartbeat(line) => self.heartbeat(n, line),
+            NodeEvent::Done(event) => self.agent_event(n, *event),
+            NodeEvent::Tick => {
+                self.nodes[n].tick_at = None;
+                self.agent_event(n, agent::Event::Tick);
+            }
+            NodeEvent::StopLate => {
+                if self.nodes[n].is_stopping {
+                    self.agent_exits(n);
+                }
+            }
+        }
+    }
+
+    fn agent_exits(&mut self, n: usize) {
+        self.stop_agent(n, true);
+        let delay = self.dice.log_uniform(200, 30_000);
+        self.after(delay, Event::StartAgent { node: n });
+    }
+
+    /// Milliseconds of the machine's own clock, which starts with it.
+    fn boot_millis(&self, n: usize) -> agent::Millis {
+        self.now - self.nodes[n].booted_at + 1
+    }
+
+    pub(crate) fn agent_event(&mut self, n: usize, event: agent::Event) {
+        self.note(n, &event);
+        if let agent::Event::Assigned(assign) = &event
+            && self.nodes[n].agent.assignment(assign.held.attempt).is_none()
+        {
+            self.nodes[n].disk.attempts.entry(assign.held.attempt).or_default();
+        }
+        let now = self.boot_millis(n);
+        let trace = self.trace.is_verbose.then(|| format!("{event:?}"));
+        let actions = self.nodes[n].agent.step(now, event);
+        if let Some(event) = trace {
+            self.trace.say(self.now, || format!("node {n}: {event:.160} -> {:.200}", format!("{actions:?}")));
+        }
+        for action in actions {
+            if self.has(Fault::AgentCrash) && self.dice.chance(0.003) {
+                self.stop_agent(n, true);
+                let delay = self.dice.log_uniform(100, 60_000);
+                self.after(delay, Event::StartAgent { node: n });
+                return;
+            }
+            self.carry_out(n, action);
+        }
+        self.schedule_tick(n);
+        if self.nodes[n].is_stopping && self.nodes[n].agent.live() == 0 {
+            self.agent_exits(n);
+            return;
+        }
+        self.try_hello(n);
+    }
+
+    /// Books on what is being looked up.
+    fn note(&mut self, n: usize, event: &agent::Event) {
+        let node = &mut self.nodes[n];
+        match event {
+            agent::Event::Adopted { attempt, found } => {
+                node.adopting.remove(attempt);
+                if *found == Adopted::Unknown {
+                    node.unknown.insert(*attempt);
+                } else {
+                    node.unknown.remove(attempt);
+                }
+            }
+            agent::Event::Prepared { attempt, .. } => {
+                node.preparing.remove(attempt);
+            }
+            _ => {}
+        }
+    }
+
+    fn schedule_tick(&mut self, n: usize) {
+        let Some(deadline) = self.nodes[n].agent.next_deadline() else { return };
+        let at = (self.nodes[n].booted_at + deadline).saturating_sub(1).max(self.now);
+        if self.nodes[n].tick_at.is_none_or(|planned| at < planned) {
+            self.nodes[n].tick_at = Some(at);
+            self.node_after(n, at - self.now, NodeEvent::Tick);
+        }
+    }
+
+    fn carry_out(&mut self, n: usize, action: Action) {
+        match action {
+            Action::Persist(attempt) => self.persist(n, attempt),
+            Action::Report { held, report } => self.send_report(n, held, report),
+            Action::Adopt(attempt) => {
+                self.nodes[n].adopting.insert(attempt);
+                self.ask_executor(n, attempt, Op::Adopt);
+            }
+            Action::Prepare(attempt) => {
+                self.nodes[n].preparing.insert(attempt);
+                self.ask_executor(n, attempt, Op::Prepare);
+            }
+            Action::Abort(attempt) => {
+                self.nodes[n].preparing.remove(&attempt);
+            }
+            Action::Start(attempt) => self.ask_executor(n, attempt, Op::Start),
+            Action::Collect(attempt) => {
+                self.nodes[n].collecting.insert(attempt);
+                self.collect(n, attempt);
+            }
+            Action::Signal(attempt, signal) => {
+                let since = self.now;
+                self.ask_executor(n, attempt, Op::Signal { signal, since });
+            }
+            Action::AwaitLog(attempt) => {
+                self.nodes[n].awaiting_log.insert(attempt);
+                self.check_log(n, attempt);
+            }
+            Action::Remove(attempt) => {
+                self.nodes[n].collecting.remove(&attempt);
+                self.ask_executor(n, attempt, Op::Remove);
+            }
+            Action::Forget(attempt) => {
+                self.nodes[n].disk.attempts.remove(&attempt);
+                self.nodes[n].awaiting_log.remove(&attempt);
+            }
+        }
+    }
+
+    fn persist(&mut self, n: usize, attempt: AttemptId) {
+        let node = &mut self.nodes[n];
+        let Some(record) = node.agent.record(attempt).filter(|_| !self.plan.planted.record_not_persisted) else { return };
+        let directory = node.disk.attempts.entry(attempt).or_default();
+        // Once the end is on disk nobody reads the container's log again.
+        if record.ending.is_some() && !self.plan.planted.end_before_log_sync {
+            directory.spool.sync();
+        }
+        directory.record = Some(record);
+    }
+
+    /// Says [`agent::Event::LogAcknowledged`] as soon as it is true.
+    pub(crate) fn check_log(&mut self, n: usize, attempt: AttemptId) {
+        let node = &mut self.nodes[n];
+        let Some(directory) = node.disk.attempts.get(&attempt) else { return };
+        if node.awaiting_log.contains(&attempt) && directory.spool.is_acknowledged() {
+            node.awaiting_log.remove(&attempt);
+            let totals = LogTotals { bytes: directory.spool.output_bytes(), complete: true };
+            let event = NodeEvent::Done(Box::new(agent::Event::LogAcknowledged { attempt, totals }));
+            self.node_after(n, 0, event);
+        }
+    }
+
+    pub(crate) fn send_report(&mut self, n: usize, held: Held, report: Report) {
+        let node = &mut self.nodes[n];
+        let (Some(line), Some(session)) = (node.line, &mut node.session) else { return };
+        session.seq += 1;
+        session.unacknowledged.push_back((session.seq, held.attempt, report.kind()));
+        let seq = session.seq;
+        self.send_up(line, super::net::Up::Control { seq, message: protocol::FromNode::Report { held, report } });
+    }
+}

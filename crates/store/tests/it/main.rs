@@ -1,0 +1,11 @@
+//! Every operation against a real PostgreSQL: one test per answer that it can give, and races with one winner.
+
+mod access;
+mod leader;
+mod logs;
+mod nodes;
+mod placements;
+mod reports;
+mod submit;
+mod tasks;
+mod world;

@@ -1,0 +1,246 @@
+//! What nodes report: recorded once, in any repetition, and only from whoever holds the task.
+
+use crate::world::{World, connect, exited, failed, hello, new_task, piece, succeeded};
+use domain::{
+    attempt::{AttemptState, Report},
+    ids::{Fence, Held, InstanceId},
+    outcome::FailureKind,
+    principal::Scope,
+    task::TaskState,
+};
+use serde_json::json;
+use store::{NodeReport, Opened, ReportVerdict, SessionKey};
+use uuid::Uuid;
+
+#[tokio::test]
+async fn a_report_is_recorded_once_and_repeats_are_repeats() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let task = world.submit(json!({})).await;
+    let held = world.place(task, node).await;
+    let all = [Report::Accepted, Report::Preparing, Report::Started, exited(0), succeeded(), Report::Released];
+    let batch: Vec<NodeReport> = all.iter().map(|report| NodeReport { held, report: report.clone() }).collect();
+    let answers = world.store.record_reports(node.session, &batch).await.expect("answered");
+    assert_eq!(answers, [ReportVerdict::Recorded; 6], "a whole life in one batch");
+    assert_eq!(world.state(task).await, TaskState::Succeeded);
+    let events = world.count("SELECT count(*) FROM task_events").await;
+    let answers = world.store.record_reports(node.session, &batch).await.expect("answered");
+    assert_eq!(answers, [ReportVerdict::Repeated; 6]);
+    assert_eq!(world.count("SELECT count(*) FROM task_events").await, events, "a repeat leaves no trace");
+    assert_eq!(world.count("SELECT count(*) FROM rejected_reports").await, 0);
+}
+
+#[tokio::test]
+async fn another_end_after_the_end_is_a_conflict_and_kept_aside() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let task = world.submit(json!({})).await;
+    let held = world.start_on(task, node).await;
+    world.report(node, held, succeeded()).await;
+    assert_eq!(world.report(node, held, failed(FailureKind::ExitNonzero)).await, ReportVerdict::Conflict);
+    assert_eq!(world.state(task).await, TaskState::Succeeded);
+    assert_eq!(world.count("SELECT count(*) FROM rejected_reports WHERE verdict = 'conflict'").await, 1);
+}
+
+#[tokio::test]
+async fn who_does_not_hold_the_task_is_fenced() {
+    let world = World::start().await;
+    let (node, other) = (world.node("n").await, world.node("other").await);
+    let task = world.submit(json!({})).await;
+    let held = world.start_on(task, node).await;
+    assert_eq!(world.report(other, held, succeeded()).await, ReportVerdict::Fenced, "another node's attempt");
+    for fence in [held.fence.get() - 1, held.fence.get() + 1, 0, -1] {
+        let forged = Held { fence: Fence::from_i64(fence), ..held };
+        assert_eq!(world.report(node, forged, succeeded()).await, ReportVerdict::Fenced, "fence {fence}");
+    }
+    let unknown = Held { attempt: domain::ids::AttemptId::from_uuid(Uuid::from_u128(3)), ..held };
+    assert_eq!(world.report(node, unknown, succeeded()).await, ReportVerdict::Fenced);
+    assert_eq!(world.state(task).await, TaskState::Running);
+    assert_eq!(world.count("SELECT count(*) FROM rejected_reports WHERE verdict = 'fenced'").await, 6);
+}
+
+#[tokio::test]
+async fn an_older_session_of_a_node_says_nothing_any_more() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let task = world.submit(json!({})).await;
+    let held = world.start_on(task, node).await;
+    let newer = match world.store.open_session(&hello(node.id, node.instance, &[held])).await.expect("opened") {
+        Opened::Session { key, .. } => key,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(world.report(node, held, succeeded()).await, ReportVerdict::StaleSession);
+    assert_eq!(world.state(task).await, TaskState::Running);
+    assert!(world.store.heartbeat(&[(node.session, Default::default())]).await.expect("answered").is_empty());
+    assert_eq!(world.store.heartbeat(&[(newer, Default::default())]).await.expect("answered"), [newer]);
+    let unknown = SessionKey { node: domain::ids::NodeId::from_uuid(Uuid::from_u128(1)), epoch: 1 };
+    let report = NodeReport { held, report: succeeded() };
+    assert_eq!(world.store.record_reports(unknown, &[report]).await.expect("answered"), [ReportVerdict::StaleSession]);
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_before_its_replacement_keeps_the_task() {
+    let world = World::start().await;
+    let (node, other) = (world.node("n").await, world.node("other").await);
+    let task = world.submit(json!({})).await;
+    let held = world.start_on(task, node).await;
+    world.lose(node).await;
+    let view = world.task(task).await.view;
+    assert!(view.queued && view.state == TaskState::Running, "it may be running on");
+    assert_eq!(world.report(node, held, exited(0)).await, ReportVerdict::Recorded);
+    assert_eq!(world.commit(task, other).await.expect("checked").placed, 0, "too late to replace it");
+    assert_eq!(world.report(node, held, succeeded()).await, ReportVerdict::Recorded);
+    assert_eq!(world.state(task).await, TaskState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_after_its_replacement_is_fenced() {
+    let world = World::start().await;
+    let (node, other) = (world.node("n").await, world.node("other").await);
+    let task = world.submit(json!({})).await;
+    let held = world.start_on(task, node).await;
+    world.lose(node).await;
+    let newer = world.place(task, other).await;
+    assert!(newer.fence > held.fence);
+    assert_eq!(world.report(node, held, succeeded()).await, ReportVerdict::Fenced);
+    let attempts = world.task(task).await.attempts;
+    assert_eq!((attempts[0].row.state, attempts[1].row.state), (AttemptState::Lost, AttemptState::Assigned));
+    assert!(attempts[0].row.reserved, "until its node says that the machine is free");
+    assert_eq!(world.report(node, held, Report::Released).await, ReportVerdict::Recorded);
+    assert!(!world.task(task).await.attempts[0].row.reserved);
+    // Its log is kept all the same: it changes no state.
+    let acks = world.store.append_logs(node.session, &[piece(held, 1, 0, b"late")]).await.expect("stored");
+    assert_eq!(acks[0].next_offset, 4);
+}
+
+#[tokio::test]
+async fn of_a_report_and_a_replacement_at_once_exactly_one_wins() {
+    let world = World::start().await;
+    let (node, other) = (world.node("n").await, world.node("other").await);
+    let second = connect(&world.database).await;
+    let leader = world.leads(store::LeaderRole::Scheduler).await;
+    let (mut reported, mut replaced) = (0, 0);
+    for round in 0..30 {
+        let task = world.submit(json!({})).await;
+        world
+            .database
+            .execute(&format!(
+                "UPDATE node_live SET offline_since = NULL, connected = true WHERE node_id = '{}'",
+                node.id
+            ))
+            .await;
+        let held = world.start_on(task, node).await;
+        world.lose(node).await;
+        let report = [NodeReport { held, report: succeeded() }];
+        let plan = [crate::world::placement(task, other)];
+        // Either may begin first.
+        let (report, placed) = if round % 2 == 0 {
+            tokio::join!(second.record_reports(node.session, &report), world.store.commit_placements(&leader, &plan))
+        } else {
+            let (placed, report) = tokio::join!(
+                world.store.commit_placements(&leader, &plan),
+                second.record_reports(node.session, &report)
+            );
+            (report, placed)
+        };
+        let (report, placed) = (report.expect("answered")[0], placed.expect("committed").placed);
+        let detail = world.task(task).await;
+        match (report, placed) {
+            (ReportVerdict::Recorded, 0) => {
+                reported += 1;
+                assert_eq!((detail.view.state, detail.attempts.len()), (TaskState::Succeeded, 1));
+            }
+            (ReportVerdict::Fenced, 1) => {
+                replaced += 1;
+                assert_eq!((detail.view.state, detail.attempts.len()), (TaskState::Assigned, 2));
+            }
+            other => panic!("both or neither won: {other:?}"),
+        }
+    }
+    assert_eq!(reported + replaced, 30);
+}
+
+#[tokio::test]
+async fn the_two_orders_of_locks_never_meet_in_a_circle() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let stores = futures::future::join_all((0..3).map(|_| connect(&world.database))).await;
+    let tasks: Vec<_> = vec![new_task(json!({})); 20];
+    let ids: Vec<_> = world
+        .store
+        .submit_tasks(&tasks)
+        .await
+        .expect("accepted")
+        .into_iter()
+        .map(|answer| match answer {
+            store::Submitted::Accepted { id } => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let mut batch = Vec::new();
+    for id in &ids {
+        batch.push(NodeReport { held: world.place(*id, node).await, report: Report::Started });
+    }
+    let mut backwards = batch.clone();
+    backwards.reverse();
+    let batches = [batch.clone(), backwards, batch];
+    let calls = stores.iter().zip(&batches).map(|(store, batch)| store.record_reports(node.session, batch));
+    let answers = futures::future::join_all(calls).await;
+    let recorded = answers
+        .into_iter()
+        .flat_map(|answer| answer.expect("no deadlock"))
+        .filter(|v| *v == ReportVerdict::Recorded)
+        .count();
+    assert_eq!(recorded, 20, "each once");
+}
+
+#[tokio::test]
+async fn a_session_settles_what_the_node_has_and_should_have() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let (kept, missing, unaccepted) =
+        (world.submit(json!({})).await, world.submit(json!({})).await, world.submit(json!({})).await);
+    let kept_held = world.start_on(kept, node).await;
+    world.start_on(missing, node).await;
+    let sent = world.place(unaccepted, node).await;
+    let stranger = Held { attempt: domain::ids::AttemptId::from_uuid(Uuid::from_u128(8)), fence: Fence::from_i64(1) };
+    let stale = Held { fence: Fence::from_i64(1), ..kept_held };
+    let opened =
+        world.store.open_session(&hello(node.id, node.instance, &[kept_held, stranger])).await.expect("opened");
+    let Opened::Session { key, unknown, draining, name, .. } = opened else { panic!("{opened:?}") };
+    assert_eq!((unknown, draining, name.as_str()), (vec![stranger], false, "n"));
+    assert_eq!(key.epoch, node.session.epoch + 1);
+    assert_eq!(world.state(kept).await, TaskState::Running);
+    let given_up = world.task(missing).await;
+    assert_eq!((given_up.view.state, given_up.view.queued), (TaskState::Pending, true));
+    assert!(!given_up.attempts[0].row.reserved, "the machine knows nothing of it");
+    assert_eq!(world.state(unaccepted).await, TaskState::Assigned, "it may never have arrived, so it is sent again");
+    let outbox = world.store.outbox(node.id, &[]).await.expect("read");
+    assert!(matches!(&outbox.items[..], [store::OutboxItem::Assign { held, .. }] if *held == sent), "{outbox:?}");
+    // An attempt with an old fence is not the one that it should have.
+    let opened = world.store.open_session(&hello(node.id, node.instance, &[stale])).await.expect("opened");
+    assert!(matches!(opened, Opened::Session { unknown, .. } if unknown == [stale]));
+}
+
+#[tokio::test]
+async fn a_second_installation_waits_until_the_first_is_silent() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let copy = InstanceId::from_uuid(Uuid::from_u128(42));
+    let opened = world.store.open_session(&hello(node.id, copy, &[])).await.expect("answered");
+    assert_eq!(opened, Opened::OtherInstance);
+    world.store.close_session(node.session).await.expect("closed");
+    let opened = world.store.open_session(&hello(node.id, copy, &[])).await.expect("answered");
+    assert!(matches!(opened, Opened::Session { .. }), "{opened:?}");
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_closed_session_do_not_close_a_newer_one() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    world.store.open_session(&hello(node.id, node.instance, &[])).await.expect("opened");
+    world.store.close_session(node.session).await.expect("ignored");
+    let found = world.store.find_node("n").await.expect("read").expect("there");
+    assert_eq!(found.node.presence, domain::node::Presence::Connected);
+    assert_eq!(world.store.task_history(Scope::All, world.submit(json!({})).await, 0, 9).await.expect("read").len(), 1);
+}
