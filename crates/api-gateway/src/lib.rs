@@ -46,7 +46,8 @@ pub async fn run(service: &Service, store: Store, listener: TcpListener, extra: 
     let state = AppState::new(service.clone(), store.clone()).await.context("reading the keys that sign tokens")?;
     let (bridge, stop) = (store.clone(), service.stopping().clone());
     service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
-    service.spawn_until_stopped("revocations", state.access.clone().forget_what_is_revoked(store.wakeups().subscribe()));
+    service
+        .spawn_until_stopped("revocations", state.access.clone().forget_what_is_revoked(store.wakeups().subscribe()));
     service_kit::serve::serve(service, listener, router(state, extra));
     Ok(())
 }

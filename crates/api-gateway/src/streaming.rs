@@ -174,3 +174,51 @@ pub(crate) fn wants_events(headers: &HeaderMap) -> bool {
 pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
     headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::trim).filter(|id| !id.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_given_up_and_little_was_kept_for_it() {
+        let service = Service::new();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let unread = answer(&service, BYTES, None, async move |mut sink: Sink| {
+            let mut sent = 0;
+            let cut = loop {
+                match sink.send(vec![0; 1_000]).await {
+                    Ok(()) => sent += 1,
+                    Err(cut) => break cut,
+                }
+            };
+            let _ = tell.send(sent);
+            Err(cut)
+        });
+        assert_eq!(told.await, Ok(QUEUE), "what the queue holds, and no more");
+        drop(unread);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_never_looks_finished() {
+        let service = Service::new();
+        let whole = answer(&service, BYTES, None, async |mut sink: Sink| sink.send("all").await);
+        assert_eq!(whole.into_body().collect().await.expect("it ends well").to_bytes(), "all");
+        let broken = answer(&service, BYTES, None, async |mut sink: Sink| {
+            sink.send("a part").await?;
+            Err(Cut::ReaderGone)
+        });
+        assert!(broken.into_body().collect().await.is_err());
+    }
+
+    #[test]
+    fn events_are_given_to_those_who_ask_for_them() {
+        let asks = |accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            wants_events(&headers)
+        };
+        assert!(asks("text/event-stream") && asks("application/json, Text/Event-Stream;q=0.9"));
+        assert!(!asks("*/*") && !asks("text/plain"));
+    }
+}

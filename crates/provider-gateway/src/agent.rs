@@ -582,12 +582,18 @@ impl Attempt {
 fn describe(exit: &ExitFacts) -> String {
     let signal = exit.signal.map(|signal| format!(" (signal {signal})")).unwrap_or_default();
     let code = exit.code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit {code}"));
+    // Said by shells and by our own supervisors alike, and no number that people know.
+    let means = match exit.code {
+        Some(126) => ": the program could not be executed",
+        Some(127) => ": the program was not found",
+        _ => "",
+    };
     match exit.failure() {
         None => String::new(),
         Some(FailureKind::OutOfMemory) => format!("killed at its memory limit, {code}{signal}"),
         Some(FailureKind::Timeout) => format!("stopped at its timeout, {code}{signal}"),
         Some(FailureKind::Cancelled) => format!("cancelled, {code}{signal}"),
-        Some(_) => format!("{code}{signal}"),
+        Some(_) => format!("{code}{signal}{means}"),
     }
 }
 

@@ -6,7 +6,7 @@ mod websocket;
 
 pub use websocket::{Dialled, dial};
 
-use crate::{executor::Registry, resources::Meter, runtime::Handle};
+use crate::{Sources, executor::Registry, resources::Meter, runtime::Handle};
 use domain::{
     backoff,
     ids::InstanceId,
@@ -35,6 +35,8 @@ pub struct Link {
     pub instance: InstanceId,
     pub facts: watch::Receiver<NodeFacts>,
     pub registry: Registry,
+    /// Cached repositories are warm too.
+    pub sources: Sources,
     pub handle: Handle,
     pub meter: Arc<Mutex<Meter>>,
     /// The node's name, as the server calls it: told in the welcome.
@@ -96,10 +98,11 @@ impl Link {
 
     /// What a heartbeat says.
     async fn metrics(&self) -> NodeMetrics {
-        let (mut conditions, warm) = crate::runtime::conditions(&self.registry).await;
+        let (mut conditions, mut warm) = crate::runtime::conditions(&self.registry).await;
         if *self.stopping.borrow() {
             conditions.insert(Condition::Stopping);
         }
+        warm.extend(self.sources.warm_keys());
         let sampled = self.meter.lock().unwrap_or_else(PoisonError::into_inner).sample();
         NodeMetrics { live_attempts: *self.handle.live.borrow() as u32, conditions, warm, ..sampled }
     }

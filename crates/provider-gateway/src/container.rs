@@ -6,6 +6,7 @@ mod base_image;
 mod build;
 mod build_failure;
 mod buildkit;
+mod builds;
 mod collect;
 mod create;
 mod disk;
@@ -23,7 +24,7 @@ mod transcript;
 mod usage;
 mod user;
 
-pub use disk::{Report, Watermarks};
+pub use disk::{DiskSettings, Report};
 pub use docker::Facts as DockerFacts;
 
 use crate::{
@@ -117,7 +118,7 @@ pub struct Settings {
     pub pids_limit: i64,
     /// An image that takes longer to build is given up.
     pub build_timeout: Duration,
-    pub disk: Watermarks,
+    pub disk: DiskSettings,
 }
 
 impl Settings {
@@ -130,7 +131,7 @@ impl Settings {
             builder: Builder::Auto,
             pids_limit: 4_096,
             build_timeout: Duration::from_secs(2 * 3_600),
-            disk: Watermarks::default(),
+            disk: DiskSettings::default(),
         }
     }
 }
@@ -142,6 +143,7 @@ pub struct ContainerExecutor {
     source: Arc<dyn TreeSource>,
     records: records::ImageRecords,
     flights: flight::Flights,
+    builds: builds::Builds,
     pins: image::Pins,
     collecting_garbage: tokio::sync::Mutex<()>,
     /// Attempts that this agent itself has sent a signal: their end is not blamed on Docker.
@@ -160,6 +162,7 @@ impl ContainerExecutor {
             records: records::ImageRecords::open(&settings.data_dir)?,
             source,
             flights: flight::Flights::default(),
+            builds: builds::Builds::default(),
             pins: image::Pins::default(),
             collecting_garbage: tokio::sync::Mutex::new(()),
             signalled: Mutex::default(),

@@ -5,9 +5,11 @@
 //! Begin at [`agent`], the pure core; [`runtime`] is its shell, [`connection`] the line to the server, [`executor`] the contract.
 
 pub mod agent;
+pub mod collector;
 pub mod config;
 pub mod connection;
 pub mod container;
+pub mod disk;
 pub mod executor;
 mod identity;
 pub mod log;
@@ -33,8 +35,6 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How often images, caches and scratch are looked at for room.
-const COLLECT_EVERY: Duration = Duration::from_secs(60);
 /// How often the machine is measured again.
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
 
@@ -56,10 +56,12 @@ pub struct Config {
 impl Config {
     /// Reads `provider.toml` and `policy.toml` in the data directory.
     pub fn load(server: String, token: String, data_dir: &Path) -> anyhow::Result<Self> {
+        let settings: ProviderSettings = config::read(&data_dir.join("provider.toml"))?;
+        settings.watermarks.check().map_err(anyhow::Error::msg).with_context(|| format!("{}", data_dir.join("provider.toml").display()))?;
         Ok(Self {
             server,
             token,
-            settings: config::read(&data_dir.join("provider.toml"))?,
+            settings,
             policy: config::read(&data_dir.join("policy.toml"))?,
             data_dir: data_dir.to_owned(),
             shim: None,
@@ -95,16 +97,20 @@ impl Agent {
 pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     let identity = identity::open(&config.data_dir).with_context(|| format!("opening the data directory {}", config.data_dir.display()))?;
     let instance = identity.instance;
-    let sources = Sources::new(Arc::new(source::SourceCache::open(&config.data_dir.join("git")).context("opening the git cache")?), config.policy.source.clone());
+    let cache = Arc::new(source::SourceCache::open(&config.data_dir.join("git")).context("opening the git cache")?);
+    let sources = Sources::new(cache.clone(), config.policy.source.clone());
 
     let mut container_settings = container::Settings::new(config.data_dir.join("images"), instance);
     if let Some(socket) = &config.settings.docker_socket {
         container_settings.socket = socket.clone();
     }
+    let marks = config.settings.watermarks.clone();
+    container_settings.disk.marks = marks.clone();
     let containers = Arc::new(container::ContainerExecutor::new(container_settings, Arc::new(sources.clone())).context("opening the record of images")?);
     let attempts_root = config.data_dir.join("attempts");
     let mut process_settings = process::Settings::new(&config.data_dir);
     process_settings.shim = config.shim.clone();
+    process_settings.disk = marks.clone();
     let processes = Arc::new(process::ProcessExecutor::new(process_settings, Arc::new(sources.clone())));
     let mut registry = Registry::default();
     if allowed(&config.policy, "container") {
@@ -114,6 +120,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         registry = registry.with(processes.clone());
     }
 
+    let disk = collector::AgentDisk { data_dir: config.data_dir.clone(), attempts: attempts_root.clone(), cache, marks };
     let surveyor = Surveyor { config: config.clone(), registry: registry.clone(), containers: containers.clone(), processes };
     let (facts_sender, facts) = watch::channel(surveyor.survey().await);
     let (name, node_name) = watch::channel(String::new());
@@ -129,6 +136,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         instance,
         facts,
         registry,
+        sources,
         handle: handle.clone(),
         meter,
         name,
@@ -142,12 +150,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         link.run(stop).await;
     });
     service.spawn_until_stopped("survey", surveyor.keep_current(facts_sender));
-    service.spawn_until_stopped("collect garbage", async move {
-        loop {
-            tokio::time::sleep(COLLECT_EVERY).await;
-            containers.collect_garbage().await;
-        }
-    });
+    service.spawn_until_stopped("collect garbage", collector::run(containers, disk));
     Ok(Agent { handle, connected, stopping })
 }
 

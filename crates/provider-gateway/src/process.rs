@@ -19,8 +19,10 @@ mod supervisor;
 mod users;
 
 pub use remove_tree::remove_tree;
+pub use scratch::{SHARED as SHARED_SCRATCH, remove_orphans as remove_orphaned_scratch};
 
 use crate::{
+    disk::Watermarks,
     executor::{Adopted, Executor, Failure, Job, Prepared, Signal},
     log::AttemptLog,
 };
@@ -79,8 +81,8 @@ pub struct Settings {
     /// Processes and threads of one attempt, where it has a user of its own.
     pub max_processes: u64,
     pub max_open_files: u64,
-    /// The node takes no more work when its disk is so full.
-    pub disk_full_percent: u64,
+    /// The node takes no more work when its disk is too full.
+    pub disk: Watermarks,
 }
 
 impl Settings {
@@ -93,7 +95,7 @@ impl Settings {
             memory_period: Duration::from_millis(200),
             max_processes: 4_096,
             max_open_files: 65_536,
-            disk_full_percent: 92,
+            disk: Watermarks::default(),
         }
     }
 }
@@ -130,6 +132,10 @@ impl ProcessExecutor {
             "memory: watcher of the process tree, every {} ms; cpu and disk: not limited; {users}",
             settings.memory_period.as_millis()
         )
+    }
+
+    fn refuse_when_full(&self) -> Result<(), Failure> {
+        self.shared.settings.disk.refuse_when_full(&self.shared.settings.data_dir, "the agent's disk")
     }
 
     fn doorbells(&self) -> MutexGuard<'_, HashMap<AttemptId, Arc<Doorbell>>> {
@@ -201,8 +207,7 @@ impl Executor for ProcessExecutor {
 
     fn health<'a>(&'a self) -> BoxFuture<'a, Option<Condition>> {
         Box::pin(async {
-            let used = crate::resources::disk(&self.shared.settings.data_dir).map(|disk| disk.used_percent());
-            used.filter(|percent| *percent >= self.shared.settings.disk_full_percent).map(|_| Condition::DiskFull)
+            self.refuse_when_full().is_err().then_some(Condition::DiskFull)
         })
     }
 }

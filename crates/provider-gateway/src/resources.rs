@@ -130,13 +130,6 @@ pub struct Disk {
     pub free_bytes: u64,
 }
 
-impl Disk {
-    /// As `df` counts: without what is reserved for root.
-    pub fn used_percent(&self) -> u64 {
-        (self.used_bytes * 100).checked_div(self.used_bytes + self.free_bytes).unwrap_or(0)
-    }
-}
-
 /// The file system that holds `path`, or the nearest parent that is there.
 pub fn disk(path: &Path) -> Option<Disk> {
     let stat = path.ancestors().find_map(|level| statvfs(level).ok())?;
@@ -191,13 +184,6 @@ mod tests {
         let metrics = meter.sample();
         assert!(metrics.memory_used_bytes > 0 && metrics.disk_total_bytes >= metrics.disk_used_bytes);
         assert!(metrics.disk_total_bytes > 0 && (0.0..=100.0).contains(&metrics.cpu_percent));
-    }
-
-    #[test]
-    fn a_disk_is_as_full_as_df_says() {
-        let disk = Disk { total_bytes: 1_000, used_bytes: 460, free_bytes: 40 };
-        assert_eq!(disk.used_percent(), 92);
-        assert_eq!(Disk::default().used_percent(), 0);
     }
 
     #[test]

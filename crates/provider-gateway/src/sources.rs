@@ -69,14 +69,15 @@ impl TreeSource for Sources {
         let role = if role == "code" { Role::Code } else { Role::Environment };
         async move {
             let fetched = self.ensure(role, pinned, log).await?;
+            // Here, since a tree that is refused should be refused before anything is built on it.
+            let notes = fetched.tree().read(|reader| reader.notes()).await?;
             Ok(FetchedTree {
                 commit: pinned.commit.to_string(),
                 tree: fetched.tree_id.clone(),
                 bytes_fetched: fetched.bytes_fetched,
                 was_cached: fetched.was_cached,
                 held_by_ref: fetched.held_by.clone(),
-                // What a tree leaves out is known once it is written out, and said there.
-                notes: Vec::new(),
+                notes,
             })
         }
         .boxed()
@@ -112,9 +113,6 @@ impl TreeWriter for Sources {
             let fetched = self.ensure(Role::Code, pinned, log).await?;
             let to = dir.to_owned();
             let notes = fetched.tree().read(move |reader| reader.materialise(&to, owner)).await?;
-            for note in &notes {
-                log.note(note).await;
-            }
             Ok(Materialised { commit: pinned.commit.to_string(), tree: fetched.tree_id.clone(), bytes_fetched: fetched.bytes_fetched, cached: fetched.was_cached, notes })
         }
         .boxed()

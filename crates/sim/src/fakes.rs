@@ -2,6 +2,7 @@
 //! the same order and with the same calls into `domain`; what it adds is that the world can make it fail.
 
 pub(crate) mod clients;
+pub(crate) mod database;
 pub(crate) mod disk;
 pub(crate) mod executor;
 pub(crate) mod gateway;
@@ -11,4 +12,5 @@ pub(crate) mod recorder;
 pub(crate) mod scheduler;
 pub(crate) mod session;
 pub(crate) mod store;
+mod strikes;
 pub(crate) mod sweeper;

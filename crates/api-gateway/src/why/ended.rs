@@ -161,7 +161,6 @@ fn hints_for(known: &Known<'_>) -> Vec<String> {
             vec![format!("a longer timeout{timeout}"), format!("unidesk logs {id}")]
         }
         Some(FailureKind::BuildFailed) => vec![format!("unidesk logs {id} --stream build")],
-        Some(FailureKind::SourceUnavailable) => vec!["push the commit".to_owned(), again],
         Some(FailureKind::QueueTimeout) => {
             let mut hints = vec!["a longer queue_timeout".to_owned()];
             let (waiting, _) = waiting::verdicts(known);
@@ -171,8 +170,10 @@ fn hints_for(known: &Known<'_>) -> Vec<String> {
             hints
         }
         Some(FailureKind::ExitNonzero) => vec![format!("unidesk logs {id}"), again],
+        // What to mend of a source differs too much (a push, credentials, a link in the tree): its message says it.
         Some(
-            FailureKind::InputUnavailable
+            FailureKind::SourceUnavailable
+            | FailureKind::InputUnavailable
             | FailureKind::OutputFailed
             | FailureKind::NodeLost
             | FailureKind::NodeError

@@ -29,6 +29,7 @@ async fn each_end_of_a_process_has_its_own_name() {
     let world = World::start().await;
     let cases = [
         ("a program that is not there", Body::process("").with("command", json!(["/no/such/program", "x"]))),
+        ("a working directory that is not there", Body::process("true").with("workdir", "/workspace/none")),
         ("exit 3", Body::process("exit 3")),
         ("a segmentation fault", Body::process("kill -SEGV $$")),
         ("more memory than it asked for", Body::process("tail /dev/zero").with("requirements.memory", "32MiB")),

@@ -5,11 +5,13 @@
 
 mod bad_input;
 mod cancel;
+mod docker_away;
 mod endings;
 mod main_job;
 mod programs;
 mod story;
 mod task;
+mod tokens;
 mod until;
 mod waiting;
 mod world;

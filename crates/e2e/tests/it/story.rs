@@ -9,6 +9,10 @@ const VARIES: &[(&str, &str)] = &[
     (r"/tmp/ud-[A-Za-z0-9]+", "[world]"),
     (r"127\.0\.0\.1:\d+", "[host]"),
     (r"\bport \d+", "port [port]"),
+    // What Docker's build cache holds is not the test's doing.
+    (r" \(cached\)", ""),
+    (r"tini \(\d+\)", "tini (PID)"),
+    (r"unidesk/env:[0-9a-f]+", "unidesk/env:[key]"),
     (r"succeeded (just now|\d+ s ago)", "succeeded [when]"),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "[id]"),
     (r"\b[0-9a-f]{40}\b", "[commit]"),

@@ -103,11 +103,12 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         // What a failed test left running: processes first, by the supervisors that the attempts name.
-        for attempt in self.attempts() {
+        for attempt in self.attempts().into_iter().filter(|attempt| !attempt.join("shim/exit").exists()) {
             let supervisor = fs::read_to_string(attempt.join("shim/supervisor")).unwrap_or_default();
-            let pid = supervisor.split_whitespace().find_map(|word| word.parse::<i32>().ok());
+            let pid = supervisor.lines().find_map(|line| line.strip_prefix("pid=")?.parse::<i32>().ok());
             if let Some(pid) = pid.filter(|pid| is_shim(*pid)) {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+                // Its word for: kill all, now.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR1);
             }
         }
         for container in self.containers() {
@@ -133,7 +134,6 @@ pub(crate) fn docker(arguments: &[&str]) -> Vec<String> {
 pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) repositories: Repositories,
-    pub(crate) options: Options,
     platform: Option<Platform>,
     // Last: it removes what the platform has used.
     pub(crate) home: Home,
@@ -161,7 +161,7 @@ impl World {
         let repositories = Repositories::start().await;
         let platform = standalone::start(&options, &mut |_: &str| {}).await.expect("the platform starts");
         let client = Client::new(&platform.url, &platform.admin_token).expect("a client");
-        Self { client, repositories, options, platform: Some(platform), home }
+        Self { client, repositories, platform: Some(platform), home }
     }
 
     pub(crate) fn platform(&self) -> &Platform {
@@ -169,8 +169,12 @@ impl World {
     }
 
     /// Ends the platform, after a look that nothing was left behind.
-    pub(crate) async fn finish(mut self) {
+    pub(crate) async fn finish(self) {
         self.assert_nothing_is_left().await;
+        self.stop().await;
+    }
+
+    pub(crate) async fn stop(mut self) {
         self.platform.take().expect("it runs").stop().await;
     }
 
@@ -195,10 +199,6 @@ impl World {
     /// The task as soon as it is so. Panics after a minute with all that is known of the task.
     pub(crate) async fn task_until(&self, id: TaskId, what: &str, holds: impl Fn(&Task) -> bool) -> Task {
         task_until(&self.client, id, what, holds).await
-    }
-
-    pub(crate) async fn running(&self, id: TaskId) -> Task {
-        self.task_until(id, "it runs", |task| task.state == domain::task::TaskState::Running).await
     }
 
     pub(crate) async fn why(&self, id: TaskId) -> Why {

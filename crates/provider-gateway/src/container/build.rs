@@ -94,8 +94,10 @@ impl ContainerExecutor {
                 ),
             )),
         };
-        if let Err(failure) = &built {
-            turn.fail(failure);
+        match &built {
+            Err(failure) => turn.fail(failure),
+            // It may have filled the disk itself, and others should not be refused for that until the next pass.
+            Ok(_) => self.make_room_when_full().await,
         }
         built
     }
@@ -178,10 +180,16 @@ impl ContainerExecutor {
     /// BuildKit, and the classic builder where BuildKit is not to be had. Gives back which, and the number of steps.
     async fn run_builders(&self, build: &Build<'_>) -> Result<(&'static str, usize), Failure> {
         let facts = self.engine.facts().await.map_err(|error| error.into_failure("building the image"))?;
+        let _running = self.builds.begin().await;
         if self.settings.builder == Builder::Auto && facts.has_buildkit {
             for _ in 0..MAX_PULLS {
                 let transcript = self.run_builder(build, true).await?;
                 let Some(error) = &transcript.error else { return Ok(("buildkit", transcript.steps())) };
+                if build_failure::lost_its_context(error) {
+                    let note = "somebody emptied Docker's build cache in the middle of the build: it begins again";
+                    build.job.log.note(note).await;
+                    continue;
+                }
                 if !build_failure::wants_session(error) {
                     return Err(build.failure(&transcript));
                 }

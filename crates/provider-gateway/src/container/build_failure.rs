@@ -39,13 +39,18 @@ pub(super) fn wants_session(error: &str) -> bool {
     error.contains("no active session")
 }
 
+/// What was uploaded for the build lies in BuildKit's cache only, where another program's pruning may take it.
+pub(super) fn lost_its_context(error: &str) -> bool {
+    exit_code(error).is_none() && error.contains("context not found")
+}
+
 pub(super) fn kind_of(error: &str) -> FailureKind {
     let text = error.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     // A command's own words are quoted in the text, so its exit code comes before what they might say.
     if exit_code(error).is_some() {
         FailureKind::BuildFailed
-    } else if has(&DISK_FULL) {
+    } else if has(&DISK_FULL) || lost_its_context(error) {
         FailureKind::NodeError
     } else if has(&NO_SUCH_BASE) {
         FailureKind::BuildFailed

@@ -3,10 +3,15 @@
 
 use super::{
     ContainerExecutor,
+    builds::Prunable,
     docker::{DockerError, QUICK, SLOW},
     image::{INSTANCE_LABEL, KEY_LABEL, KIND, KIND_LABEL},
 };
-use crate::{executor::Failure, log::AttemptLog};
+use crate::{
+    disk::{Idle, Watermarks, used_percent},
+    executor::Failure,
+    log::AttemptLog,
+};
 use bollard::{
     models::ImageSummary,
     query_parameters::{
@@ -14,8 +19,7 @@ use bollard::{
         RemoveImageOptionsBuilder,
     },
 };
-use domain::{node::Condition, quantity::show_bytes};
-use nix::sys::statvfs::statvfs;
+use domain::{Timestamp, node::Condition, quantity::show_bytes};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
@@ -25,34 +29,20 @@ use std::{
 
 const HEALTH: Duration = Duration::from_secs(8);
 
-/// How full Docker's disk may get, in percent of its bytes or of its inodes, whichever is higher.
+/// What is watched and how room is made.
 #[derive(Clone, Debug)]
-pub struct Watermarks {
+pub struct DiskSettings {
+    pub marks: Watermarks,
     /// Docker's data root as this agent sees it; None: where Docker says. Measured only when it is there, which it is not for an
     /// agent inside a container that has no view of it.
     pub data_root: Option<PathBuf>,
-    /// From here on garbage is collected,
-    pub high_percent: u8,
-    /// down to here.
-    pub low_percent: u8,
-    /// From here on work is refused.
-    pub full_percent: u8,
-    /// Images used more recently stay.
-    pub image_min_age: Duration,
     /// The build cache can't be told apart by owner: pruning takes all of it that is unused.
     pub prune_build_cache: bool,
 }
 
-impl Default for Watermarks {
+impl Default for DiskSettings {
     fn default() -> Self {
-        Self {
-            data_root: None,
-            high_percent: 85,
-            low_percent: 75,
-            full_percent: 92,
-            image_min_age: Duration::from_secs(600),
-            prune_build_cache: true,
-        }
+        Self { marks: Watermarks::default(), data_root: None, prune_build_cache: true }
     }
 }
 
@@ -67,33 +57,16 @@ pub struct Report {
     pub pruned_bytes: u64,
 }
 
-/// Percent of bytes or inodes in use as an ordinary user sees it, whichever is higher.
-fn used_percent(path: &Path) -> Option<u8> {
-    let disk = statvfs(path).ok()?;
-    let percent = |all: u64, free: u64, available: u64| {
-        let used = all.saturating_sub(free);
-        let usable = used + available;
-        // Rounded up, as `df` does: 92 means that no more than 8 are left.
-        if usable == 0 { 0 } else { (used * 100).div_ceil(usable) }
-    };
-    let bytes = percent(disk.blocks(), disk.blocks_free(), disk.blocks_available());
-    let inodes = percent(disk.files(), disk.files_free(), disk.files_available());
-    u8::try_from(bytes.max(inodes)).ok()
-}
-
 impl ContainerExecutor {
-    fn disk_used(&self, data_root: &Path) -> Option<u8> {
-        used_percent(self.settings.disk.data_root.as_deref().unwrap_or(data_root))
+    fn watched<'a>(&'a self, data_root: &'a Path) -> &'a Path {
+        self.settings.disk.data_root.as_deref().unwrap_or(data_root)
     }
 
+    /// The sources and logs of containers go to the agent's own disk.
     pub(super) fn refuse_when_full(&self, data_root: &Path) -> Result<(), Failure> {
-        match self.disk_used(data_root) {
-            Some(used) if used >= self.settings.disk.full_percent => Err(Failure::node(format!(
-                "disk full: {used} % of Docker's disk is used, and work is refused from {} % on.",
-                self.settings.disk.full_percent
-            ))),
-            _ => Ok(()),
-        }
+        let marks = &self.settings.disk.marks;
+        marks.refuse_when_full(self.watched(data_root), "Docker's disk")?;
+        marks.refuse_when_full(&self.settings.data_dir, "the agent's disk")
     }
 
     /// Before a build: collects when it is time, and refuses when that was not enough.
@@ -106,6 +79,14 @@ impl ContainerExecutor {
         }
         let facts = self.engine.facts().await.map_err(|error| error.into_failure("making room"))?;
         self.refuse_when_full(&facts.data_root)
+    }
+
+    pub(super) async fn make_room_when_full(&self) {
+        if let Ok(facts) = self.engine.facts().await
+            && self.refuse_when_full(&facts.data_root).is_err()
+        {
+            self.collect_garbage().await;
+        }
     }
 
     /// Answers within 8 s.
@@ -136,6 +117,11 @@ impl ContainerExecutor {
         let _one = self.collecting_garbage.lock().await;
         match self.collect_once().await {
             Ok(report) => report,
+            // Said once a minute otherwise on a machine that has no Docker; its health says it too.
+            Err(error) if error.is_away() => {
+                tracing::debug!(%error, "garbage could not be collected");
+                Report::default()
+            }
             Err(error) => {
                 tracing::warn!(%error, "garbage could not be collected");
                 Report::default()
@@ -145,19 +131,21 @@ impl ContainerExecutor {
 
     async fn collect_once(&self) -> Result<Report, DockerError> {
         let facts = self.engine.facts().await?;
-        let marks = &self.settings.disk;
+        let (marks, disk) = (&self.settings.disk.marks, self.watched(&facts.data_root));
         let images = self.environment_images().await?;
-        let used_before = self.disk_used(&facts.data_root);
+        let used_before = used_percent(disk);
         let mut report = Report { used_before, used_after: used_before, ..Report::default() };
-        if used_before.is_none_or(|used| used < marks.high_percent) {
-            return Ok(report);
-        }
-        let is_enough = || self.disk_used(&facts.data_root).is_none_or(|used| used < marks.low_percent);
+        let Some(used) = used_before.filter(|used| marks.is_high(*used)) else { return Ok(report) };
+        let is_enough = || used_percent(disk).is_none_or(|used| marks.is_low(used));
         // The cache first: an image whose layers the cache keeps too frees nothing.
         report.pruned_bytes += self.prune_volumes().await? + self.prune_cache().await?;
-        for tag in self.evictable(&images).await? {
+        for tag in self.evictable(used, &images).await? {
             if is_enough() {
                 break;
+            }
+            // Wanted since the list was made. Who comes even later finds it gone and builds it again.
+            if self.pins.contains(&tag) {
+                continue;
             }
             let options = RemoveImageOptionsBuilder::default().force(false).build();
             let name = tag.clone();
@@ -178,7 +166,7 @@ impl ContainerExecutor {
         if !is_enough() && !report.removed_images.is_empty() {
             report.pruned_bytes += self.prune_cache().await?;
         }
-        report.used_after = self.disk_used(&facts.data_root);
+        report.used_after = used_percent(disk);
         tracing::info!(?report, "garbage collected");
         Ok(report)
     }
@@ -204,26 +192,24 @@ impl ContainerExecutor {
     }
 
     /// Tags that may go, least recently used first.
-    async fn evictable(&self, images: &BTreeMap<String, ImageSummary>) -> Result<Vec<String>, DockerError> {
+    async fn evictable(&self, used: u8, images: &BTreeMap<String, ImageSummary>) -> Result<Vec<String>, DockerError> {
         let options = ListContainersOptionsBuilder::default().all(true).build();
         let containers =
             self.engine.call(QUICK, |docker| async move { docker.list_containers(Some(options)).await }).await?;
         let in_use: HashSet<String> = containers.into_iter().filter_map(|container| container.image_id).collect();
         let own = self.settings.instance.to_string();
-        let min_age_ms = i64::try_from(self.settings.disk.image_min_age.as_millis()).unwrap_or(i64::MAX);
-        let youngest = super::records::now_ms().saturating_sub(min_age_ms);
-        let mut candidates: Vec<(i64, String)> = images
+        let idle = images
             .iter()
             .filter(|(tag, image)| {
                 image.labels.get(INSTANCE_LABEL) == Some(&own)
                     && !in_use.contains(&image.id)
                     && !self.pins.contains(tag)
             })
-            .filter_map(|(tag, _)| Some((self.records.get(tag)?.last_used_ms, tag.clone())))
-            .filter(|(last_used, _)| *last_used <= youngest)
-            .collect();
-        candidates.sort();
-        Ok(candidates.into_iter().map(|(_, tag)| tag).collect())
+            .filter_map(|(tag, _)| {
+                let last_used = Timestamp::from_timestamp_millis(self.records.get(tag)?.last_used_ms)?;
+                Some(Idle { item: tag.clone(), last_used })
+            });
+        Ok(self.settings.disk.marks.eviction_order(used, chrono::Utc::now(), idle.collect()))
     }
 
     async fn prune_cache(&self) -> Result<u64, DockerError> {
@@ -231,8 +217,14 @@ impl ContainerExecutor {
         if !self.settings.disk.prune_build_cache || !facts.has_buildkit {
             return Ok(0);
         }
-        let options = PruneBuildOptionsBuilder::default().all(true).build();
+        let prunable = self.builds.prunable();
+        let mut options = PruneBuildOptionsBuilder::default().all(true);
+        if let Prunable::UnusedFor(age) = &prunable {
+            options = options.filters(&HashMap::from([("until", vec![format!("{}s", age.as_secs())])]));
+        }
+        let options = options.build();
         let pruned = self.engine.call(SLOW, |docker| async move { docker.prune_build(Some(options)).await }).await?;
+        drop(prunable);
         Ok(pruned.space_reclaimed.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
     }
 

@@ -2,7 +2,7 @@
 
 use super::{ContainerExecutor, FetchedTree, build::elapsed_ms, docker::DockerError, image::Identity};
 use crate::executor::{Failure, Job, Prepared};
-use domain::{outcome::FailureKind, quantity::show_bytes, source::Pinned};
+use domain::{outcome::FailureKind, source::Pinned};
 use serde_json::json;
 use std::time::Instant;
 
@@ -57,9 +57,6 @@ impl ContainerExecutor {
         for note in &tree.notes {
             job.log.note(note).await;
         }
-        let how =
-            if tree.was_cached { "cached".to_owned() } else { format!("{} fetched", show_bytes(tree.bytes_fetched)) };
-        job.log.note(&format!("source {code} {how}")).await;
         Ok(Some(tree_facts(code, &tree, elapsed_ms(began))))
     }
 }

@@ -32,6 +32,7 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
         return Ok(Prepared { provenance });
     }
     executor.shim()?;
+    executor.refuse_when_full()?;
     let uid = executor.shared.users.choose(job.held.attempt);
     let boot_id = proc_fs::boot_id();
     let mut record = Record { boot_id, uid, scratch: scratch::choose(job, uid), provenance: None };

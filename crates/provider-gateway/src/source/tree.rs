@@ -119,6 +119,11 @@ impl Reader {
         Ok(None)
     }
 
+    /// What a tree of this commit leaves out (submodules, pointers of Git LFS), or why the commit is refused.
+    pub fn notes(&self) -> Result<Vec<String>, Failure> {
+        Ok(self.listing()?.notes)
+    }
+
     /// All paths of the tree, or why it is refused, and notes about what is left out.
     pub(super) fn listing(&self) -> Result<Listing, Failure> {
         scan::list(self)

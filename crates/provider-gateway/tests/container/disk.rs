@@ -1,7 +1,6 @@
 use crate::rig::{Rig, docker};
 use domain::{node::Condition, outcome::FailureKind};
 use provider_gateway::executor::Executor;
-use std::time::Duration;
 
 #[tokio::test]
 async fn a_fuller_disk_costs_only_our_own_idle_images_the_oldest_first() {
@@ -23,9 +22,9 @@ async fn a_fuller_disk_costs_only_our_own_idle_images_the_oldest_first() {
     assert_eq!(rig.executor.collect_garbage().await.removed_images, Vec::<String>::new());
     assert_eq!(rig.executor.warm().len(), 3);
     // Images used a moment ago stay.
-    rig.restart(|settings| (settings.disk.high_percent, settings.disk.low_percent) = (0, 0));
+    rig.restart(|settings| (settings.disk.marks.high_percent, settings.disk.marks.low_percent) = (0, 0));
     assert_eq!(rig.executor.collect_garbage().await.removed_images, Vec::<String>::new());
-    rig.restart(|settings| settings.disk.image_min_age = Duration::ZERO);
+    rig.restart(|settings| settings.disk.marks.recent_s = 0);
     let report = rig.executor.collect_garbage().await;
     assert_eq!(report.removed_images, [tags[0].clone(), tags[2].clone()]);
     assert!(report.used_before.is_some());
@@ -37,7 +36,7 @@ async fn a_fuller_disk_costs_only_our_own_idle_images_the_oldest_first() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_work_and_says_so() {
-    let rig = Rig::with(|settings| settings.disk.full_percent = 0);
+    let rig = Rig::with(|settings| settings.disk.marks.full_percent = 0);
     assert_eq!(rig.executor.health().await, Some(Condition::DiskFull));
     let attempt = rig.shell(&rig.environment("FROM unidesk-test/busybox:latest\n"), "true");
     let failure = rig.executor.prepare(&attempt.job).await.unwrap_err();

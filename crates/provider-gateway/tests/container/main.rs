@@ -5,6 +5,8 @@
 mod build;
 mod daemon;
 mod disk;
+#[expect(dead_code, reason = "shared with the tests of the disk, which need more of it")]
+mod dockerd;
 mod ending;
 mod registry;
 mod restart;

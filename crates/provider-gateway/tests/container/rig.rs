@@ -112,8 +112,8 @@ impl Rig {
         let mut settings = Settings::new(data.path(), InstanceId::from_uuid(Uuid::new_v4()));
         // The cache is shared by all tests that run now.
         settings.disk.prune_build_cache = false;
-        settings.disk.high_percent = 101;
-        settings.disk.full_percent = 101;
+        settings.disk.marks.high_percent = 101;
+        settings.disk.marks.full_percent = 101;
         change(&mut settings);
         let trees = Arc::new(Trees::default());
         let executor = Arc::new(ContainerExecutor::new(settings.clone(), trees.clone()).unwrap());

@@ -34,8 +34,8 @@ async fn a_missing_supervisor_is_the_nodes_fault_and_says_what_to_do() {
 
 #[tokio::test]
 async fn a_full_disk_is_a_condition_of_the_node() {
-    assert_eq!(Rig::with(|settings| settings.disk_full_percent = 0).executor.health().await, Some(Condition::DiskFull));
-    assert_eq!(Rig::with(|settings| settings.disk_full_percent = 101).executor.health().await, None);
+    assert_eq!(Rig::with(|settings| settings.disk.full_percent = 0).executor.health().await, Some(Condition::DiskFull));
+    assert_eq!(Rig::with(|settings| settings.disk.full_percent = 101).executor.health().await, None);
 }
 
 #[tokio::test]

@@ -55,9 +55,14 @@ pub(crate) enum Op {
 }
 
 impl World {
-    fn behaviour(&self, attempt: AttemptId) -> Behaviour {
+    fn behaviour(&self, n: usize, attempt: AttemptId) -> Behaviour {
+        let timeout_ms = self.nodes[n].agent.assignment(attempt).and_then(|assign| assign.spec.timeout_ms);
         let mut dice = Dice::new(self.plan.seed, (1 << 32) + attempt.as_uuid().as_u128() as u64 % (1 << 32));
-        let runs_ms = dice.log_uniform(50, 120_000);
+        // Some would run for ever; only those with a timeout may, since everything must end at last.
+        let runs_ms = match timeout_ms {
+            Some(timeout_ms) if dice.chance(0.4) => timeout_ms * 20,
+            _ => dice.log_uniform(50, 120_000),
+        };
         let mut writes: Vec<(Ms, Stream, u64)> = (0..dice.between(0, 5))
             .map(|_| {
                 let stream = if dice.chance(0.7) { Stream::Stdout } else { Stream::Stderr };
@@ -165,6 +170,9 @@ impl World {
             Op::Start => {
                 let refused = self.has(Fault::StartFails) && self.dice.chance(0.15);
                 let started = if is_up && (!refused || self.dice.chance(0.4)) { self.start(n, attempt) } else { Err(away()) };
+                if refused && started.is_ok() {
+                    self.checker.start_denied(attempt);
+                }
                 // It may be up although the answer says otherwise.
                 let outcome = if refused { Err(Failure::node("Docker gave no answer in time")) } else { started };
                 Done::Started { attempt, outcome }
@@ -185,7 +193,7 @@ impl World {
     }
 
     fn create(&mut self, n: usize, attempt: AttemptId) {
-        let behaviour = self.behaviour(attempt);
+        let behaviour = self.behaviour(n, attempt);
         self.nodes[n].containers.entry(attempt).or_insert(Container {
             state: State::Created,
             behaviour,
@@ -214,7 +222,8 @@ impl World {
         }
         let exit = ExitFacts { code: Some(code), ..ExitFacts::default() };
         self.at(ends_at, Event::Host { node: n, boot, event: HostEvent::Exit { attempt, exit } });
-        self.checker.process_started(attempt, now);
+        let broken = self.checker.process_started(attempt, now);
+        broken.into_iter().for_each(|violation| self.violate(violation));
         Ok(())
     }
 
@@ -271,7 +280,8 @@ impl World {
         let now = self.now;
         let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else { return };
         exit.duration_ms = now - container.started_at;
-        self.checker.process_ended(attempt, now);
+        let broken = self.checker.process_ended(n, attempt, now, &self.store);
+        self.violation = self.violation.take().or(broken);
         container.state = State::Exited;
         container.exit = exit;
         self.collect(n, attempt);
@@ -308,11 +318,9 @@ impl World {
 
     /// Power is lost: what ran is gone, what was only created is still there.
     pub(crate) fn containers_die(&mut self, n: usize) {
-        let now = self.now;
         let running: Vec<AttemptId> =
             self.nodes[n].containers.iter().filter(|(_, c)| c.state == State::Running).map(|(id, _)| *id).collect();
         for attempt in running {
-            self.checker.process_ended(attempt, now);
             self.nodes[n].containers.remove(&attempt);
         }
     }

@@ -110,8 +110,13 @@ impl World {
         }
         node.process.start();
         node.agent = Agent::default();
+        let run = node.process.run;
         for record in node.disk.read_all() {
             self.agent_event(n, agent::Event::Restored(Box::new(record)));
+            if self.nodes[n].process.run != run {
+                // It did not get far.
+                return;
+            }
         }
         self.node_after(n, 0, NodeEvent::Dial);
     }
@@ -175,6 +180,7 @@ impl World {
     fn agent_exits(&mut self, n: usize) {
         self.stop_agent(n, true);
         let delay = self.dice.log_uniform(200, 30_000);
+        self.checker.agent_away(n, self.now, delay);
         self.after(delay, Event::StartAgent { node: n });
     }
 
@@ -200,6 +206,7 @@ impl World {
             if self.has(Fault::AgentCrash) && self.dice.chance(0.003) {
                 self.stop_agent(n, true);
                 let delay = self.dice.log_uniform(100, 60_000);
+                self.checker.agent_away(n, self.now, delay);
                 self.after(delay, Event::StartAgent { node: n });
                 return;
             }

@@ -153,6 +153,8 @@ impl World {
                     .as_mut()
                     .and_then(|session| session.unacknowledged.pop_front_if(|(seq, ..)| *seq <= up_to))
                 {
+                    let broken = self.checker.acknowledged(&self.store, attempt, kind);
+                    broken.into_iter().for_each(|violation| self.violate(violation));
                     self.agent_event(n, agent::Event::Acknowledged { attempt, kind });
                 }
             }

@@ -95,6 +95,10 @@ pub(crate) struct FakeStore {
 }
 
 impl FakeStore {
+    pub(crate) fn new(planted: Planted) -> Self {
+        Self { planted, ..Self::default() }
+    }
+
     pub(crate) fn add_node(&mut self, id: NodeId, name: String) {
         let row = NodeRow {
             name,

@@ -98,10 +98,12 @@ impl Store {
         Ok(all)
     }
 
-    /// The last bytes of what the task itself wrote, for evidence.
+    /// The last bytes of what the task itself wrote, for evidence; of its build, when it never started.
     pub async fn log_tail(&self, attempt: AttemptId, max_bytes: usize) -> Result<Vec<u8>, StoreError> {
         let rows = sqlx::query_scalar!(
-            "SELECT data FROM log_chunks WHERE attempt_id = $1 AND stream IN (1, 2, 3) AND gap IS NULL ORDER BY ordinal DESC LIMIT 32",
+            "SELECT data FROM log_chunks WHERE attempt_id = $1 AND gap IS NULL
+               AND (stream IN (1, 2) OR stream = 3 AND NOT EXISTS (SELECT FROM attempts WHERE id = $1 AND started_at IS NOT NULL))
+             ORDER BY ordinal DESC LIMIT 32",
             attempt.as_uuid()
         )
         .fetch_all(&self.pool)

@@ -1,6 +1,6 @@
 //! Placing attempts, hearing of them, and what their nodes must be told.
 
-use super::{FakeStore, Leadership, SessionKey, StoreError, Topic};
+use super::{FakeStore, SessionKey, Topic};
 use crate::assertions::Violation;
 use domain::{
     Timestamp,

@@ -1,0 +1,16 @@
+//! Disks that fill up: a file system of its own, and a Docker daemon that keeps its data there. Needs root.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod environments;
+mod full;
+mod races;
+mod small_disk;
+mod sources;
+
+#[path = "../container/dockerd.rs"]
+#[expect(dead_code, reason = "shared with the tests of containers, which need more of it")]
+mod dockerd;
+#[path = "../container/rig.rs"]
+#[expect(dead_code, reason = "shared with the tests of containers, which need more of it")]
+mod rig;

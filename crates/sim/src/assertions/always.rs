@@ -1,0 +1,390 @@
+//! Promises that hold after every event. The checker keeps books of its own: what it believes comes from what was said
+//! and written, not from asking the store whether it is right.
+
+use super::{Hits, Sometimes, Violation};
+use crate::{
+    Ms,
+    fakes::{
+        disk::byte_at,
+        store::{Change, FakeStore, NodeReport, ReportVerdict, SessionKey},
+    },
+    faults::Knobs,
+};
+use domain::{
+    Timestamp,
+    attempt::{AttemptRow, AttemptState, Report},
+    ids::{AttemptId, Fence, NodeId, TaskId},
+    lifecycle::Event,
+    node::Admission,
+    outcome::{Ending, FailureKind},
+    resources::Ledger,
+    task::{TaskRow, TaskState},
+};
+use protocol::Stream;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) struct Checker {
+    pub(crate) hits: Hits,
+    offline_s: i64,
+    /// The slowest answer of Docker.
+    docker_ms: Ms,
+    accepted: BTreeSet<TaskId>,
+    timeouts: BTreeMap<TaskId, u64>,
+    cancelled: BTreeSet<TaskId>,
+    fences: BTreeMap<TaskId, Fence>,
+    live: BTreeMap<TaskId, BTreeSet<AttemptId>>,
+    ends: BTreeMap<AttemptId, Ending>,
+    epochs: BTreeMap<NodeId, i64>,
+    disks_lost: BTreeSet<NodeId>,
+    /// Whole-node losses and planned stops so far: each may cost a task one attempt.
+    incidents: u32,
+    processes: BTreeMap<AttemptId, ProcessBook>,
+    /// Log bytes that were compared already.
+    compared: BTreeMap<(AttemptId, u8), usize>,
+    /// (node, from, until) in which an agent could not act.
+    away: BTreeMap<usize, Vec<(Ms, Ms)>>,
+}
+
+#[derive(Default)]
+struct ProcessBook {
+    starts: u32,
+    started_at: Ms,
+    written: [u64; 4],
+    is_denied: bool,
+}
+
+/// A restarted agent that could not ask Docker asks again after so long.
+const ADOPTS_AGAIN_MS: Ms = 5_000;
+/// The slowest process that heeds the request to stop.
+const STOPS_WITHIN_MS: Ms = 3_000;
+
+macro_rules! promise {
+    ($holds:expr, $promise:literal, $($detail:tt)+) => {
+        if !$holds {
+            return Some(Violation::new($promise, format!($($detail)+)));
+        }
+    };
+}
+
+impl Checker {
+    pub(crate) fn new(knobs: &Knobs) -> Self {
+        Self {
+            hits: Hits::default(),
+            offline_s: knobs.offline_s,
+            docker_ms: knobs.docker_ms.1,
+            accepted: BTreeSet::new(),
+            timeouts: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            fences: BTreeMap::new(),
+            live: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            disks_lost: BTreeSet::new(),
+            incidents: 0,
+            processes: BTreeMap::new(),
+            compared: BTreeMap::new(),
+            away: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn task_accepted(&mut self, task: TaskId, timeout_ms: Option<u64>) {
+        self.accepted.insert(task);
+        self.timeouts.extend(timeout_ms.map(|timeout| (task, timeout)));
+    }
+
+    pub(crate) fn cancel_committed(&mut self, task: TaskId) {
+        self.cancelled.insert(task);
+    }
+
+    pub(crate) fn incident(&mut self) {
+        self.incidents += 1;
+    }
+
+    pub(crate) fn disk_lost(&mut self, node: NodeId) {
+        self.disks_lost.insert(node);
+    }
+
+    /// The agent, or its Docker, can do nothing from `now` on.
+    pub(crate) fn agent_away(&mut self, node: usize, now: Ms, for_ms: Ms) {
+        self.away.entry(node).or_default().push((now, now + for_ms));
+    }
+
+    pub(crate) fn same_task_for_key(&self, first: TaskId, now: TaskId) -> Option<Violation> {
+        promise!(first == now, "I02 one key, one task", "{first:?} and {now:?}");
+        None
+    }
+
+    // What processes do ------------------------------------------------------------------------------------------------
+
+    #[must_use]
+    pub(crate) fn process_started(&mut self, attempt: AttemptId, now: Ms) -> Option<Violation> {
+        let book = self.processes.entry(attempt).or_default();
+        book.starts += 1;
+        book.started_at = now;
+        promise!(book.starts == 1, "I17 an attempt's process is started at most once", "{attempt:?} was started {} times", book.starts);
+        None
+    }
+
+    pub(crate) fn process_wrote(&mut self, attempt: AttemptId, written: [u64; 4]) {
+        self.processes.entry(attempt).or_default().written = written;
+    }
+
+    /// Docker denied the start and did it all the same: its agent believes that it never ran.
+    pub(crate) fn start_denied(&mut self, attempt: AttemptId) {
+        self.processes.entry(attempt).or_default().is_denied = true;
+    }
+
+    /// Timeouts count from the first start, whatever becomes of the agent.
+    #[must_use]
+    pub(crate) fn process_ended(&mut self, node: usize, id: AttemptId, now: Ms, store: &FakeStore) -> Option<Violation> {
+        let book = self.processes.get(&id).filter(|book| !book.is_denied)?;
+        let attempt = store.attempts.get(&id)?;
+        let timeout_ms = self.timeouts.get(&attempt.task)?;
+        let grace_ms = store.tasks[&attempt.task].spec.stop.grace_ms;
+        // While its agent could do nothing; after a restart it first looks around.
+        let away = self.away.get(&node).into_iter().flatten().map(|(from, until)| {
+            (until + 2 * self.docker_ms + ADOPTS_AGAIN_MS).min(now).saturating_sub((*from).max(book.started_at))
+        });
+        let allowed = timeout_ms + grace_ms + away.sum::<Ms>() + STOPS_WITHIN_MS + 4 * self.docker_ms;
+        let ran = now - book.started_at;
+        promise!(ran <= allowed, "I18 a timeout holds through restarts", "{id:?} ran for {ran} ms; timeout {timeout_ms} ms, allowed {allowed} ms");
+        None
+    }
+
+    pub(crate) fn written(&self, attempt: AttemptId) -> [u64; 4] {
+        self.processes.get(&attempt).map_or([0; 4], |book| book.written)
+    }
+
+    /// What is stored of a log is a beginning of what was written, each byte in its place.
+    pub(crate) fn log_is_right(&mut self, store: &FakeStore, attempt: AttemptId) -> Option<Violation> {
+        let written = self.written(attempt);
+        for stream in Stream::ALL {
+            let stored = store.log_bytes(attempt, stream.number());
+            let limit = written[usize::from(stream.number() - 1)];
+            promise!(stored.len() as u64 <= limit, "I29 no log byte is doubled", "{attempt:?} {stream:?}: {} stored, {limit} written", stored.len());
+            let compared = self.compared.entry((attempt, stream.number())).or_default();
+            let wrong = (*compared..stored.len()).find(|at| stored[*at] != byte_at(attempt, stream, *at as u64));
+            promise!(wrong.is_none(), "I29 every log byte is in its place", "{attempt:?} {stream:?}: byte {wrong:?}");
+            *compared = stored.len();
+        }
+        None
+    }
+
+    // What nodes say ---------------------------------------------------------------------------------------------------
+
+    pub(crate) fn reports_judged(
+        &mut self,
+        key: SessionKey,
+        newest: i64,
+        batch: &[NodeReport],
+        verdicts: &[ReportVerdict],
+    ) -> Option<Violation> {
+        for (item, verdict) in batch.iter().zip(verdicts) {
+            let is_stale = key.epoch != newest;
+            promise!(!is_stale || *verdict == ReportVerdict::StaleSession, "I25 a stale session changes nothing", "{key:?}, newest {newest}: {item:?}");
+            let Report::Ended { ending } = &item.report else { continue };
+            if *verdict != ReportVerdict::Recorded {
+                continue;
+            }
+            let first = self.ends.insert(item.held.attempt, ending.clone());
+            promise!(first.is_none(), "I09 one end is accepted", "{item:?} after {first:?}");
+        }
+        None
+    }
+
+    /// What an agent was told to be committed is committed.
+    pub(crate) fn acknowledged(&self, store: &FakeStore, id: AttemptId, kind: &str) -> Option<Violation> {
+        let attempt = store.attempts.get(&id)?;
+        let is_committed = match kind {
+            "released" => !attempt.reserved,
+            "ended" => attempt.state.is_terminal(),
+            "exited" => attempt.exit.is_some() || attempt.state.is_terminal(),
+            _ => attempt.accepted_at.is_some() || attempt.state.is_terminal(),
+        };
+        promise!(is_committed, "I28 acknowledged only after the commit", "{id:?} {kind}: {attempt:?}");
+        None
+    }
+
+    // What is written --------------------------------------------------------------------------------------------------
+
+    pub(crate) fn check(&mut self, changes: &[Change], store: &FakeStore, now: Timestamp) -> Option<Violation> {
+        for change in changes {
+            let broken = match change {
+                Change::Task { before, after, events } => self.task_changed(before.as_deref(), after, events),
+                Change::Attempt { before, after } => self.attempt_changed(before.as_deref(), after, store),
+                Change::Offline { node, last_beat } => {
+                    self.hits.add(Sometimes::NodeOffline);
+                    self.incidents += 1;
+                    let silent = now - *last_beat;
+                    let is_due = silent >= chrono::TimeDelta::seconds(self.offline_s);
+                    (!is_due).then(|| Violation::new("I23 no node is offline before its time", format!("{node:?} after {silent}")))
+                }
+                Change::SessionOpened { key, inventory } => self.session_opened(*key, inventory, store),
+            };
+            if broken.is_some() {
+                return broken;
+            }
+        }
+        promise!(
+            store.tasks.len() == self.accepted.len() && self.accepted.iter().all(|task| store.tasks.contains_key(task)),
+            "I03 no accepted task vanishes",
+            "{} accepted, {} there",
+            self.accepted.len(),
+            store.tasks.len()
+        );
+        self.rows_agree(changes, store)
+    }
+
+    fn session_opened(&mut self, key: SessionKey, inventory: &BTreeSet<AttemptId>, store: &FakeStore) -> Option<Violation> {
+        let last = self.epochs.insert(key.node, key.epoch);
+        promise!(last.is_none_or(|last| last < key.epoch), "I25 session epochs grow", "{key:?} after {last:?}");
+        for attempt in inventory.iter().filter_map(|id| store.attempts.get(id)) {
+            let task = &store.tasks[&attempt.task].row;
+            promise!(
+                task.live != Some(attempt.id) || !task.queued || task.cancel_requested,
+                "I11 a node that comes back with its work keeps it",
+                "{:?} is in the inventory, and {:?} still waits for a replacement",
+                attempt.id,
+                task.id
+            );
+        }
+        None
+    }
+
+    fn task_changed(&mut self, before: Option<&TaskRow>, after: &TaskRow, events: &[Event]) -> Option<Violation> {
+        let Some(before) = before else { return None };
+        promise!(after.fence >= before.fence, "I08 fences grow", "{before:?} -> {after:?}");
+        if after.state.is_terminal() {
+            promise!(!after.queued && after.live.is_none() && after.ended_at.is_some(), "I03 an ended task neither waits nor holds", "{after:?}");
+        } else {
+            promise!(after.queued || after.live.is_some(), "I05 a task that has not ended waits or is held", "{after:?}");
+        }
+        if events.contains(&Event::RetryAsked) {
+            self.cancelled.remove(&after.id);
+        }
+        promise!(
+            after.state != TaskState::Succeeded || !self.cancelled.contains(&after.id),
+            "I16 no success after an answered cancel",
+            "{after:?}"
+        );
+        promise!(
+            after.node_losses <= self.incidents,
+            "I13 one incident costs a task at most one attempt",
+            "{} losses, {} incidents so far: {after:?}",
+            after.node_losses,
+            self.incidents
+        );
+        self.note_what_happened(before, after, events);
+        None
+    }
+
+    fn note_what_happened(&mut self, before: &TaskRow, after: &TaskRow, events: &[Event]) {
+        let mut hit = |when: bool, what| {
+            if when {
+                self.hits.add(what);
+            }
+        };
+        let is_queued = after.queued && after.state == TaskState::Pending;
+        hit(before.queued && before.live.is_some() && after.live == before.live && !after.queued, Sometimes::ReconnectWon);
+        hit(before.live.is_some() && after.live.is_some() && after.live != before.live, Sometimes::ReplacementWon);
+        hit(is_queued && after.infra_failures > before.infra_failures, Sometimes::InfraRetry);
+        hit(is_queued && after.user_failures > before.user_failures, Sometimes::UserFailureRetried);
+        hit(after.state == TaskState::Failed && after.message.contains("infrastructure failures in a row"), Sometimes::InfraRetriesExhausted);
+        hit(after.state == TaskState::Failed && after.message.contains("not retried: max_retries is"), Sometimes::UserRetriesExhausted);
+        hit(after.state == TaskState::Failed && after.failure == Some(FailureKind::QueueTimeout), Sometimes::QueueTimeout);
+        for event in events {
+            let Event::Ended { message, failure, .. } = event else { continue };
+            hit(message == "cancelled while its node was offline", Sometimes::CancelledOffline);
+            hit(*failure == Some(FailureKind::Timeout), Sometimes::TimedOut);
+        }
+    }
+
+    fn attempt_changed(&mut self, before: Option<&AttemptRow>, after: &AttemptRow, store: &FakeStore) -> Option<Violation> {
+        let live = self.live.entry(after.task).or_default();
+        if after.state.is_terminal() {
+            live.remove(&after.id);
+        } else {
+            live.insert(after.id);
+        }
+        let Some(before) = before else { return self.attempt_placed(after, store) };
+        if before.state.is_terminal() {
+            let unchanged = AttemptRow { reserved: after.reserved, ..before.clone() };
+            promise!(unchanged == *after, "I08 an ended attempt never changes", "{before:?} -> {after:?}");
+        }
+        promise!(before.reserved || !after.reserved, "I19 what was released is not held again", "{after:?}");
+        if !before.state.is_terminal() && after.state.is_terminal() {
+            return self.attempt_ended(after);
+        }
+        None
+    }
+
+    fn attempt_placed(&mut self, attempt: &AttemptRow, store: &FakeStore) -> Option<Violation> {
+        let last = self.fences.insert(attempt.task, attempt.fence);
+        promise!(last.is_none_or(|last| last < attempt.fence), "I08 fences grow", "{attempt:?} after {last:?}");
+        let node = &store.nodes[&attempt.node];
+        promise!(
+            node.admission == Admission::Open && node.connected && node.offline_since.is_none(),
+            "I20 nothing is placed on a node that takes nothing",
+            "{attempt:?}"
+        );
+        let mut ledger = Ledger::new(node.facts.capacity.clone());
+        store.held_on(attempt.node).for_each(|held| ledger.hold(&held.reservation));
+        promise!(!ledger.is_overcommitted(), "I19 no node is promised twice", "{:?} holds {:?} of {:?}", attempt.node, ledger.held(), ledger.capacity());
+        None
+    }
+
+    fn attempt_ended(&mut self, attempt: &AttemptRow) -> Option<Violation> {
+        let ending = attempt.ending.as_ref()?;
+        if attempt.state == AttemptState::Lost && ending.message == "the node came back without it" {
+            self.hits.add(Sometimes::CameBackWithoutIt);
+            promise!(self.disks_lost.contains(&attempt.node), "I17 an agent's restart loses no work", "{attempt:?}");
+        }
+        if ending.planned_stop && attempt.state == AttemptState::Failed {
+            self.hits.add(Sometimes::PlannedStopRequeued);
+        }
+        // Only a signal ends a process of this world with such a code, and only the platform sends signals.
+        let code = ending.exit.as_ref().and_then(|exit| exit.code);
+        promise!(
+            !(attempt.state == AttemptState::Failed && ending.failure == Some(FailureKind::ExitNonzero) && matches!(code, Some(137 | 143))),
+            "I13 what the platform stopped is not the user's failure",
+            "{attempt:?}"
+        );
+        None
+    }
+
+    /// One live attempt at most, and it is the one that its task names, in the same state.
+    fn rows_agree(&self, changes: &[Change], store: &FakeStore) -> Option<Violation> {
+        for change in changes {
+            let Change::Task { after, .. } = change else { continue };
+            let task = &store.tasks[&after.id].row;
+            let live: Vec<AttemptId> = self.live.get(&task.id).into_iter().flatten().copied().collect();
+            promise!(live.len() <= 1 && live.first().copied() == task.live, "I07 at most one live attempt, the one that is named", "{task:?} and {live:?}");
+            let Some(attempt) = task.live.and_then(|live| store.attempts.get(&live)) else { continue };
+            promise!(attempt.state.as_str() == task.state.as_str(), "I03 task and attempt are in one state", "{task:?} and {attempt:?}");
+            promise!(attempt.fence == task.fence, "I08 the live attempt has the task's fence", "{task:?} and {attempt:?}");
+        }
+        None
+    }
+
+    pub(crate) fn word_for(&self, change: &Change) -> &'static str {
+        match change {
+            Change::Task { after, .. } => after.state.as_str(),
+            Change::Attempt { after, .. } => after.state.as_str(),
+            Change::Offline { .. } => "offline",
+            Change::SessionOpened { .. } => "session",
+        }
+    }
+
+    pub(crate) fn describe(&self, change: &Change) -> String {
+        match change {
+            Change::Task { after, events, .. } => {
+                format!("{:?} {} queued={} live={:?} {events:?}", after.id, after.state, after.queued, after.live)
+            }
+            Change::Attempt { after, .. } => {
+                format!("{:?} of {:?} on {:?}: {} reserved={}", after.id, after.task, after.node, after.state, after.reserved)
+            }
+            Change::Offline { node, .. } => format!("{node:?} is offline"),
+            Change::SessionOpened { key, inventory } => format!("{key:?} with {inventory:?}"),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What must have happened somewhere in a run of many seeds.
+
+use std::collections::BTreeMap;
+
+macro_rules! sometimes {
+    ($($name:ident: $words:literal),+ $(,)?) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Sometimes { $($name),+ }
+        impl Sometimes {
+            pub const ALL: &[Sometimes] = &[$(Self::$name),+];
+            pub fn words(self) -> &'static str {
+                match self { $(Self::$name => $words),+ }
+            }
+        }
+    };
+}
+sometimes! {
+    FencedReportRejected: "a fenced report was rejected",
+    ReconnectWon: "a returning node won against its replacement",
+    ReplacementWon: "a replacement won against the old attempt",
+    CommitAppliedAnswerLost: "a commit was applied and its answer lost",
+    CommitNotApplied: "a commit was not applied",
+    CommitInDoubt: "a commit ended after its caller had given up",
+    DuplicateReportAcked: "a duplicate report was acknowledged",
+    ConflictAcked: "a different second end was acknowledged and did not count",
+    StaleLeaderRefused: "a stale leader was refused",
+    StaleSessionDropped: "a stale session was dropped",
+    OtherInstanceRefused: "a second installation was refused",
+    SilenceNoticed: "a dead line was noticed by its silence",
+    AdoptedRunning: "a running container was adopted after an agent's restart",
+    ExitRecovered: "an exit was recovered after the agent was down",
+    AdoptionUnknown: "Docker could not be asked about an attempt",
+    AdoptionFoundItGone: "an attempt was gone when the agent came back",
+    RemovalRetried: "a removal failed and was tried again",
+    PlannedStopRequeued: "a planned stop queued its task again",
+    CancelPending: "a pending task was cancelled",
+    CancelAssigned: "an assigned task was cancelled",
+    CancelPreparing: "a preparing task was cancelled",
+    CancelRunning: "a running task was cancelled",
+    CancelFinishing: "a finishing task was cancelled",
+    CancelledOffline: "a task was cancelled while its node was offline",
+    InfraRetry: "an infrastructure failure was retried",
+    UserFailureRetried: "a user's own failure was retried",
+    InfraRetriesExhausted: "the infrastructure retries were used up",
+    UserRetriesExhausted: "the user's retries were used up",
+    CameBackWithoutIt: "a node came back without its attempt",
+    NodeOffline: "a silent node was marked offline",
+    TimedOut: "an attempt was stopped at its timeout",
+    QueueTimeout: "a task waited too long",
+    KeyReplayed: "an idempotency key was replayed",
+    UserRetry: "a person had an ended task run again",
+    LogOverlapCut: "log bytes came twice and were stored once",
+}
+
+/// How often each happened.
+#[derive(Clone, Debug, Default)]
+pub struct Hits(BTreeMap<Sometimes, u64>);
+
+impl Hits {
+    pub(crate) fn add(&mut self, what: Sometimes) {
+        *self.0.entry(what).or_default() += 1;
+    }
+    pub fn merge(&mut self, other: &Hits) {
+        for (what, count) in &other.0 {
+            *self.0.entry(*what).or_default() += count;
+        }
+    }
+    pub fn of(&self, what: Sometimes) -> u64 {
+        self.0.get(&what).copied().unwrap_or(0)
+    }
+    /// What never happened.
+    pub fn missed(&self) -> Vec<Sometimes> {
+        Sometimes::ALL.iter().filter(|what| self.of(**what) == 0).copied().collect()
+    }
+}

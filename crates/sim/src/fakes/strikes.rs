@@ -1,0 +1,194 @@
+//! Faults that strike at a moment, and the healing that ends them all.
+
+use crate::{
+    Ms,
+    dice::Dice,
+    fakes::{
+        database::{Call, ReplyTo},
+        disk::FakeDisk,
+        net::LineId,
+    },
+    faults::Fault,
+    world::{Event, HostEvent, NodeEvent, World},
+};
+use domain::node::Admission;
+use provider_gateway::agent;
+
+impl World {
+    /// Every kind draws from its own stream, so that leaving one out does not move the others.
+    pub(crate) fn plan_strikes(&mut self) {
+        for fault in self.plan.faults.clone().into_iter().filter(|fault| fault.strikes()) {
+            let mut dice = Dice::new(self.plan.seed, 100 + fault as u64);
+            let most = (fault.often() * self.plan.chaos_ms / 600_000).max(1);
+            for _ in 0..dice.between(1, most) {
+                let at = dice.between(1_000, self.plan.chaos_ms - 1);
+                let draw = dice.between(0, u64::MAX - 1);
+                let for_ms = dice.log_uniform(200, 120_000);
+                self.at(at, Event::Strike { fault, draw, for_ms });
+            }
+        }
+    }
+
+    pub(crate) fn strike(&mut self, fault: Fault, draw: u64, for_ms: Ms) {
+        self.trace.say(self.now, || format!("*** {fault:?} for {for_ms} ms"));
+        let until = self.now + for_ms;
+        let pick = |count: usize| (draw % count as u64) as usize;
+        let n = pick(self.nodes.len());
+        match fault {
+            Fault::GatewayCrash => {
+                let gateway = pick(self.gateways.len());
+                self.crash_gateway(gateway);
+                self.after(for_ms, Event::StartGateway { gateway });
+            }
+            Fault::GatewayPause => {
+                let gateway = pick(self.gateways.len());
+                self.gateways[gateway].process.paused_until = until;
+            }
+            Fault::SchedulerCrash => {
+                let scheduler = pick(self.schedulers.len());
+                self.schedulers[scheduler].process.stop();
+                self.after(for_ms, Event::StartScheduler { scheduler });
+            }
+            Fault::SchedulerPause => {
+                let scheduler = pick(self.schedulers.len());
+                self.schedulers[scheduler].process.paused_until = until;
+            }
+            Fault::SweeperCrash => {
+                let sweeper = pick(self.sweepers.len());
+                self.sweepers[sweeper].process.stop();
+                self.after(for_ms, Event::StartSweeper { sweeper });
+            }
+            Fault::AgentCrash => {
+                self.checker.agent_away(n, self.now, for_ms);
+                self.stop_agent(n, true);
+                self.after(for_ms, Event::StartAgent { node: n });
+            }
+            Fault::AgentPause => {
+                self.checker.agent_away(n, self.now, for_ms);
+                self.nodes[n].process.paused_until = until;
+            }
+            Fault::PlannedStop => {
+                if self.nodes[n].process.is_up && !self.nodes[n].is_stopping {
+                    self.checker.incident();
+                    self.nodes[n].is_stopping = true;
+                    let grace_ms = self.plan.knobs.shutdown_grace_ms;
+                    self.node_after(n, grace_ms + 3_000, NodeEvent::StopLate);
+                    self.agent_event(n, agent::Event::ShutDown { grace_ms });
+                    // Somebody has no patience and kills it.
+                    if draw % 3 == 0 {
+                        self.after(draw % grace_ms, Event::Strike { fault: Fault::AgentCrash, draw, for_ms: for_ms.min(30_000) });
+                    }
+                }
+            }
+            Fault::HostCrash => self.crash_host(n, for_ms, draw),
+            Fault::DiskLoss => {
+                self.crash_host(n, for_ms, draw);
+                self.nodes[n].containers.clear();
+                self.nodes[n].disk = FakeDisk::default();
+                self.nodes[n].instance = self.next_instance();
+                let id = self.nodes[n].id;
+                self.checker.disk_lost(id);
+            }
+            Fault::NodeGone => {
+                self.crash_host(n, for_ms, draw);
+                self.nodes[n].is_gone = true;
+            }
+            Fault::LineBreak => self.of_lines(draw).into_iter().for_each(|line| self.cut(line, true)),
+            Fault::HalfOpen => self.of_lines(draw).into_iter().for_each(|line| self.cut(line, false)),
+            Fault::LineStall => self.of_lines(draw).into_iter().for_each(|line| self.stall(line, until)),
+            Fault::Partition => {
+                self.nodes[n].partitioned_until = until;
+                if let Some(line) = self.nodes[n].line {
+                    self.cut(line, false);
+                }
+            }
+            Fault::DockerAway => {
+                self.checker.agent_away(n, self.now, for_ms);
+                self.nodes[n].docker_up = false;
+                let boot = self.nodes[n].boot;
+                self.after(for_ms, Event::Host { node: n, boot, event: HostEvent::DockerBack });
+            }
+            Fault::DatabaseAway => self.database_away_until = until,
+            Fault::Drain => {
+                self.set_admission(n, Admission::Draining);
+                self.after(for_ms, Event::Reopen { node: n });
+            }
+            Fault::PrepareFails
+            | Fault::StartFails
+            | Fault::SlowRemoval
+            | Fault::Stubborn
+            | Fault::CommitUnknown
+            | Fault::CommitFails
+            | Fault::CommitInDoubt
+            | Fault::SlowQueries
+            | Fault::HintsLost => {}
+        }
+    }
+
+    fn of_lines(&self, draw: u64) -> Option<LineId> {
+        self.lines.keys().nth(draw as usize % self.lines.len().max(1)).copied()
+    }
+
+    fn crash_host(&mut self, n: usize, for_ms: Ms, draw: u64) {
+        if !self.nodes[n].is_up {
+            return;
+        }
+        self.checker.incident();
+        self.checker.agent_away(n, self.now, for_ms);
+        self.stop_agent(n, false);
+        self.containers_die(n);
+        let since = self.now.saturating_sub(draw % 1_100);
+        let node = &mut self.nodes[n];
+        node.disk.lose_power(since);
+        node.boot += 1;
+        node.is_up = false;
+        self.after(for_ms, Event::Boot { node: n });
+    }
+
+    pub(crate) fn boot(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        if node.is_up || node.is_gone {
+            return;
+        }
+        node.is_up = true;
+        node.docker_up = true;
+        node.booted_at = self.now;
+        self.start_agent(n);
+    }
+
+    pub(crate) fn reopen(&mut self, n: usize) {
+        self.set_admission(n, Admission::Open);
+    }
+
+    fn set_admission(&mut self, n: usize, admission: Admission) {
+        let node = self.nodes[n].id;
+        self.call(ReplyTo::Nobody, Call::SetAdmission { node, admission });
+    }
+
+    /// Whatever can come back comes back. What nobody was told of is still to be found out.
+    pub(crate) fn heal(&mut self) {
+        self.trace.say(self.now, || "*** healed".to_owned());
+        self.database_away_until = 0;
+        for gateway in 0..self.gateways.len() {
+            self.gateways[gateway].process.paused_until = 0;
+            self.after(0, Event::StartGateway { gateway });
+        }
+        for scheduler in 0..self.schedulers.len() {
+            self.schedulers[scheduler].process.paused_until = 0;
+            self.after(0, Event::StartScheduler { scheduler });
+        }
+        for sweeper in 0..self.sweepers.len() {
+            self.after(0, Event::StartSweeper { sweeper });
+        }
+        for node in 0..self.nodes.len() {
+            self.nodes[node].process.paused_until = 0;
+            self.nodes[node].partitioned_until = 0;
+            let boot = self.nodes[node].boot;
+            self.after(0, Event::Host { node, boot, event: HostEvent::DockerBack });
+            self.after(0, Event::Boot { node });
+            self.after(1, Event::StartAgent { node });
+            // Once more and a little later: an admission may be on its way to the database.
+            self.after(10_000, Event::Reopen { node });
+        }
+    }
+}
