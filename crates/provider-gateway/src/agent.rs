@@ -46,7 +46,7 @@ struct Attempt {
     /// It holds its task no more: what it does counts for nothing.
     fenced: bool,
     timed_out: bool,
-    planned_stop: bool,
+    planned_stop: Option<Millis>,
     started_at: Option<Millis>,
     /// When to stop it for its timeout.
     timeout_at: Option<Millis>,
@@ -80,6 +80,12 @@ pub struct Record {
     pub cancel: bool,
     #[serde(default)]
     pub fenced: bool,
+    /// It was asked to stop because its timeout had passed.
+    #[serde(default)]
+    pub timed_out: bool,
+    /// It was asked to stop because the agent went down: an exit until then is put down to that.
+    #[serde(default)]
+    pub planned_stop: Option<Millis>,
     /// By the clock of [`Millis`], which starts anew with the machine.
     pub started_at: Option<Millis>,
     pub exit: Option<ExitFacts>,
@@ -172,20 +178,19 @@ impl Agent {
             actions.extend(known.unacknowledged.first().map(|report| Action::Report { held, report: report.clone() }));
             return;
         }
+        // Not answered: the server sends it to the agent that comes next, or elsewhere once this node is offline. Ending it here
+        // would bring the task back at once, and cost it an attempt each time.
+        if self.stopping {
+            return;
+        }
         let has_source = assign.spec.source.code.is_some() || assign.spec.source.environment.is_some();
         let mut attempt = Attempt::new(held, Some(assign), Step::Preparing);
-        if self.stopping {
-            let ending = Ending { planned_stop: true, ..Ending::failed(FailureKind::NodeError, "the node's agent is going down") };
-            actions.push(Action::Persist(held.attempt));
-            attempt.finish(ending, actions);
-        } else {
-            actions.push(Action::Persist(held.attempt));
-            attempt.report(Report::Accepted, actions);
-            if has_source {
-                attempt.report(Report::Preparing, actions);
-            }
-            actions.push(Action::Prepare(held.attempt));
+        actions.push(Action::Persist(held.attempt));
+        attempt.report(Report::Accepted, actions);
+        if has_source {
+            attempt.report(Report::Preparing, actions);
         }
+        actions.push(Action::Prepare(held.attempt));
         self.attempts.insert(held.attempt, attempt);
     }
 
@@ -229,6 +234,8 @@ impl Agent {
         let mut attempt = Attempt::new(held, Some(Box::new(record.assign)), Step::Adopting { again_at: None });
         attempt.cancel = record.cancel;
         attempt.fenced = record.fenced;
+        attempt.timed_out = record.timed_out;
+        attempt.planned_stop = record.planned_stop;
         attempt.started_at = record.started_at;
         attempt.exit = record.exit;
         if record.removed {
@@ -260,6 +267,8 @@ impl Agent {
             assign: (**attempt.assign.as_ref()?).clone(),
             cancel: attempt.cancel,
             fenced: attempt.fenced,
+            timed_out: attempt.timed_out,
+            planned_stop: attempt.planned_stop,
             started_at: attempt.started_at,
             exit: attempt.exit.clone(),
             ending: attempt.ending.clone(),
@@ -302,7 +311,7 @@ impl Attempt {
             cancel: false,
             fenced: false,
             timed_out: false,
-            planned_stop: false,
+            planned_stop: None,
             started_at: None,
             timeout_at: None,
             kill_at: None,
@@ -331,12 +340,17 @@ impl Attempt {
             Adopted::Running | Adopted::Exited => {
                 self.report(Report::Accepted, actions);
                 self.running(now, actions);
+                if found == Adopted::Exited {
+                    // It ended by itself, however late that is found out.
+                    self.timeout_at = None;
+                }
             }
             // A fenced or cancelled one need not begin.
             Adopted::NotStarted if self.fenced => self.remove(actions),
             Adopted::NotStarted if self.cancel => self.finish(Ending::failed(FailureKind::Cancelled, "cancelled before it started"), actions),
             Adopted::NotStarted => {
                 self.step = Step::Preparing;
+                self.planned_stop = None;
                 self.report(Report::Accepted, actions);
                 actions.push(Action::Prepare(self.id()));
             }
@@ -375,7 +389,12 @@ impl Attempt {
     }
 
     fn running(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        let is_new = self.step == Step::Starting;
         self.step = Step::Running;
+        if self.started_at.is_none() {
+            // The timeout counts from here also after a restart.
+            actions.push(Action::Persist(self.id()));
+        }
         let started_at = *self.started_at.get_or_insert(now);
         self.timeout_at = self.assign.as_ref().and_then(|assign| assign.spec.timeout_ms).map(|timeout| started_at.saturating_add(timeout));
         self.report(Report::Started, actions);
@@ -383,14 +402,15 @@ impl Attempt {
         // Asked for while it was on its way up.
         if self.fenced {
             self.signal_stop(now, Some(FENCED_GRACE_MS), actions);
-        } else if self.cancel || self.planned_stop {
+        } else if self.cancel || (self.planned_stop.is_some() && is_new) {
+            // What an earlier agent asked to stop, and left running all the same, is left alone.
             self.signal_stop(now, None, actions);
         }
     }
 
     /// What a cancel and a planned stop have in common.
     fn ask_to_stop(&mut self, now: Millis, mark: impl FnOnce(&mut Self), grace_ms: Option<Millis>, actions: &mut Vec<Action>) {
-        let asked_before = self.cancel || self.fenced || self.planned_stop;
+        let asked_before = self.cancel || self.fenced || (self.planned_stop.is_some() && self.kill_at.is_some());
         mark(self);
         match self.step {
             Step::Preparing => {
@@ -413,14 +433,20 @@ impl Attempt {
     }
 
     fn stop_planned(&mut self, now: Millis, grace_ms: Millis, actions: &mut Vec<Action>) {
-        self.ask_to_stop(now, |attempt| attempt.planned_stop = true, Some(grace_ms), actions);
+        if matches!(self.step, Step::Starting | Step::Running) {
+            // An agent that is killed before it learns the exit must not take it for the task's own.
+            actions.push(Action::Persist(self.id()));
+        }
+        self.ask_to_stop(now, |attempt| attempt.planned_stop = Some(now + grace_ms + KILL_AGAIN_MS), Some(grace_ms), actions);
         // Whoever was asked before has no longer than the agent itself.
         self.kill_at = self.kill_at.map(|at| at.min(now + grace_ms));
     }
 
     fn signal_stop(&mut self, now: Millis, at_most_ms: Option<Millis>, actions: &mut Vec<Action>) {
         let grace_ms = self.assign.as_ref().map_or(0, |assign| assign.spec.stop.grace_ms);
-        self.kill_at = Some(now + at_most_ms.map_or(grace_ms, |most| most.min(grace_ms)));
+        let kill_at = now + at_most_ms.map_or(grace_ms, |most| most.min(grace_ms));
+        // Another reason to stop is no reason to wait longer.
+        self.kill_at = Some(self.kill_at.map_or(kill_at, |known| known.min(kill_at)));
         actions.push(Action::Signal(self.id(), Signal::Stop));
     }
 
@@ -449,11 +475,11 @@ impl Attempt {
         }
         match outcome {
             Ok(mut exit) => {
-                exit.timed_out = self.timed_out;
+                exit.timed_out = self.timed_out && !self.ended_in_time(&exit);
                 exit.cancelled = self.cancel;
                 let mut ending = Ending { failure: exit.failure(), message: describe(&exit), exit: Some(exit.clone()), planned_stop: false, log: LogTotals::default() };
                 // It went down with the agent, not by itself. What ended well all the same counts.
-                if self.planned_stop && !self.cancel && ending.failure.is_some() {
+                if self.was_stopped_with_the_agent(&exit) && !self.cancel && ending.failure.is_some() {
                     ending.failure = Some(FailureKind::NodeError);
                     ending.planned_stop = true;
                     ending.message = "the node's agent was stopped".into();
@@ -462,6 +488,18 @@ impl Attempt {
             }
             Err(failure) => self.finish(failure.into_ending(), actions),
         }
+    }
+
+    /// It ended within the time that it had to stop, whoever learned of it; what went on for longer ended by itself.
+    fn was_stopped_with_the_agent(&self, exit: &ExitFacts) -> bool {
+        let ended_at = self.started_at.unwrap_or(0) + exit.duration_ms;
+        self.planned_stop.is_some_and(|until| ended_at <= until)
+    }
+
+    /// It had ended before its timeout, and the agent learned it later: Docker was away, or its log had to wait.
+    fn ended_in_time(&self, exit: &ExitFacts) -> bool {
+        let timeout_ms = self.assign.as_ref().and_then(|assign| assign.spec.timeout_ms);
+        timeout_ms.is_some_and(|timeout_ms| (1..timeout_ms).contains(&exit.duration_ms))
     }
 
     /// It has ended: facts first, then the log's tail, then the end itself.
@@ -543,6 +581,7 @@ impl Attempt {
                     self.timeout_at = None;
                     if self.kill_at.is_none() {
                         self.timed_out = true;
+                        actions.push(Action::Persist(self.id()));
                         self.signal_stop(now, None, actions);
                     }
                 }

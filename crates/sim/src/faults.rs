@@ -125,6 +125,10 @@ pub struct Planted {
     pub stale_sessions_count: bool,
     /// A node that comes back with its work does not take it off the queue.
     pub return_leaves_queued: bool,
+    /// A new installation gets what the old one never answered for.
+    pub new_instance_gets_old_work: bool,
+    /// The hello of a connection that was given up counts, however late it is recorded.
+    pub late_hello_counts: bool,
     /// A cancel waits for a node that never comes back.
     pub offline_cancels_wait: bool,
     /// A commit believes in the room that its snapshot saw.

@@ -32,7 +32,9 @@ async fn a_task_is_cancelled_in_every_state_and_nothing_of_it_stays() {
     preparing(&world, &building, "in-the-build\n").await;
     stories.tell("while its image is built", &cancelled(&world, &building).await);
 
-    for (title, body) in [("container", world.container("echo up; sleep 600")), ("process", Body::process("echo up; sleep 600"))] {
+    for (title, body) in
+        [("container", world.container("echo up; sleep 600")), ("process", Body::process("echo up; sleep 600"))]
+    {
         let running = world.submit(&body.named(title)).await;
         world.log_until(running.id, "up\n").await;
         stories.tell(&format!("while it runs as a {title}"), &cancelled(&world, &running).await);

@@ -16,7 +16,10 @@ async fn each_end_of_a_container_has_its_own_name() {
         ("a working directory that is a file", run("true").with("workdir", "/workspace/greeting.txt")),
         ("more memory than it asked for", run("tail /dev/zero").with("requirements.memory", "32MiB")),
         ("more time than it asked for", run("trap 'exit 0' TERM; sleep 60 & wait").with("timeout", "1s")),
-        ("more time, and it does not listen", run("trap '' TERM; while :; do sleep 1; done").with("timeout", "1s").with("stop", json!({ "grace": "1s" }))),
+        (
+            "more time, and it does not listen",
+            run("trap '' TERM; while :; do sleep 1; done").with("timeout", "1s").with("stop", json!({ "grace": "1s" })),
+        ),
         ("a user that the image does not know", run("true").with("user", "nobody-here")),
         ("success", run("true")),
     ];
@@ -34,7 +37,12 @@ async fn each_end_of_a_process_has_its_own_name() {
         ("a segmentation fault", Body::process("kill -SEGV $$")),
         ("more memory than it asked for", Body::process("tail /dev/zero").with("requirements.memory", "32MiB")),
         ("more time than it asked for", Body::process("trap 'exit 0' TERM; sleep 60 & wait").with("timeout", "1s")),
-        ("more time, and it does not listen", Body::process("trap '' TERM; while :; do sleep 1; done").with("timeout", "1s").with("stop", json!({ "grace": "1s" }))),
+        (
+            "more time, and it does not listen",
+            Body::process("trap '' TERM; while :; do sleep 1; done")
+                .with("timeout", "1s")
+                .with("stop", json!({ "grace": "1s" })),
+        ),
         ("success", Body::process("true")),
     ];
     world.tell_ends(&cases).await.assert("ends_of_processes");
@@ -54,7 +62,8 @@ async fn a_task_knows_who_it_is() {
         assert_eq!(value("UNIDESK_ATTEMPT_ID"), Some(attempt.id.to_string()), "{log}");
         assert_eq!(value("UNIDESK_ATTEMPT").as_deref(), Some("1"), "{log}");
         assert_eq!(value("UNIDESK_FENCE"), Some(attempt.fence.to_string()), "{log}");
-        let platforms_own: Vec<&str> = log.lines().filter(|line| line.contains("TOKEN") || line.contains("ud_")).collect();
+        let platforms_own: Vec<&str> =
+            log.lines().filter(|line| line.contains("TOKEN") || line.contains("ud_")).collect();
         assert_eq!(platforms_own, Vec::<&str>::new());
     }
     world.finish().await;

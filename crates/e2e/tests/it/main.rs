@@ -3,15 +3,21 @@
 //! Owns: what a user gets, from the request to the last byte of the log, also while parts of the platform are away. Begin at
 //! [`world`]: a platform in this process; [`programs`] runs it as the programs that people start.
 
+mod agent_restart;
 mod bad_input;
 mod cancel;
+mod database_away;
+mod deployment;
 mod docker_away;
 mod endings;
 mod main_job;
 mod programs;
+mod scheduling;
+mod split;
 mod story;
 mod task;
 mod tokens;
 mod until;
+mod up;
 mod waiting;
 mod world;

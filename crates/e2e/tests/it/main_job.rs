@@ -53,6 +53,9 @@ fn provenance(task: &api_types::task::Task) -> Value {
 }
 
 fn tree_of(repository: &test_kit::git_host::HostedRepository, commit: &str) -> String {
-    let output = std::process::Command::new("git").current_dir(repository.path()).args(["rev-parse", &format!("{commit}^{{tree}}")]).output();
+    let output = std::process::Command::new("git")
+        .current_dir(repository.path())
+        .args(["rev-parse", &format!("{commit}^{{tree}}")])
+        .output();
     String::from_utf8(output.expect("git runs").stdout).expect("an id").trim().to_owned()
 }

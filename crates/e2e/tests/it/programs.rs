@@ -129,7 +129,10 @@ impl Program {
     pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
         let what = format!("{} ends", self.what);
         let child = Mutex::new(&mut self.child);
-        until(&what, within, async || child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().expect("its state")).await
+        until(&what, within, async || {
+            child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().expect("its state")
+        })
+        .await
     }
 
     /// As a person ends it.
@@ -157,7 +160,8 @@ impl Drop for Program {
 
 pub(crate) fn is_alive(pid: i32) -> bool {
     // A zombie has a directory too, but has ended.
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
 }
 
 pub(crate) async fn until_gone(pid: i32) {

@@ -10,7 +10,9 @@ pub(crate) struct Body(pub(crate) Value);
 impl Body {
     /// One line for a shell, run as a process of the node.
     pub(crate) fn process(line: &str) -> Self {
-        Self(json!({ "executor": "process", "command": line, "requirements": { "cpu_cores": 0.1, "memory": "64MiB", "disk": "16MiB" } }))
+        Self(
+            json!({ "executor": "process", "command": line, "requirements": { "cpu_cores": 0.1, "memory": "64MiB", "disk": "16MiB" } }),
+        )
     }
 
     /// One line for a shell, run in a container of the world's own environment.

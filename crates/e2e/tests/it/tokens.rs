@@ -36,15 +36,20 @@ async fn a_key_that_does_not_hold_is_refused_in_words_that_say_what_to_do() {
     let forbidden = as_ana.submit(&Body::process("true").0, None).await;
     stories.tell("a viewer who runs a task", &story::of_problem(&story::problem_of(forbidden)));
     let short_lived = as_ana.exchange_token(&ana.key).await.expect("a token");
-    assert_eq!(Client::new(&url, &short_lived.access_token).expect("a client").who_am_i().await.expect("it holds").name, "ana");
+    assert_eq!(
+        Client::new(&url, &short_lived.access_token).expect("a client").who_am_i().await.expect("it holds").name,
+        "ana"
+    );
     let forged = format!("{}x", short_lived.access_token);
     stories.tell("a forged token", &story::of_problem(&ask(&forged).await));
 
     world.client.revoke_api_key(ana.id).await.expect("it may be revoked");
     let revoked = async |token: &str| {
-        until("the revoked key is refused", REVOKED_WITHIN, async || match Client::new(&url, token).expect("a client").who_am_i().await {
-            Err(client::ClientError::Problem(problem)) => Some(*problem),
-            _ => None,
+        until("the revoked key is refused", REVOKED_WITHIN, async || {
+            match Client::new(&url, token).expect("a client").who_am_i().await {
+                Err(client::ClientError::Problem(problem)) => Some(*problem),
+                _ => None,
+            }
         })
         .await
     };
@@ -62,9 +67,9 @@ async fn a_revoked_node_is_cut_off_at_once_and_its_work_goes_elsewhere() {
     let mut other = Program::start(provider(&world.platform().url, &created.token, &dir)).await;
     let node = world.client.node(created.node_id).await.expect("a node");
     assert_eq!((node.name.as_str(), node.presence), ("other", Presence::Connected));
-    let body = Body::process("echo here; sleep 600");
-    let there = world.submit(&body.with("requirements.node", "other")).await;
-    let here = world.submit(&Body::process("echo here; sleep 600").with("requirements.node", "local")).await;
+    let sleeper = Body::process("echo here; sleep 600");
+    let there = world.submit(&sleeper.clone().with("requirements.node", "other")).await;
+    let here = world.submit(&sleeper.with("requirements.node", "local")).await;
     world.log_until(there.id, "here\n").await;
     world.log_until(here.id, "here\n").await;
 

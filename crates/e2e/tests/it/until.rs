@@ -7,7 +7,11 @@ use tokio::time::Instant;
 const STEP: Duration = Duration::from_millis(25);
 
 /// Asks until there is an answer. Panics after `within` with what was waited for and what `last` says then.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, within: Duration, mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let deadline = Instant::now() + within;
     loop {
         if let Some(answer) = ask().await {

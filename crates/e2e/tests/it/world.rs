@@ -71,7 +71,9 @@ impl Home {
 
     /// Directories of agents: those of `up`, and those that a test gave to `unidesk provider`.
     fn agents(&self) -> Vec<PathBuf> {
-        let under = |parent: &Path| fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+        let under = |parent: &Path| {
+            fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
+        };
         let mut all = under(self.path());
         for parent in all.clone() {
             all.extend(under(&parent));
@@ -81,22 +83,33 @@ impl Home {
 
     /// The ids by which containers and images here are known.
     pub(crate) fn instances(&self) -> Vec<String> {
-        self.agents().iter().filter_map(|agent| Some(fs::read_to_string(agent.join("instance")).ok()?.trim().to_owned())).collect()
+        self.agents()
+            .iter()
+            .filter_map(|agent| Some(fs::read_to_string(agent.join("instance")).ok()?.trim().to_owned()))
+            .collect()
     }
 
     /// Attempts that have a directory on a node.
     pub(crate) fn attempts(&self) -> Vec<PathBuf> {
-        let of = |agent: PathBuf| fs::read_dir(agent.join("attempts")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let of = |agent: PathBuf| {
+            fs::read_dir(agent.join("attempts")).into_iter().flatten().flatten().map(|entry| entry.path())
+        };
         self.agents().into_iter().flat_map(of).collect()
     }
 
     /// Ids of containers, running or not.
     pub(crate) fn containers(&self) -> Vec<String> {
-        self.instances().iter().flat_map(|instance| docker(&["ps", "-aq", "--filter", &format!("label=unidesk.instance={instance}")])).collect()
+        self.instances()
+            .iter()
+            .flat_map(|instance| docker(&["ps", "-aq", "--filter", &format!("label=unidesk.instance={instance}")]))
+            .collect()
     }
 
     pub(crate) fn images(&self) -> Vec<String> {
-        self.instances().iter().flat_map(|instance| docker(&["images", "-q", "--filter", &format!("label=unidesk.instance={instance}")])).collect()
+        self.instances()
+            .iter()
+            .flat_map(|instance| docker(&["images", "-q", "--filter", &format!("label=unidesk.instance={instance}")]))
+            .collect()
     }
 }
 
@@ -244,7 +257,8 @@ impl World {
 
     /// No container, no attempt's directory, no reservation, no task that lives.
     pub(crate) async fn assert_nothing_is_left(&self) {
-        let live = TaskQuery { state: Some("pending,assigned,preparing,running,finishing".into()), ..TaskQuery::default() };
+        let live =
+            TaskQuery { state: Some("pending,assigned,preparing,running,finishing".into()), ..TaskQuery::default() };
         let live = self.client.tasks(&live).await.expect("tasks");
         assert_eq!(self.home.instances().len(), 1, "the node's own mark is what all looks go by");
         assert!(live.tasks.is_empty(), "these tasks live: {:?}", live.tasks);
@@ -280,7 +294,13 @@ pub(crate) async fn task_until(client: &Client, id: TaskId, what: &str, holds: i
 pub(crate) async fn log(client: &Client, id: TaskId, streams: Option<&str>) -> Vec<u8> {
     let query = LogQuery { stream: streams.map(str::to_owned), ..LogQuery::default() };
     let bytes = client.log_bytes(id, &query).await.expect("a log");
-    bytes.try_fold(Vec::new(), async |mut all, piece| { all.extend_from_slice(&piece); Ok(all) }).await.expect("a whole log")
+    bytes
+        .try_fold(Vec::new(), async |mut all, piece| {
+            all.extend_from_slice(&piece);
+            Ok(all)
+        })
+        .await
+        .expect("a whole log")
 }
 
 pub(crate) async fn log_until(client: &Client, id: TaskId, text: &str) {

@@ -86,7 +86,7 @@ fn a_timeout_asks_then_kills_and_counts_as_timeout_whatever_the_exit() {
     let mut agent = running();
     assert_eq!(agent.next_deadline(), Some(100_000));
     assert!(agent.step(99_999, Event::Tick).is_empty());
-    assert_eq!(agent.step(100_000, Event::Tick), [Action::Signal(id(1), Signal::Stop)]);
+    assert_eq!(agent.step(100_000, Event::Tick), [Action::Persist(id(1)), Action::Signal(id(1), Signal::Stop)]);
     assert_eq!(agent.step(110_000, Event::Tick), [Action::Signal(id(1), Signal::Kill)]);
     agent.step(110_001, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
     assert_eq!(ending_of(&all_logged(&mut agent)).failure, Some(FailureKind::Timeout));
@@ -149,7 +149,8 @@ fn a_removal_that_fails_is_tried_again_and_nothing_is_released_before() {
 #[test]
 fn a_planned_stop_ends_as_node_error_without_budget_and_a_finished_task_keeps_its_end() {
     let mut agent = running();
-    assert_eq!(agent.step(1, Event::ShutDown { grace_ms: 5_000 }), [Action::Signal(id(1), Signal::Stop)]);
+    let actions = agent.step(1, Event::ShutDown { grace_ms: 5_000 });
+    assert_eq!(actions, [Action::Persist(id(1)), Action::Signal(id(1), Signal::Stop)]);
     assert_eq!(agent.step(5_001, Event::Tick), [Action::Signal(id(1), Signal::Kill)]);
     let actions = agent.step(5_002, Event::Collected { attempt: id(1), outcome: Ok(exit(143)) });
     assert_eq!(reports(&actions), Vec::<&str>::new(), "an exit caused by us is no exit of the task's own");
@@ -199,4 +200,115 @@ fn a_restarted_agent_goes_on_where_the_attempt_stands() {
     ended.step(2, Event::Removed { attempt: id(1), outcome: Ok(()) });
     let (agent, _) = restore(ended.record(id(1)).expect("kept"), None);
     assert_eq!(agent.unacknowledged().iter().map(|(_, report)| report.kind()).collect::<Vec<_>>(), ["released"]);
+}
+
+/// An agent that keeps its record as the shell does: only when it is told to.
+#[derive(Default)]
+struct Kept {
+    agent: Agent,
+    record: Option<Record>,
+}
+
+impl Kept {
+    fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
+        let actions = self.agent.step(now, event);
+        if has(&actions, &Action::Persist(id(1))) {
+            self.record = self.agent.record(id(1));
+        }
+        actions
+    }
+    fn running() -> Self {
+        let mut kept = Self::default();
+        kept.step(0, Event::Assigned(assign(1)));
+        kept.step(0, Event::Prepared { attempt: id(1), outcome: Ok(Default::default()) });
+        kept.step(0, Event::Started { attempt: id(1), outcome: Ok(()) });
+        kept
+    }
+    /// The agent is killed; the next one has its record, and finds this.
+    fn killed(self, now: Millis, found: Adopted) -> Self {
+        let record = self.record.clone().expect("an accepted attempt is on disk");
+        let mut next = Self { agent: Agent::default(), record: self.record };
+        next.step(now, Event::Restored(Box::new(record)));
+        next.step(now, Event::Adopted { attempt: id(1), found });
+        next
+    }
+    fn ends(mut self, now: Millis, code: i32) -> Ending {
+        self.step(now, Event::Collected { attempt: id(1), outcome: Ok(exit(code)) });
+        ending_of(&self.step(now, Event::LogAcknowledged { attempt: id(1), totals: LogTotals::default() })).clone()
+    }
+}
+
+#[test]
+fn a_timeout_counts_from_the_first_start_whatever_was_killed_since() {
+    let kept = Kept::running().killed(60_000, Adopted::Running);
+    assert_eq!(kept.agent.next_deadline(), Some(100_000));
+}
+
+#[test]
+fn what_was_stopped_at_its_timeout_has_timed_out_also_for_the_next_agent() {
+    let mut kept = Kept::running();
+    kept.step(100_000, Event::Tick);
+    assert_eq!(kept.killed(105_000, Adopted::Exited).ends(105_000, 143).failure, Some(FailureKind::Timeout));
+}
+
+#[test]
+fn what_ended_by_itself_has_not_timed_out_however_late_that_is_found_out() {
+    let mut kept = Kept::running().killed(500_000, Adopted::Exited);
+    assert_eq!(kept.agent.next_deadline(), None);
+    assert!(kept.step(500_000, Event::Tick).is_empty());
+    assert_eq!(kept.ends(500_000, 0).failure, None);
+}
+
+#[test]
+fn a_planned_stop_is_one_also_when_the_agent_is_killed_before_it_learns_the_exit() {
+    let mut kept = Kept::running();
+    kept.step(1, Event::ShutDown { grace_ms: 5_000 });
+    let ending = kept.killed(50, Adopted::Exited).ends(50, 143);
+    assert_eq!((ending.failure, ending.planned_stop), (Some(FailureKind::NodeError), true));
+}
+
+#[test]
+fn what_an_earlier_agent_left_running_after_all_goes_on_and_ends_by_itself() {
+    let mut kept = Kept::running();
+    kept.step(1, Event::ShutDown { grace_ms: 5_000 });
+    let mut kept = kept.killed(50, Adopted::Running);
+    assert_eq!(kept.agent.next_deadline(), Some(100_000), "nothing but its timeout");
+    let exit = ExitFacts { duration_ms: 60_000, ..exit(4) };
+    kept.step(60_000, Event::Collected { attempt: id(1), outcome: Ok(exit) });
+    let actions = kept.step(60_000, Event::LogAcknowledged { attempt: id(1), totals: LogTotals::default() });
+    assert_eq!(ending_of(&actions).failure, Some(FailureKind::ExitNonzero));
+}
+
+#[test]
+fn what_an_earlier_agent_left_running_after_all_can_still_be_cancelled() {
+    let mut kept = Kept::running();
+    kept.step(1, Event::ShutDown { grace_ms: 5_000 });
+    let mut kept = kept.killed(50, Adopted::Running);
+    assert!(has(&kept.step(60, Event::Cancel(held(1))), &Action::Signal(id(1), Signal::Stop)));
+}
+
+#[test]
+fn a_stopping_agent_leaves_new_assignments_to_the_next_one() {
+    let mut agent = running();
+    agent.step(1, Event::ShutDown { grace_ms: 5_000 });
+    assert!(agent.step(2, Event::Assigned(assign(2))).is_empty());
+    assert_eq!(agent.inventory().len(), 1);
+}
+
+#[test]
+fn another_reason_to_stop_gives_no_more_time() {
+    let mut agent = running();
+    agent.step(100_000, Event::Tick);
+    assert_eq!(agent.step(109_000, Event::Cancel(held(1))), [Action::Signal(id(1), Signal::Stop)]);
+    assert_eq!(agent.step(110_000, Event::Tick), [Action::Signal(id(1), Signal::Kill)]);
+}
+
+#[test]
+fn what_ended_in_time_has_not_timed_out_though_its_log_came_late() {
+    let mut kept = Kept::running();
+    kept.step(100_000, Event::Tick);
+    let exit = ExitFacts { duration_ms: 60_000, ..exit(0) };
+    kept.step(200_000, Event::Collected { attempt: id(1), outcome: Ok(exit) });
+    let actions = kept.step(200_000, Event::LogAcknowledged { attempt: id(1), totals: LogTotals::default() });
+    assert_eq!(ending_of(&actions).failure, None);
 }

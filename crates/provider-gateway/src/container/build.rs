@@ -94,11 +94,11 @@ impl ContainerExecutor {
                 ),
             )),
         };
-        match &built {
-            Err(failure) => turn.fail(failure),
-            // It may have filled the disk itself, and others should not be refused for that until the next pass.
-            Ok(_) => self.make_room_when_full().await,
+        if let Err(failure) = &built {
+            turn.fail(failure);
         }
+        // It may have filled the disk itself, and others should not be refused for that until the next pass.
+        self.make_room_when_full().await;
         built
     }
 

@@ -97,7 +97,8 @@ mod tests {
     fn scratch_goes_once_its_attempt_is_no_more_and_what_is_not_ours_stays() {
         let root = tempfile::tempdir().expect("a directory");
         let (shared, attempts) = (root.path().join("shared"), root.path().join("attempts"));
-        for dir in [&shared, &attempts, &attempts.join("live"), &root.path().join("others")] {
+        let dead = attempts.join("dead");
+        for dir in [&shared, &attempts, &attempts.join("live"), &dead, &root.path().join("others")] {
             fs::create_dir(dir).expect("made");
         }
         let scratch = |name: &str, owner: Option<PathBuf>| {
@@ -108,12 +109,15 @@ mod tests {
             }
             dir
         };
-        let orphan = scratch("unidesk-1", Some(attempts.join("dead")));
+        let orphan = shared.join("unidesk-1");
+        create(&Record { scratch: orphan.clone(), ..Record::default() }, &dead).expect("made");
+        assert_eq!(remove_orphans(&shared, &attempts).expect("looked through"), [] as [&Path; 0]);
+        fs::remove_dir(&dead).expect("removed");
         let stay = [
             scratch("unidesk-2", Some(attempts.join("live"))),
             scratch("unidesk-3", Some(root.path().join("others/dead"))),
             scratch("unidesk-4", None),
-            scratch("theirs", Some(attempts.join("dead"))),
+            scratch("theirs", Some(dead)),
         ];
         let link = shared.join("unidesk-5");
         std::os::unix::fs::symlink(&stay[3], &link).expect("linked");

@@ -1,4 +1,4 @@
-use crate::rig::{Rig, docker};
+use crate::rig::{Rig, docker, until};
 use domain::{node::Condition, outcome::FailureKind};
 use provider_gateway::executor::Executor;
 
@@ -42,4 +42,32 @@ async fn a_full_disk_refuses_work_and_says_so() {
     let failure = rig.executor.prepare(&attempt.job).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::NodeError);
     assert!(failure.message.starts_with("disk full: "), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn an_image_that_waits_for_the_code_is_not_collected() {
+    let rig = Rig::with(|settings| {
+        (settings.disk.marks.high_percent, settings.disk.marks.low_percent, settings.disk.marks.recent_s) = (0, 0, 0);
+    });
+    let nonce = uuid::Uuid::new_v4();
+    let environment = rig.environment(&format!("FROM unidesk-test/busybox:latest\nRUN echo made {nonce}\n"));
+    let attempt = rig.shell(&environment, "true");
+    let gate = rig.trees.code_gate.write().await;
+    let preparing = rig.executor.prepare(&attempt.job);
+    tokio::pin!(preparing);
+    tokio::select! {
+        _ = &mut preparing => panic!("the code can't be had yet"),
+        () = async {
+            until("the image is there", || rig.executor.warm().len() == 1).await;
+            assert_eq!(rig.executor.collect_garbage().await.removed_images, Vec::<String>::new());
+        } => {}
+    }
+    drop(gate);
+    preparing.await.unwrap();
+    // Then its container holds it, and after that nothing does.
+    assert_eq!(rig.executor.collect_garbage().await.removed_images, Vec::<String>::new());
+    let built = attempt.text(protocol::Stream::Build);
+    assert_eq!(built.matches(&format!("RUN echo made {nonce}")).count(), 1, "built once: {built}");
+    rig.executor.remove(&attempt.job).await.unwrap();
+    assert_eq!(rig.executor.collect_garbage().await.removed_images.len(), 1);
 }

@@ -8,6 +8,9 @@ use std::{
 
 const UP_WITHIN: Duration = Duration::from_secs(60);
 const DOWN_WITHIN: Duration = Duration::from_secs(30);
+/// Before the process's id, in the names of what a killed test leaves behind.
+const DIR: &str = "unidesk-dockerd-";
+const BRIDGE: &str = "udtest";
 
 /// Ends with its containers when dropped. The same value may be stopped and started again.
 pub(crate) struct Dockerd {
@@ -23,10 +26,9 @@ struct Bridge(String);
 
 impl Bridge {
     fn new() -> Self {
-        let random = uuid::Uuid::new_v4().into_bytes();
-        let bridge = Self(format!("ud{}", hex::encode(&random[..4])));
+        let bridge = Self(format!("{BRIDGE}{}", std::process::id()));
         run("ip", &["link", "add", &bridge.0, "type", "bridge"]);
-        run("ip", &["addr", "add", &format!("172.31.{}.1/24", random[4]), "dev", &bridge.0]);
+        run("ip", &["addr", "add", &format!("172.31.{}.1/24", std::process::id() % 256), "dev", &bridge.0]);
         bridge
     }
 }
@@ -40,11 +42,11 @@ impl Drop for Bridge {
 impl Dockerd {
     /// Keeps its data in a temporary directory.
     pub(crate) async fn new() -> Self {
-        Self::in_dir(tempfile::tempdir().unwrap(), None).await
+        Self::in_dir(temporary_dir(), None).await
     }
     /// Keeps its data below `data`.
     pub(crate) async fn with_data(data: &Path) -> Self {
-        Self::in_dir(tempfile::tempdir().unwrap(), Some(data.join("docker"))).await
+        Self::in_dir(temporary_dir(), Some(data.join("docker"))).await
     }
 
     async fn in_dir(dir: tempfile::TempDir, data_root: Option<PathBuf>) -> Self {
@@ -119,14 +121,9 @@ impl Drop for Dockerd {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // What a killed daemon left mounted, the innermost first.
-        for root in [self.dir.path(), &self.data_root] {
-            let mut left = mounts_below(root);
-            left.sort();
-            for mount in left.iter().rev() {
-                let _ = quiet("umount", &["-l", &mount.display().to_string()]).status();
-            }
-        }
+        // What a killed daemon left mounted.
+        unmount_below(self.dir.path());
+        unmount_below(&self.data_root);
     }
 }
 
@@ -146,13 +143,41 @@ fn spawn(dir: &Path, data_root: &Path, bridge: &Bridge) -> Child {
         .unwrap()
 }
 
-pub(crate) fn mounts_below(root: &Path) -> Vec<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
-    points.filter(|point| point.starts_with(root)).collect()
+/// One that the next test clears if this one is killed.
+pub(crate) fn temporary_dir() -> tempfile::TempDir {
+    let is_of_a_dead_run = |name: &str, prefix: &str| {
+        let pid = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next());
+        pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+    };
+    for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        if is_of_a_dead_run(&entry.file_name().to_string_lossy(), DIR) {
+            unmount_below(&entry.path());
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    for entry in std::fs::read_dir("/sys/class/net").unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_of_a_dead_run(&name, BRIDGE) {
+            let _ = quiet("ip", &["link", "del", &name]).status();
+        }
+    }
+    tempfile::Builder::new().prefix(&format!("{DIR}{}-", std::process::id())).tempdir().unwrap()
 }
 
-pub(crate) fn quiet(program: &str, arguments: &[&str]) -> Command {
+/// The innermost first; what is still in use, once it is no more.
+pub(crate) fn unmount_below(root: &Path) {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let mut points: Vec<&str> = points.filter(|point| Path::new(point).starts_with(root)).collect();
+    points.sort_unstable();
+    for point in points.into_iter().rev() {
+        if !quiet("umount", &[point]).status().is_ok_and(|status| status.success()) {
+            let _ = quiet("umount", &["-l", point]).status();
+        }
+    }
+}
+
+fn quiet(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command

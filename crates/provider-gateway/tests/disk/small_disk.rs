@@ -1,10 +1,8 @@
-//! A file system of a few gigabytes in a file. Gone when dropped, and so is what an earlier run could not clear.
+//! A file system of its own, in a file. Gone when dropped.
 
-use crate::dockerd::{mounts_below, quiet, run};
+use crate::dockerd::{run, temporary_dir, unmount_below};
 use provider_gateway::disk::used_percent;
 use std::path::{Path, PathBuf};
-
-const PREFIX: &str = "unidesk-small-disk-";
 
 pub(crate) struct SmallDisk {
     mount: PathBuf,
@@ -18,8 +16,7 @@ impl SmallDisk {
             nix::unistd::geteuid().is_root(),
             "this test mounts a small disk, and only root can: run the tests as root"
         );
-        clear_earlier_runs();
-        let dir = tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir().unwrap();
+        let dir = temporary_dir();
         let path = |name: &str| dir.path().join(name).display().to_string();
         std::fs::create_dir(dir.path().join("disk")).unwrap();
         run("truncate", &["-s", size, &path("image")]);
@@ -59,33 +56,6 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        unmount(&self.mount);
-    }
-}
-
-fn unmount(mount: &Path) {
-    let mount = mount.display().to_string();
-    if !quiet("umount", &[&mount]).status().is_ok_and(|status| status.success()) {
-        let _ = quiet("umount", &["-l", &mount]).status();
-    }
-}
-
-/// A run that was killed leaves its disk mounted.
-fn clear_earlier_runs() {
-    for mount in mounts_below(&std::env::temp_dir()) {
-        let Some(dir) = mount
-            .ancestors()
-            .find(|dir| dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)))
-        else {
-            continue;
-        };
-        let name = dir.file_name().unwrap().to_string_lossy();
-        let pid = name[PREFIX.len()..].split('-').next().unwrap();
-        if !Path::new("/proc").join(pid).exists() {
-            unmount(&mount);
-            if mount == dir.join("disk") {
-                let _ = std::fs::remove_dir_all(dir);
-            }
-        }
+        unmount_below(&self.mount);
     }
 }

@@ -51,6 +51,7 @@ struct ProcessBook {
     started_at: Ms,
     written: [u64; 4],
     is_denied: bool,
+    is_signalled: bool,
 }
 
 /// A restarted agent that could not ask Docker asks again after so long.
@@ -123,6 +124,10 @@ impl Checker {
         book.started_at = now;
         promise!(book.starts == 1, "I17 an attempt's process is started at most once", "{attempt:?} was started {} times", book.starts);
         None
+    }
+
+    pub(crate) fn process_signalled(&mut self, attempt: AttemptId) {
+        self.processes.entry(attempt).or_default().is_signalled = true;
     }
 
     pub(crate) fn process_wrote(&mut self, attempt: AttemptId, written: [u64; 4]) {
@@ -342,6 +347,12 @@ impl Checker {
         if ending.planned_stop && attempt.state == AttemptState::Failed {
             self.hits.add(Sometimes::PlannedStopRequeued);
         }
+        let is_signalled = self.processes.get(&attempt.id).is_some_and(|book| book.is_signalled);
+        promise!(
+            ending.failure != Some(FailureKind::Timeout) || is_signalled || self.ran_out(attempt, ending),
+            "I18 what ended by itself has not timed out",
+            "{attempt:?}"
+        );
         // Only a signal ends a process of this world with such a code, and only the platform sends signals.
         let code = ending.exit.as_ref().and_then(|exit| exit.code);
         promise!(
@@ -350,6 +361,11 @@ impl Checker {
             "{attempt:?}"
         );
         None
+    }
+
+    fn ran_out(&self, attempt: &AttemptRow, ending: &Ending) -> bool {
+        let ran_ms = ending.exit.as_ref().map_or(0, |exit| exit.duration_ms);
+        self.timeouts.get(&attempt.task).is_some_and(|timeout_ms| ran_ms >= *timeout_ms)
     }
 
     /// One live attempt at most, and it is the one that its task names, in the same state.

@@ -26,6 +26,7 @@ sometimes! {
     StaleLeaderRefused: "a stale leader was refused",
     StaleSessionDropped: "a stale session was dropped",
     OtherInstanceRefused: "a second installation was refused",
+    LateHelloRefused: "a hello that came late was refused",
     SilenceNoticed: "a dead line was noticed by its silence",
     AdoptedRunning: "a running container was adopted after an agent's restart",
     ExitRecovered: "an exit was recovered after the agent was down",

@@ -80,16 +80,23 @@ impl Call {
 }
 
 impl World {
+    /// On the way there, or back.
     fn database_latency(&mut self) -> Ms {
         let (low, high) = self.plan.knobs.database_ms;
-        if self.has(Fault::SlowQueries) && self.dice.chance(0.03) {
-            return self.dice.log_uniform(200, 8_000);
-        }
         self.dice.log_uniform(low, high)
     }
 
+    /// A query that waits: for a connection, for a lock, for the disk.
+    fn slowness(&mut self, call: &Call) -> Ms {
+        let (probability, most_ms) = match call {
+            Call::OpenSession(_) => (0.2, 15_000),
+            _ => (0.03, 8_000),
+        };
+        if self.has(Fault::SlowQueries) && self.dice.chance(probability) { self.dice.log_uniform(200, most_ms) } else { 0 }
+    }
+
     pub(crate) fn call(&mut self, reply_to: ReplyTo, call: Call) {
-        let latency = self.database_latency();
+        let latency = self.database_latency() + self.slowness(&call);
         self.after(latency, Event::Database(Box::new(Request { reply_to, call, is_in_doubt: false })));
     }
 
@@ -112,7 +119,7 @@ impl World {
             let latency = self.database_latency();
             return self.answer(reply_to, latency, Err(StoreError::Unavailable));
         }
-        if let (Call::Commit { leadership, .. }, true) = (&call, self.has(Fault::CommitInDoubt) && self.dice.chance(0.1)) {
+        if let (Call::Commit { leadership, .. }, true) = (&call, self.has(Fault::CommitInDoubt) && self.dice.chance(0.25)) {
             let now = self.timestamp();
             if self.store.require(leadership, now).is_ok() {
                 self.hit(Sometimes::CommitInDoubt);
@@ -134,7 +141,10 @@ impl World {
             self.hit(Sometimes::CommitAppliedAnswerLost);
             answer = Err(StoreError::Unavailable);
         }
-        let latency = self.database_latency();
+        // What was read is old when it arrives late.
+        let is_late = matches!(answer, Ok(Answer::Outbox(_))) && self.has(Fault::SlowQueries) && self.dice.chance(0.1);
+        let late_ms = if is_late { self.dice.log_uniform(200, 8_000) } else { 0 };
+        let latency = self.database_latency() + late_ms;
         self.answer(reply_to, latency, answer);
     }
 

@@ -255,6 +255,7 @@ impl World {
             return;
         }
         let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else { return };
+        self.checker.process_signalled(attempt);
         let (code, delay) = match signal {
             Signal::Kill => (137, 1),
             Signal::Stop if container.behaviour.is_stubborn || container.is_stopping => return,

@@ -10,6 +10,7 @@ use crate::{
     world::{Event, GatewayEvent, Process, World},
 };
 use domain::{
+    Timestamp,
     ids::{AttemptId, DEFAULT_PROJECT, NodeId},
     node::NodeMetrics,
 };
@@ -30,6 +31,7 @@ pub(crate) struct GatewaySession {
     pub(crate) node: NodeId,
     pub(crate) key: Option<SessionKey>,
     pub(crate) last_heard: Ms,
+    accepted_at: Timestamp,
     inventory: BTreeSet<AttemptId>,
     pub(crate) reports: VecDeque<(u64, NodeReport)>,
     pub(crate) recording: Vec<(u64, NodeReport)>,
@@ -91,6 +93,7 @@ impl World {
             node: self.nodes[self.lines[&line].node].id,
             key: None,
             last_heard: self.now,
+            accepted_at: self.timestamp(),
             inventory: BTreeSet::new(),
             reports: VecDeque::new(),
             recording: Vec::new(),
@@ -199,6 +202,7 @@ impl World {
             facts: hello.facts.clone(),
             metrics: hello.metrics.clone(),
             attempts: hello.inventory.attempts.iter().map(|attempt| attempt.held).collect(),
+            accepted_at: session.accepted_at,
             complete_executors: executors.map(|(name, _)| name.clone()).collect(),
         };
         self.gateway_calls(g, Tag::Open(line), Call::OpenSession(Box::new(open)));
@@ -212,9 +216,16 @@ impl World {
             }
             return;
         };
-        let Opened::Session { key, draining, unknown, log_offsets } = opened else {
-            self.hit(Sometimes::OtherInstanceRefused);
-            return self.refuse(g, line, RefusalCode::OtherInstance, 60_000);
+        let (key, draining, unknown, log_offsets) = match opened {
+            Opened::Session { key, draining, unknown, log_offsets } => (key, draining, unknown, log_offsets),
+            Opened::OtherInstance => {
+                self.hit(Sometimes::OtherInstanceRefused);
+                return self.refuse(g, line, RefusalCode::OtherInstance, 60_000);
+            }
+            Opened::Superseded => {
+                self.hit(Sometimes::LateHelloRefused);
+                return self.refuse(g, line, RefusalCode::Unknown, 2_000);
+            }
         };
         session.key = Some(key);
         // What the hello names has arrived: an assignment read before its reports were recorded must not bring it again.

@@ -203,11 +203,7 @@ impl World {
             self.trace.say(self.now, || format!("node {n}: {event:.160} -> {:.200}", format!("{actions:?}")));
         }
         for action in actions {
-            if self.has(Fault::AgentCrash) && self.dice.chance(0.003) {
-                self.stop_agent(n, true);
-                let delay = self.dice.log_uniform(100, 60_000);
-                self.checker.agent_away(n, self.now, delay);
-                self.after(delay, Event::StartAgent { node: n });
+            if self.dies_here(n) {
                 return;
             }
             self.carry_out(n, action);
@@ -218,6 +214,19 @@ impl World {
             return;
         }
         self.try_hello(n);
+    }
+
+    /// Between any two actions the agent may be killed, and the machine may lose its power or its disk.
+    fn dies_here(&mut self, n: usize) -> bool {
+        let for_ms = self.dice.log_uniform(100, 60_000);
+        let draw = self.dice.between(0, 1_000_000);
+        for (fault, probability) in [(Fault::AgentCrash, 0.003), (Fault::HostCrash, 0.002), (Fault::DiskLoss, 0.001)] {
+            if self.has(fault) && self.dice.chance(probability) {
+                self.strike_node(fault, n, draw, for_ms);
+                return true;
+            }
+        }
+        false
     }
 
     /// Books on what is being looked up.

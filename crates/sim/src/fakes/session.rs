@@ -110,6 +110,14 @@ impl World {
         self.node_after(n, self.plan.knobs.heartbeat_ms, NodeEvent::Heartbeat(line));
     }
 
+    /// What has changed must not wait for the next heartbeat: the agent goes down.
+    pub(crate) fn beat_at_once(&mut self, n: usize) {
+        let metrics = Box::new(self.metrics(n));
+        if let (Some(line), Some(_)) = (self.nodes[n].line, &self.nodes[n].session) {
+            self.send_up(line, Up::Control { seq: 0, message: FromNode::Heartbeat { metrics } });
+        }
+    }
+
     /// The agent gives the connection up.
     pub(crate) fn drop_line(&mut self, n: usize) {
         if let Some(line) = self.nodes[n].line {

@@ -31,9 +31,13 @@ impl World {
 
     pub(crate) fn strike(&mut self, fault: Fault, draw: u64, for_ms: Ms) {
         self.trace.say(self.now, || format!("*** {fault:?} for {for_ms} ms"));
+        let n = (draw % self.nodes.len() as u64) as usize;
+        self.strike_node(fault, n, draw, for_ms);
+    }
+
+    pub(crate) fn strike_node(&mut self, fault: Fault, n: usize, draw: u64, for_ms: Ms) {
         let until = self.now + for_ms;
         let pick = |count: usize| (draw % count as u64) as usize;
-        let n = pick(self.nodes.len());
         match fault {
             Fault::GatewayCrash => {
                 let gateway = pick(self.gateways.len());
@@ -73,6 +77,7 @@ impl World {
                     self.nodes[n].is_stopping = true;
                     let grace_ms = self.plan.knobs.shutdown_grace_ms;
                     self.node_after(n, grace_ms + 3_000, NodeEvent::StopLate);
+                    self.beat_at_once(n);
                     self.agent_event(n, agent::Event::ShutDown { grace_ms });
                     // Somebody has no patience and kills it.
                     if draw % 3 == 0 {

@@ -25,12 +25,16 @@ pub(crate) struct OpenSession {
     pub(crate) metrics: NodeMetrics,
     pub(crate) attempts: Vec<Held>,
     pub(crate) complete_executors: BTreeSet<String>,
+    /// When the gateway took the connection, before the hello could be said.
+    pub(crate) accepted_at: Timestamp,
 }
 
 #[derive(Clone)]
 pub(crate) enum Opened {
     Session { key: SessionKey, draining: bool, unknown: Vec<Held>, log_offsets: Vec<(AttemptId, [u64; 4])> },
     OtherInstance,
+    /// The node has connected anew since.
+    Superseded,
 }
 
 fn seconds(count: i64) -> chrono::TimeDelta {
@@ -40,11 +44,17 @@ fn seconds(count: i64) -> chrono::TimeDelta {
 impl FakeStore {
     pub(crate) fn open_session(&mut self, hello: &OpenSession, silence_ms: u64, now: Timestamp) -> Opened {
         let node = self.nodes.get_mut(&hello.node).expect("nodes are made before the world begins");
+        // Its inventory is of then: what was accepted since would seem missing.
+        if node.connected_since.is_some_and(|since| since > hello.accepted_at) && !self.planted.late_hello_counts {
+            return Opened::Superseded;
+        }
         let silence = chrono::TimeDelta::milliseconds(silence_ms as i64);
         let is_alive = node.connected && node.beat_at.is_some_and(|beat| beat > now - silence);
         if node.instance.is_some_and(|instance| instance != hello.instance) && is_alive {
             return Opened::OtherInstance;
         }
+        // What was sent to another installation may have been begun there.
+        let is_new_instance = node.instance.is_some_and(|instance| instance != hello.instance);
         node.instance = Some(hello.instance);
         node.session_epoch += 1;
         node.connected = true;
@@ -55,7 +65,7 @@ impl FakeStore {
         node.facts = hello.facts.clone();
         let draining = matches!(node.admission, Admission::Draining | Admission::Drained);
         let key = SessionKey { node: hello.node, epoch: node.session_epoch };
-        let unknown = self.reconcile(hello, now);
+        let unknown = self.reconcile(hello, is_new_instance && !self.planted.new_instance_gets_old_work, now);
         let log_offsets =
             hello.attempts.iter().filter_map(|held| Some((held.attempt, self.log_offsets(held.attempt)?))).collect();
         self.topics.extend([Topic::Queue, Topic::Node(hello.node)]);
@@ -65,7 +75,7 @@ impl FakeStore {
     }
 
     /// Both directions: what the node lacks is given up, what it has too much is returned.
-    fn reconcile(&mut self, hello: &OpenSession, now: Timestamp) -> Vec<Held> {
+    fn reconcile(&mut self, hello: &OpenSession, is_new_instance: bool, now: Timestamp) -> Vec<Held> {
         let has: BTreeSet<AttemptId> = hello.attempts.iter().map(|held| held.attempt).collect();
         let expected: Vec<(Held, bool, String)> = self
             .held_on(hello.node)
@@ -77,7 +87,7 @@ impl FakeStore {
         let missing: Vec<AttemptId> = expected
             .iter()
             .filter(|(held, is_unaccepted, executor)| {
-                !has.contains(&held.attempt) && !is_unaccepted && hello.complete_executors.contains(executor)
+                !has.contains(&held.attempt) && (!is_unaccepted || is_new_instance) && hello.complete_executors.contains(executor)
             })
             .map(|(held, ..)| held.attempt)
             .collect();
