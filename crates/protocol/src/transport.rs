@@ -23,5 +23,14 @@ pub enum TransportError {
 }
 
 /// Both halves of a transport.
-pub trait Transport: futures::Stream<Item = Result<Message, TransportError>> + futures::Sink<Message, Error = TransportError> + Unpin + Send {}
-impl<T> Transport for T where T: futures::Stream<Item = Result<Message, TransportError>> + futures::Sink<Message, Error = TransportError> + Unpin + Send {}
+pub trait Transport:
+    futures::Stream<Item = Result<Message, TransportError>> + futures::Sink<Message, Error = TransportError> + Unpin + Send
+{
+}
+impl<T> Transport for T where
+    T: futures::Stream<Item = Result<Message, TransportError>>
+        + futures::Sink<Message, Error = TransportError>
+        + Unpin
+        + Send
+{
+}

@@ -59,7 +59,9 @@ struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// After a restart: what became of it is being looked up.
-    Adopting { again_at: Option<Millis> },
+    Adopting {
+        again_at: Option<Millis>,
+    },
     Preparing,
     Starting,
     Running,
@@ -67,7 +69,9 @@ enum Step {
     Draining,
     /// The server is told how it ended.
     Ending,
-    Removing { again_at: Option<Millis> },
+    Removing {
+        again_at: Option<Millis>,
+    },
     /// The server is told that the resources are free.
     Released,
 }
@@ -102,21 +106,44 @@ pub enum Event {
     Cancel(Held),
     Stop(Held),
     /// A report of this kind is committed.
-    Acknowledged { attempt: AttemptId, kind: &'static str },
+    Acknowledged {
+        attempt: AttemptId,
+        kind: &'static str,
+    },
     /// From the disk, at start.
     Restored(Box<Record>),
     /// From executors.
-    Adopted { attempt: AttemptId, found: Adopted },
-    Prepared { attempt: AttemptId, outcome: Result<serde_json::Map<String, serde_json::Value>, Failure> },
-    Started { attempt: AttemptId, outcome: Result<(), Failure> },
-    Collected { attempt: AttemptId, outcome: Result<ExitFacts, Failure> },
+    Adopted {
+        attempt: AttemptId,
+        found: Adopted,
+    },
+    Prepared {
+        attempt: AttemptId,
+        outcome: Result<serde_json::Map<String, serde_json::Value>, Failure>,
+    },
+    Started {
+        attempt: AttemptId,
+        outcome: Result<(), Failure>,
+    },
+    Collected {
+        attempt: AttemptId,
+        outcome: Result<ExitFacts, Failure>,
+    },
     /// Every byte of its log is committed.
-    LogAcknowledged { attempt: AttemptId, totals: LogTotals },
-    Removed { attempt: AttemptId, outcome: Result<(), Failure> },
+    LogAcknowledged {
+        attempt: AttemptId,
+        totals: LogTotals,
+    },
+    Removed {
+        attempt: AttemptId,
+        outcome: Result<(), Failure>,
+    },
     /// A deadline may have passed.
     Tick,
     /// The agent goes down on purpose: live attempts get their stop signal and at most so long.
-    ShutDown { grace_ms: Millis },
+    ShutDown {
+        grace_ms: Millis,
+    },
 }
 
 /// What to do, in this order.
@@ -125,7 +152,10 @@ pub enum Action {
     /// Write [`Agent::record`] to disk, fsynced, before anything that follows.
     Persist(AttemptId),
     /// Tell the server, if there is a session. What is not acknowledged is told again in the next one.
-    Report { held: Held, report: Report },
+    Report {
+        held: Held,
+        report: Report,
+    },
     Adopt(AttemptId),
     /// Check the spec and prepare.
     Prepare(AttemptId),
@@ -159,7 +189,9 @@ impl Agent {
             Event::Prepared { attempt, outcome } => self.with(attempt, |a| a.prepared(outcome, &mut actions)),
             Event::Started { attempt, outcome } => self.with(attempt, |a| a.started(now, outcome, &mut actions)),
             Event::Collected { attempt, outcome } => self.with(attempt, |a| a.collected(outcome, &mut actions)),
-            Event::LogAcknowledged { attempt, totals } => self.with(attempt, |a| a.log_acknowledged(totals, &mut actions)),
+            Event::LogAcknowledged { attempt, totals } => {
+                self.with(attempt, |a| a.log_acknowledged(totals, &mut actions))
+            }
             Event::Removed { attempt, outcome } => self.with(attempt, |a| a.removed(now, outcome, &mut actions)),
         }
         actions
@@ -200,7 +232,12 @@ impl Agent {
             // Its assignment never arrived. The server waits for the end and for the release all the same.
             None => {
                 let mut attempt = Attempt::new(held, None, Step::Ending);
-                attempt.report(Report::Ended { ending: Ending::failed(FailureKind::Cancelled, "cancelled before it reached the node") }, actions);
+                attempt.report(
+                    Report::Ended {
+                        ending: Ending::failed(FailureKind::Cancelled, "cancelled before it reached the node"),
+                    },
+                    actions,
+                );
                 self.attempts.insert(held.attempt, attempt);
             }
         }
@@ -252,7 +289,10 @@ impl Agent {
 
     /// Everything that the server has not committed, oldest first per attempt: to be said again in a new session.
     pub fn unacknowledged(&self) -> Vec<(Held, Report)> {
-        self.attempts.values().flat_map(|attempt| attempt.unacknowledged.iter().map(|report| (attempt.held, report.clone()))).collect()
+        self.attempts
+            .values()
+            .flat_map(|attempt| attempt.unacknowledged.iter().map(|report| (attempt.held, report.clone())))
+            .collect()
     }
 
     /// All attempts, for the hello.
@@ -292,7 +332,12 @@ impl Agent {
 
     /// Attempts whose process may be alive or still come to life.
     pub fn running(&self) -> usize {
-        self.attempts.values().filter(|attempt| matches!(attempt.step, Step::Adopting { .. } | Step::Preparing | Step::Starting | Step::Running)).count()
+        self.attempts
+            .values()
+            .filter(|attempt| {
+                matches!(attempt.step, Step::Adopting { .. } | Step::Preparing | Step::Starting | Step::Running)
+            })
+            .count()
     }
 
     /// Nothing is left to tell the server, and nothing to remove.
@@ -347,7 +392,9 @@ impl Attempt {
             }
             // A fenced or cancelled one need not begin.
             Adopted::NotStarted if self.fenced => self.remove(actions),
-            Adopted::NotStarted if self.cancel => self.finish(Ending::failed(FailureKind::Cancelled, "cancelled before it started"), actions),
+            Adopted::NotStarted if self.cancel => {
+                self.finish(Ending::failed(FailureKind::Cancelled, "cancelled before it started"), actions)
+            }
             Adopted::NotStarted => {
                 self.step = Step::Preparing;
                 self.planned_stop = None;
@@ -355,14 +402,19 @@ impl Attempt {
                 actions.push(Action::Prepare(self.id()));
             }
             Adopted::Gone => {
-                let message = "it was gone when the agent came back: the machine was restarted, or it was removed by hand";
+                let message =
+                    "it was gone when the agent came back: the machine was restarted, or it was removed by hand";
                 self.finish(Ending::failed(FailureKind::NodeLost, message), actions);
             }
             Adopted::Unknown => self.step = Step::Adopting { again_at: Some(now + ADOPT_AGAIN_MS) },
         }
     }
 
-    fn prepared(&mut self, outcome: Result<serde_json::Map<String, serde_json::Value>, Failure>, actions: &mut Vec<Action>) {
+    fn prepared(
+        &mut self,
+        outcome: Result<serde_json::Map<String, serde_json::Value>, Failure>,
+        actions: &mut Vec<Action>,
+    ) {
         if self.step != Step::Preparing {
             return;
         }
@@ -396,7 +448,11 @@ impl Attempt {
             actions.push(Action::Persist(self.id()));
         }
         let started_at = *self.started_at.get_or_insert(now);
-        self.timeout_at = self.assign.as_ref().and_then(|assign| assign.spec.timeout_ms).map(|timeout| started_at.saturating_add(timeout));
+        self.timeout_at = self
+            .assign
+            .as_ref()
+            .and_then(|assign| assign.spec.timeout_ms)
+            .map(|timeout| started_at.saturating_add(timeout));
         self.report(Report::Started, actions);
         actions.push(Action::Collect(self.id()));
         // Asked for while it was on its way up.
@@ -409,7 +465,13 @@ impl Attempt {
     }
 
     /// What a cancel and a planned stop have in common.
-    fn ask_to_stop(&mut self, now: Millis, mark: impl FnOnce(&mut Self), grace_ms: Option<Millis>, actions: &mut Vec<Action>) {
+    fn ask_to_stop(
+        &mut self,
+        now: Millis,
+        mark: impl FnOnce(&mut Self),
+        grace_ms: Option<Millis>,
+        actions: &mut Vec<Action>,
+    ) {
         let asked_before = self.cancel || self.fenced || (self.planned_stop.is_some() && self.kill_at.is_some());
         mark(self);
         match self.step {
@@ -420,7 +482,13 @@ impl Attempt {
             }
             Step::Running if !asked_before => self.signal_stop(now, grace_ms, actions),
             // A start is not torn apart; it is stopped once it is up. The rest has ended.
-            Step::Adopting { .. } | Step::Starting | Step::Running | Step::Draining | Step::Ending | Step::Removing { .. } | Step::Released => {}
+            Step::Adopting { .. }
+            | Step::Starting
+            | Step::Running
+            | Step::Draining
+            | Step::Ending
+            | Step::Removing { .. }
+            | Step::Released => {}
         }
     }
 
@@ -428,7 +496,10 @@ impl Attempt {
         if self.cancel {
             Ending::failed(FailureKind::Cancelled, "cancelled before it started")
         } else {
-            Ending { planned_stop: true, ..Ending::failed(FailureKind::NodeError, "the node's agent was stopped before it started") }
+            Ending {
+                planned_stop: true,
+                ..Ending::failed(FailureKind::NodeError, "the node's agent was stopped before it started")
+            }
         }
     }
 
@@ -437,7 +508,12 @@ impl Attempt {
             // An agent that is killed before it learns the exit must not take it for the task's own.
             actions.push(Action::Persist(self.id()));
         }
-        self.ask_to_stop(now, |attempt| attempt.planned_stop = Some(now + grace_ms + KILL_AGAIN_MS), Some(grace_ms), actions);
+        self.ask_to_stop(
+            now,
+            |attempt| attempt.planned_stop = Some(now + grace_ms + KILL_AGAIN_MS),
+            Some(grace_ms),
+            actions,
+        );
         // Whoever was asked before has no longer than the agent itself.
         self.kill_at = self.kill_at.map(|at| at.min(now + grace_ms));
     }
@@ -477,7 +553,13 @@ impl Attempt {
             Ok(mut exit) => {
                 exit.timed_out = self.timed_out && !self.ended_in_time(&exit);
                 exit.cancelled = self.cancel;
-                let mut ending = Ending { failure: exit.failure(), message: describe(&exit), exit: Some(exit.clone()), planned_stop: false, log: LogTotals::default() };
+                let mut ending = Ending {
+                    failure: exit.failure(),
+                    message: describe(&exit),
+                    exit: Some(exit.clone()),
+                    planned_stop: false,
+                    log: LogTotals::default(),
+                };
                 // It went down with the agent, not by itself. What ended well all the same counts.
                 if self.was_stopped_with_the_agent(&exit) && !self.cancel && ending.failure.is_some() {
                     ending.failure = Some(FailureKind::NodeError);
@@ -517,7 +599,9 @@ impl Attempt {
         self.ending = Some(ending);
         actions.push(Action::Persist(self.id()));
         // A planned stop is no exit of the task's own: it will run again.
-        if let Some(exit) = self.exit.clone().filter(|_| self.ending.as_ref().is_some_and(|ending| !ending.planned_stop)) {
+        if let Some(exit) =
+            self.exit.clone().filter(|_| self.ending.as_ref().is_some_and(|ending| !ending.planned_stop))
+        {
             self.report(Report::Exited { exit }, actions);
         }
         actions.push(Action::AwaitLog(self.id()));
@@ -590,7 +674,13 @@ impl Attempt {
                     actions.push(Action::Signal(self.id(), Signal::Kill));
                 }
             }
-            Step::Adopting { .. } | Step::Removing { .. } | Step::Preparing | Step::Starting | Step::Draining | Step::Ending | Step::Released => {}
+            Step::Adopting { .. }
+            | Step::Removing { .. }
+            | Step::Preparing
+            | Step::Starting
+            | Step::Draining
+            | Step::Ending
+            | Step::Released => {}
         }
     }
 

@@ -72,7 +72,8 @@ impl Link {
             self.connected.send_replace(false);
             self.handle.session_closed();
             failures = if began.elapsed() >= HEALTHY_AFTER { 1 } else { failures.saturating_add(1) };
-            let jittered = Duration::from_millis(backoff::delay_ms(failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, rand::random()));
+            let jittered =
+                Duration::from_millis(backoff::delay_ms(failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, rand::random()));
             let wait = match &end {
                 SessionEnd::Lost(error) => {
                     tracing::warn!(error = %service_kit::lifecycle::Chain(error), again_in_ms = jittered.as_millis() as u64, "not connected; work goes on");

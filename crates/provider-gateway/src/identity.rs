@@ -23,7 +23,9 @@ pub(crate) fn open(data_dir: &Path) -> io::Result<Identity> {
         .map_err(|(_, errno)| io::Error::new(io::ErrorKind::WouldBlock, format!("another agent uses it ({errno})")))?;
     let path = data_dir.join("instance");
     let instance = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold an id", path.display())))?,
+        Ok(text) => text.trim().parse().map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold an id", path.display()))
+        })?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let instance = InstanceId::from_uuid(uuid::Uuid::new_v4());
             let fresh = data_dir.join("instance.new");

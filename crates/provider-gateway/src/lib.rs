@@ -57,7 +57,11 @@ impl Config {
     /// Reads `provider.toml` and `policy.toml` in the data directory.
     pub fn load(server: String, token: String, data_dir: &Path) -> anyhow::Result<Self> {
         let settings: ProviderSettings = config::read(&data_dir.join("provider.toml"))?;
-        settings.watermarks.check().map_err(anyhow::Error::msg).with_context(|| format!("{}", data_dir.join("provider.toml").display()))?;
+        settings
+            .watermarks
+            .check()
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("{}", data_dir.join("provider.toml").display()))?;
         Ok(Self {
             server,
             token,
@@ -95,7 +99,8 @@ impl Agent {
 /// Starts the agent: one at a time per data directory. Its tasks end with `service`; work goes on without them and is adopted by
 /// the next agent. To stop the work too, call [`Agent::shut_down`] first.
 pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
-    let identity = identity::open(&config.data_dir).with_context(|| format!("opening the data directory {}", config.data_dir.display()))?;
+    let identity = identity::open(&config.data_dir)
+        .with_context(|| format!("opening the data directory {}", config.data_dir.display()))?;
     let instance = identity.instance;
     let cache = Arc::new(source::SourceCache::open(&config.data_dir.join("git")).context("opening the git cache")?);
     let sources = Sources::new(cache.clone(), config.policy.source.clone());
@@ -106,7 +111,10 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     }
     let marks = config.settings.watermarks.clone();
     container_settings.disk.marks = marks.clone();
-    let containers = Arc::new(container::ContainerExecutor::new(container_settings, Arc::new(sources.clone())).context("opening the record of images")?);
+    let containers = Arc::new(
+        container::ContainerExecutor::new(container_settings, Arc::new(sources.clone()))
+            .context("opening the record of images")?,
+    );
     let attempts_root = config.data_dir.join("attempts");
     let mut process_settings = process::Settings::new(&config.data_dir);
     process_settings.shim = config.shim.clone();
@@ -120,11 +128,18 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         registry = registry.with(processes.clone());
     }
 
-    let disk = collector::AgentDisk { data_dir: config.data_dir.clone(), attempts: attempts_root.clone(), cache, marks };
-    let surveyor = Surveyor { config: config.clone(), registry: registry.clone(), containers: containers.clone(), processes };
+    let disk =
+        collector::AgentDisk { data_dir: config.data_dir.clone(), attempts: attempts_root.clone(), cache, marks };
+    let surveyor =
+        Surveyor { config: config.clone(), registry: registry.clone(), containers: containers.clone(), processes };
     let (facts_sender, facts) = watch::channel(surveyor.survey().await);
     let (name, node_name) = watch::channel(String::new());
-    let parts = runtime::Parts { registry: registry.clone(), attempts: AttemptsDir::open(&attempts_root)?, instance, node_name };
+    let parts = runtime::Parts {
+        registry: registry.clone(),
+        attempts: AttemptsDir::open(&attempts_root)?,
+        instance,
+        node_name,
+    };
     let handle = runtime::start(service, parts).context("restoring attempts")?;
 
     let (connected_sender, connected) = watch::channel(false);
@@ -189,7 +204,11 @@ impl Surveyor {
         NodeFacts {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             docker_version: self.containers.server_version(),
-            executors: self.registry.iter().map(|executor| (executor.name().to_owned(), executor.version().to_owned())).collect(),
+            executors: self
+                .registry
+                .iter()
+                .map(|executor| (executor.name().to_owned(), executor.version().to_owned()))
+                .collect(),
             limits: limits.into_iter().filter_map(|(name, limits)| Some((name.to_owned(), limits?))).collect(),
             ..measured
         }

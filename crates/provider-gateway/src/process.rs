@@ -206,9 +206,7 @@ impl Executor for ProcessExecutor {
     }
 
     fn health<'a>(&'a self) -> BoxFuture<'a, Option<Condition>> {
-        Box::pin(async {
-            self.refuse_when_full().is_err().then_some(Condition::DiskFull)
-        })
+        Box::pin(async { self.refuse_when_full().is_err().then_some(Condition::DiskFull) })
     }
 }
 

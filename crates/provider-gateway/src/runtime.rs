@@ -28,7 +28,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Milliseconds since the machine booted, also through suspend: timeouts must hold on a laptop that slept.
 pub fn boot_millis() -> Millis {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME since 2.6.39");
+    let now =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME since 2.6.39");
     now.tv_sec() as u64 * 1_000 + now.tv_nsec() as u64 / 1_000_000
 }
 
@@ -62,7 +63,10 @@ impl Logs {
 enum Input {
     Agent(Event),
     /// A session is open: everything that is not acknowledged goes out again through this.
-    SessionOpened { outgoing: mpsc::UnboundedSender<FromNode>, log_offsets: Vec<LogOffset> },
+    SessionOpened {
+        outgoing: mpsc::UnboundedSender<FromNode>,
+        log_offsets: Vec<LogOffset>,
+    },
     SessionClosed,
     Inventory(oneshot::Sender<Inventory>),
 }
@@ -122,7 +126,14 @@ pub fn start(service: &Service, parts: Parts) -> std::io::Result<Handle> {
     let (running_sender, running) = watch::channel(0);
     let logs = Logs::default();
     let jobs = Jobs::new(parts, logs.clone(), inputs.clone(), service.clone());
-    let mut runtime = Runtime { agent: Agent::default(), jobs, session: None, live: live_sender, running: running_sender, waiting: Vec::new() };
+    let mut runtime = Runtime {
+        agent: Agent::default(),
+        jobs,
+        session: None,
+        live: live_sender,
+        running: running_sender,
+        waiting: Vec::new(),
+    };
     for record in runtime.jobs.restore()? {
         runtime.apply(Event::Restored(Box::new(record)));
     }
@@ -225,7 +236,8 @@ async fn sync_logs(logs: Logs) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let waiting: Vec<AttemptLog> = logs.all().into_iter().map(|(_, log)| log).filter(|log| !log.is_acknowledged()).collect();
+        let waiting: Vec<AttemptLog> =
+            logs.all().into_iter().map(|(_, log)| log).filter(|log| !log.is_acknowledged()).collect();
         if waiting.is_empty() {
             continue;
         }

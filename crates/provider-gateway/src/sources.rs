@@ -49,7 +49,11 @@ impl Sources {
         };
         let (fetched, ()) = tokio::join!(ensuring, telling);
         let fetched = fetched?;
-        let what = if fetched.was_cached { "is here already, nothing fetched".to_owned() } else { format!("{} fetched in {:.1} s", show_bytes(fetched.bytes_fetched), began.elapsed().as_secs_f64()) };
+        let what = if fetched.was_cached {
+            "is here already, nothing fetched".to_owned()
+        } else {
+            format!("{} fetched in {:.1} s", show_bytes(fetched.bytes_fetched), began.elapsed().as_secs_f64())
+        };
         log.note(&format!("{role} {pinned}: {what}")).await;
         Ok(fetched)
     }
@@ -65,7 +69,12 @@ impl Sources {
 }
 
 impl TreeSource for Sources {
-    fn fetch<'a>(&'a self, role: &'static str, pinned: &'a Pinned, log: &'a AttemptLog) -> BoxFuture<'a, Result<FetchedTree, Failure>> {
+    fn fetch<'a>(
+        &'a self,
+        role: &'static str,
+        pinned: &'a Pinned,
+        log: &'a AttemptLog,
+    ) -> BoxFuture<'a, Result<FetchedTree, Failure>> {
         let role = if role == "code" { Role::Code } else { Role::Environment };
         async move {
             let fetched = self.ensure(role, pinned, log).await?;
@@ -83,7 +92,11 @@ impl TreeSource for Sources {
         .boxed()
     }
 
-    fn dockerfile<'a>(&'a self, pinned: &'a Pinned, path: &'a DockerfilePath) -> BoxFuture<'a, Result<Vec<u8>, Failure>> {
+    fn dockerfile<'a>(
+        &'a self,
+        pinned: &'a Pinned,
+        path: &'a DockerfilePath,
+    ) -> BoxFuture<'a, Result<Vec<u8>, Failure>> {
         async move {
             let fetched = self.again(Role::Environment, pinned).await?;
             let path = path.clone();
@@ -97,23 +110,41 @@ impl TreeSource for Sources {
         let (sources, pinned) = (self.clone(), pinned.clone());
         let packing = async move {
             let fetched = sources.again(Role::Code, &pinned).await?;
-            let options = TarOptions { prefix: String::new(), uid: options.uid, gid: options.gid, replace: options.replace };
+            let options =
+                TarOptions { prefix: String::new(), uid: options.uid, gid: options.gid, replace: options.replace };
             fetched.tree().read(move |reader| reader.write_tar(&options, PieceWriter { sender })).await.map(|_| ())
         };
         // The pieces come while the packing goes on; an error of the packing comes last.
-        let pieces = futures::stream::unfold(receiver, |mut receiver| async move { Some((Ok(receiver.recv().await?), receiver)) });
-        let failure = futures::stream::once(packing).filter_map(|packed| async move { packed.err().map(|failure| Err(io::Error::other(failure.message))) });
+        let pieces =
+            futures::stream::unfold(
+                receiver,
+                |mut receiver| async move { Some((Ok(receiver.recv().await?), receiver)) },
+            );
+        let failure = futures::stream::once(packing)
+            .filter_map(|packed| async move { packed.err().map(|failure| Err(io::Error::other(failure.message))) });
         futures::stream::select(pieces, failure).boxed()
     }
 }
 
 impl TreeWriter for Sources {
-    fn materialise<'a>(&'a self, pinned: &'a Pinned, dir: &'a Path, owner: Option<(u32, u32)>, log: &'a AttemptLog) -> BoxFuture<'a, Result<Materialised, Failure>> {
+    fn materialise<'a>(
+        &'a self,
+        pinned: &'a Pinned,
+        dir: &'a Path,
+        owner: Option<(u32, u32)>,
+        log: &'a AttemptLog,
+    ) -> BoxFuture<'a, Result<Materialised, Failure>> {
         async move {
             let fetched = self.ensure(Role::Code, pinned, log).await?;
             let to = dir.to_owned();
             let notes = fetched.tree().read(move |reader| reader.materialise(&to, owner)).await?;
-            Ok(Materialised { commit: pinned.commit.to_string(), tree: fetched.tree_id.clone(), bytes_fetched: fetched.bytes_fetched, cached: fetched.was_cached, notes })
+            Ok(Materialised {
+                commit: pinned.commit.to_string(),
+                tree: fetched.tree_id.clone(),
+                bytes_fetched: fetched.bytes_fetched,
+                cached: fetched.was_cached,
+                notes,
+            })
         }
         .boxed()
     }
@@ -126,7 +157,9 @@ struct PieceWriter {
 
 impl Write for PieceWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.sender.blocking_send(Bytes::copy_from_slice(bytes)).map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more"))?;
+        self.sender
+            .blocking_send(Bytes::copy_from_slice(bytes))
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads any more"))?;
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {

@@ -217,7 +217,9 @@ fn knobs(dice: &mut Dice) -> Knobs {
     // A short silence makes offline nodes frequent; the order heartbeat < silence < offline stays.
     let offline_s = if dice.chance(0.5) { 90 } else { dice.between(8, 40) as i64 };
     let silence_ms = offline_s as u64 * 500;
-    let absurd = |dice: &mut Dice, usual: u64, low: u64, high: u64| if dice.chance(0.25) { dice.log_uniform(low, high) } else { usual };
+    let absurd = |dice: &mut Dice, usual: u64, low: u64, high: u64| {
+        if dice.chance(0.25) { dice.log_uniform(low, high) } else { usual }
+    };
     let ceiling = |dice: &mut Dice, low: u64, high: u64| (1, dice.log_uniform(low, high));
     Knobs {
         heartbeat_ms: silence_ms / 3,

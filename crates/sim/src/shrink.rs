@@ -13,7 +13,8 @@ pub fn shrink(plan: &Plan) -> (Plan, Outcome) {
         let mut shrunk = false;
         let kinds: Vec<Fault> = best.faults.iter().copied().collect();
         for left_out in kinds.chunks(part) {
-            let faults: BTreeSet<Fault> = best.faults.iter().filter(|fault| !left_out.contains(fault)).copied().collect();
+            let faults: BTreeSet<Fault> =
+                best.faults.iter().filter(|fault| !left_out.contains(fault)).copied().collect();
             let candidate = Plan { faults, ..best.clone() };
             let tried = World::new(candidate.clone()).play();
             if tried.violation.as_ref().is_some_and(|violation| violation.promise == promise) {

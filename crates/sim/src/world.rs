@@ -329,7 +329,9 @@ impl World {
             Event::ClientAnswered { op, answer } => self.client_answered(op, answer),
             Event::Strike { fault, draw, for_ms } => self.strike(fault, draw, for_ms),
             Event::StartGateway { gateway } if !self.gateways[gateway].process.is_up => self.start_gateway(gateway),
-            Event::StartScheduler { scheduler } if !self.schedulers[scheduler].process.is_up => self.start_scheduler(scheduler),
+            Event::StartScheduler { scheduler } if !self.schedulers[scheduler].process.is_up => {
+                self.start_scheduler(scheduler)
+            }
             Event::StartSweeper { sweeper } if !self.sweepers[sweeper].process.is_up => self.start_sweeper(sweeper),
             Event::StartGateway { .. } | Event::StartScheduler { .. } | Event::StartSweeper { .. } => {}
             Event::StartAgent { node } => self.start_agent(node),

@@ -76,7 +76,10 @@ pub async fn create_database(url: &str, name: &str) -> Result<(), StoreError> {
     use sqlx::Connection as _;
     let options = PgConnectOptions::from_str(url).map_err(StoreError::BadUrl)?;
     let mut connection = sqlx::PgConnection::connect_with(&options).await?;
-    let is_there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)").bind(name).fetch_one(&mut connection).await?;
+    let is_there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")
+        .bind(name)
+        .fetch_one(&mut connection)
+        .await?;
     if !is_there {
         let quoted = name.replace('"', "\"\"");
         sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE \"{quoted}\""))).execute(&mut connection).await?;
@@ -104,9 +107,7 @@ impl Store {
             ("idle_in_transaction_session_timeout", "5s"),
             ("jit", "off"),
         ]);
-        let pool = |max| {
-            PgPoolOptions::new().max_connections(max).acquire_timeout(Duration::from_secs(5))
-        };
+        let pool = |max| PgPoolOptions::new().max_connections(max).acquire_timeout(Duration::from_secs(5));
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let beats = pool(2).connect_lazy_with(options);
         let wakeups = Wakeups::new(config.shared.then(|| main.clone()));

@@ -33,7 +33,10 @@ async fn main() -> anyhow::Result<()> {
     if std::env::args().any(|arg| arg == "--test") || !std::env::args().any(|arg| arg == "--bench") {
         return Ok(());
     }
-    let dir = tempfile::Builder::new().prefix("ud-").permissions(std::os::unix::fs::PermissionsExt::from_mode(0o711)).tempdir()?;
+    let dir = tempfile::Builder::new()
+        .prefix("ud-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o711))
+        .tempdir()?;
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     println!("machine: {} cores, {}; build: {build}", std::thread::available_parallelism()?, cpu_model());
 
@@ -69,7 +72,10 @@ async fn process_latency(up: &Up) -> anyhow::Result<()> {
         let started_at = task.started_at.unwrap_or(task.created_at);
         to_start.push((started_at - task.created_at).to_std().unwrap_or_default());
     }
-    println!("process task, submission to start (by the database's clock), {PROCESS_TASKS} tasks: {}", spread(&mut to_start));
+    println!(
+        "process task, submission to start (by the database's clock), {PROCESS_TASKS} tasks: {}",
+        spread(&mut to_start)
+    );
     println!("process task, submission to the end as the client sees it: {}", spread(&mut to_end));
     Ok(())
 }
@@ -79,7 +85,9 @@ async fn container_overhead(up: &Up) -> anyhow::Result<()> {
     let image = test_kit::docker::busybox().await;
     let docker = test_kit::docker::docker().await;
     let git = GitHost::start();
-    let env = git.repository("env").commit(&[("Dockerfile", Content::from(format!("FROM {image}\n").as_str()))], "environment");
+    let env = git
+        .repository("env")
+        .commit(&[("Dockerfile", Content::from(format!("FROM {image}\n").as_str()))], "environment");
     let code = git.repository("code").commit(&[("hello.sh", Content::from("echo hello\n"))], "code");
     let task = json!({"command": ["sh", "hello.sh"], "source": {
         "code_repo_url": git.url("code"), "code_commit_id": code, "env_repo_url": git.url("env"), "env_commit_id": env, "dockerfile_path": "Dockerfile"}});
@@ -90,7 +98,10 @@ async fn container_overhead(up: &Up) -> anyhow::Result<()> {
         ours.push(run(&up.client, &task).await?);
         alone.push(docker_alone(&docker, image).await?);
     }
-    println!("warm container task, submission to the end as the client sees it, {CONTAINER_PAIRS} in turns: {}", spread(&mut ours));
+    println!(
+        "warm container task, submission to the end as the client sees it, {CONTAINER_PAIRS} in turns: {}",
+        spread(&mut ours)
+    );
     println!("the same container by the Docker API alone (create, start, wait, read its log): {}", spread(&mut alone));
     println!("over it at p50: {}", ms(percentile(&ours, 50).saturating_sub(percentile(&alone, 50))));
     Ok(())
@@ -105,9 +116,19 @@ async fn run(client: &Client, task: &Value) -> anyhow::Result<Duration> {
 }
 
 async fn docker_alone(docker: &Docker, image: &str) -> anyhow::Result<Duration> {
-    let host = HostConfig { memory: Some(512 << 20), nano_cpus: Some(1_000_000_000), init: Some(true), ..HostConfig::default() };
+    let host = HostConfig {
+        memory: Some(512 << 20),
+        nano_cpus: Some(1_000_000_000),
+        init: Some(true),
+        ..HostConfig::default()
+    };
     let cmd = ["sh", "-c", "echo hello"].map(str::to_owned).to_vec();
-    let body = ContainerCreateBody { image: Some(image.to_owned()), cmd: Some(cmd), host_config: Some(host), ..ContainerCreateBody::default() };
+    let body = ContainerCreateBody {
+        image: Some(image.to_owned()),
+        cmd: Some(cmd),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    };
     let began = Instant::now();
     let created = docker.create_container(None::<CreateContainerOptions>, body).await?;
     docker.start_container(&created.id, None::<StartContainerOptions>).await?;
@@ -180,13 +201,17 @@ async fn first_line(child: &mut Child) -> anyhow::Result<String> {
 fn private_mib(pid: Option<u32>) -> anyhow::Result<f64> {
     let path = PathBuf::from(format!("/proc/{}/status", pid.unwrap_or_default()));
     let status = std::fs::read_to_string(path)?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
     Ok(kib.unwrap_or_default() / 1024.0)
 }
 
 fn cpu_model() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    info.lines().find_map(|line| line.strip_prefix("model name")).map_or_else(String::new, |rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
+    info.lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or_else(String::new, |rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
 }
 
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {

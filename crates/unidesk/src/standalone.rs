@@ -67,7 +67,9 @@ pub async fn start(options: &Options, progress: &mut impl Progress) -> anyhow::R
     make_data_dir(dir)?;
     let lock = lock(dir)?;
     // Before anything is started: a port in use is said at once.
-    let listener = TcpListener::bind(options.listen).await.with_context(|| format!("can't listen on {}; choose another address with --listen", options.listen))?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("can't listen on {}; choose another address with --listen", options.listen))?;
     let address = listener.local_addr()?;
     let url = format!("http://{}", reachable(address));
 
@@ -107,7 +109,9 @@ async fn start_services(
         (None, Some(given)) => (given.clone(), true),
         (None, None) => anyhow::bail!("neither a private PostgreSQL nor an address of one"),
     };
-    let store = Store::connect(&DatabaseConfig { url: database_url, max_connections: 16, shared }).await.context("connecting to PostgreSQL")?;
+    let store = Store::connect(&DatabaseConfig { url: database_url, max_connections: 16, shared })
+        .await
+        .context("connecting to PostgreSQL")?;
     progress.step("migrations");
     store.migrate().await.context("bringing the database to this version")?;
     let admin_token = admin::token(&store, &options.data_dir).await?;
@@ -115,7 +119,11 @@ async fn start_services(
     progress.step("services");
     let services = Service::new();
     api_gateway::run(&services, store.clone(), listener, node_registry::routes(store.clone())).await?;
-    scheduler::run(&services, &scheduler::Config { strategy: options.strategy, ..scheduler::Config::default() }, store.clone());
+    scheduler::run(
+        &services,
+        &scheduler::Config { strategy: options.strategy, ..scheduler::Config::default() },
+        store.clone(),
+    );
     node_registry::run(&services, &node_registry::Config::default(), store.clone());
 
     let mut nodes = Vec::new();
@@ -161,17 +169,28 @@ impl Platform {
 fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("making the data directory {}", dir.display()))?;
     // PostgreSQL and tasks run as users of their own: they pass through, but can't look around.
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).with_context(|| format!("setting permissions of {}", dir.display()))
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
+        .with_context(|| format!("setting permissions of {}", dir.display()))
 }
 
 fn lock(dir: &Path) -> anyhow::Result<Flock<File>> {
     let path = dir.join("up.lock");
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
         let mut owner = String::new();
         let _ = file.read_to_string(&mut owner);
         let owner = owner.trim();
-        let who = if owner.is_empty() { "another `unidesk up`".to_owned() } else { format!("another `unidesk up` ({owner})") };
+        let who = if owner.is_empty() {
+            "another `unidesk up`".to_owned()
+        } else {
+            format!("another `unidesk up` ({owner})")
+        };
         anyhow::anyhow!("{who} runs on {}. Use it, stop it, or choose another directory with --data-dir", dir.display())
     })
 }
@@ -189,7 +208,8 @@ pub(crate) fn write_file(path: &Path, text: &str, mode: u32) -> anyhow::Result<(
     let fresh = path.with_extension("new");
     let _ = fs::remove_file(&fresh);
     let write = || -> std::io::Result<()> {
-        let mut file = std::os::unix::fs::OpenOptionsExt::mode(File::options().write(true).create_new(true), mode).open(&fresh)?;
+        let mut file =
+            std::os::unix::fs::OpenOptionsExt::mode(File::options().write(true).create_new(true), mode).open(&fresh)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&fresh, path)

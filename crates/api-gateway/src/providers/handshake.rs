@@ -21,7 +21,12 @@ pub(super) struct Greeted {
 }
 
 /// Waits for the hello, settles with the store what the node has and should have, and answers. None: the node was refused.
-pub(super) async fn greet<T: Transport>(store: &Store, node: NodeId, heartbeat: Duration, transport: &mut T) -> Result<Option<Greeted>, TransportError> {
+pub(super) async fn greet<T: Transport>(
+    store: &Store,
+    node: NodeId,
+    heartbeat: Duration,
+    transport: &mut T,
+) -> Result<Option<Greeted>, TransportError> {
     let first = tokio::time::timeout(HELLO_WITHIN, transport.next()).await.map_err(|_| TransportError::Silent)?;
     let text = match first {
         Some(Ok(Message::Text(text))) => text,
@@ -31,12 +36,25 @@ pub(super) async fn greet<T: Transport>(store: &Store, node: NodeId, heartbeat: 
     };
     let hello = match Frame::<FromNode>::decode(&text).map(|frame| frame.message) {
         Ok(FromNode::Hello(hello)) => *hello,
-        Ok(_) => return refuse(transport, RefusalCode::BadHello, "The first message must be a hello.", Some(60_000)).await,
-        Err(error) => return refuse(transport, RefusalCode::BadHello, &format!("The hello is not understood: {error}."), Some(60_000)).await,
+        Ok(_) => {
+            return refuse(transport, RefusalCode::BadHello, "The first message must be a hello.", Some(60_000)).await;
+        }
+        Err(error) => {
+            return refuse(
+                transport,
+                RefusalCode::BadHello,
+                &format!("The hello is not understood: {error}."),
+                Some(60_000),
+            )
+            .await;
+        }
     };
     let Some(picked) = version::pick(version::SUPPORTED, hello.versions) else {
         let (ours, theirs) = (version::SUPPORTED, hello.versions);
-        let detail = format!("This server speaks protocol {} to {}, the agent {} to {}: update the older side.", ours.min, ours.max, theirs.min, theirs.max);
+        let detail = format!(
+            "This server speaks protocol {} to {}, the agent {} to {}: update the older side.",
+            ours.min, ours.max, theirs.min, theirs.max
+        );
         return refuse(transport, RefusalCode::IncompatibleVersion, &detail, None).await;
     };
     let opened = match store.open_session(&request(node, &hello)).await {
@@ -61,7 +79,10 @@ pub(super) async fn greet<T: Transport>(store: &Store, node: NodeId, heartbeat: 
                 name,
                 session_epoch: key.epoch,
                 heartbeat_ms: heartbeat.as_millis() as u64,
-                log_offsets: log_offsets.into_iter().flat_map(|(attempt, offsets)| offsets_of(attempt, offsets)).collect(),
+                log_offsets: log_offsets
+                    .into_iter()
+                    .flat_map(|(attempt, offsets)| offsets_of(attempt, offsets))
+                    .collect(),
                 draining,
             };
             transport.send(Message::Text(Frame::new(ToNode::Welcome(welcome)).encode())).await?;
@@ -78,15 +99,30 @@ fn request(node: NodeId, hello: &Hello) -> OpenSession {
         facts: hello.facts.clone(),
         metrics: hello.metrics.clone(),
         attempts: hello.inventory.attempts.iter().map(|attempt| attempt.held).collect(),
-        complete_executors: hello.inventory.executors.iter().filter(|(_, how)| complete(how)).map(|(name, _)| name.clone()).collect(),
+        complete_executors: hello
+            .inventory
+            .executors
+            .iter()
+            .filter(|(_, how)| complete(how))
+            .map(|(name, _)| name.clone())
+            .collect(),
     }
 }
 
 fn offsets_of(attempt: domain::ids::AttemptId, offsets: Vec<i64>) -> impl Iterator<Item = LogOffset> {
-    Stream::ALL.into_iter().zip(offsets).map(move |(stream, offset)| LogOffset { attempt, stream, next_offset: offset as u64 })
+    Stream::ALL.into_iter().zip(offsets).map(move |(stream, offset)| LogOffset {
+        attempt,
+        stream,
+        next_offset: offset as u64,
+    })
 }
 
-async fn refuse<T: Transport>(transport: &mut T, code: RefusalCode, detail: &str, retry_after_ms: Option<u64>) -> Result<Option<Greeted>, TransportError> {
+async fn refuse<T: Transport>(
+    transport: &mut T,
+    code: RefusalCode,
+    detail: &str,
+    retry_after_ms: Option<u64>,
+) -> Result<Option<Greeted>, TransportError> {
     let refused = Refused { code, detail: detail.to_owned(), retry_after_ms };
     transport.send(Message::Text(Frame::new(ToNode::Refused(refused)).encode())).await?;
     transport.close().await?;

@@ -68,7 +68,12 @@ struct Sent {
     draining: bool,
 }
 
-async fn tell_once(door: &Door, key: SessionKey, outbound: &Outbound, sent: &mut Sent) -> Result<Option<String>, store::StoreError> {
+async fn tell_once(
+    door: &Door,
+    key: SessionKey,
+    outbound: &Outbound,
+    sent: &mut Sent,
+) -> Result<Option<String>, store::StoreError> {
     let assigned: Vec<AttemptId> = sent.assigned.iter().copied().collect();
     let outbox = door.store.outbox(key.node, &assigned).await?;
     if outbox.revoked {
@@ -85,7 +90,14 @@ async fn tell_once(door: &Door, key: SessionKey, outbound: &Outbound, sent: &mut
         match item {
             OutboxItem::Assign { held, task, project, number, gpu_ids, spec } => {
                 if sent.assigned.insert(held.attempt) {
-                    outbound.send(ToNode::Assign(Box::new(Assign { held, task, project, number, gpu_ids, spec: *spec })));
+                    outbound.send(ToNode::Assign(Box::new(Assign {
+                        held,
+                        task,
+                        project,
+                        number,
+                        gpu_ids,
+                        spec: *spec,
+                    })));
                 }
             }
             OutboxItem::Cancel { held } => {

@@ -11,7 +11,12 @@ const REPORTS_PER_BATCH: usize = 128;
 const LOG_BYTES_PER_BATCH: usize = 1 << 20;
 
 /// Records reports in the order in which they came. Returns why the session must end.
-pub(super) async fn record_reports(store: &Store, key: SessionKey, mut queue: mpsc::Receiver<(u64, NodeReport)>, outbound: &Outbound) -> String {
+pub(super) async fn record_reports(
+    store: &Store,
+    key: SessionKey,
+    mut queue: mpsc::Receiver<(u64, NodeReport)>,
+    outbound: &Outbound,
+) -> String {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, REPORTS_PER_BATCH).await > 0 {
         let reports: Vec<NodeReport> = batch.iter().map(|(_, report)| report.clone()).collect();
@@ -26,8 +31,12 @@ pub(super) async fn record_reports(store: &Store, key: SessionKey, mut queue: mp
             match verdict {
                 ReportVerdict::StaleSession => return "a newer session of this node took over".to_owned(),
                 // It is to be stopped there; a release is the answer to that already.
-                ReportVerdict::Fenced if report.report.kind() != "released" => outbound.send(ToNode::Stop { held: report.held }),
-                ReportVerdict::Conflict => tracing::warn!(attempt.id = %report.held.attempt, "an attempt ended twice, differently; the first end counts"),
+                ReportVerdict::Fenced if report.report.kind() != "released" => {
+                    outbound.send(ToNode::Stop { held: report.held })
+                }
+                ReportVerdict::Conflict => {
+                    tracing::warn!(attempt.id = %report.held.attempt, "an attempt ended twice, differently; the first end counts")
+                }
                 ReportVerdict::Fenced | ReportVerdict::Recorded | ReportVerdict::Repeated => {}
             }
         }
@@ -40,7 +49,12 @@ pub(super) async fn record_reports(store: &Store, key: SessionKey, mut queue: mp
 }
 
 /// Records log pieces. Returns why the session must end.
-pub(super) async fn record_logs(store: &Store, key: SessionKey, mut queue: mpsc::Receiver<LogFrame>, outbound: &Outbound) -> String {
+pub(super) async fn record_logs(
+    store: &Store,
+    key: SessionKey,
+    mut queue: mpsc::Receiver<LogFrame>,
+    outbound: &Outbound,
+) -> String {
     while let Some(first) = queue.recv().await {
         let mut bytes = first.payload.len() as usize;
         let mut pieces = vec![piece(first)];

@@ -84,7 +84,13 @@ async fn converse<T: Transport>(door: &Door, key: SessionKey, unknown: Vec<Held>
     }
 }
 
-async fn read<T: Transport>(door: &Door, key: SessionKey, mut stream: SplitStream<T>, inbound: Inbound, outbound: &Outbound) -> TransportError {
+async fn read<T: Transport>(
+    door: &Door,
+    key: SessionKey,
+    mut stream: SplitStream<T>,
+    inbound: Inbound,
+    outbound: &Outbound,
+) -> TransportError {
     loop {
         let message = match tokio::time::timeout(Duration::from_millis(SILENCE_MS), stream.next()).await {
             Err(_) => return TransportError::Silent,
@@ -118,16 +124,23 @@ async fn read<T: Transport>(door: &Door, key: SessionKey, mut stream: SplitStrea
 /// False: the queue is full, which an honest agent can't cause.
 async fn hear(door: &Door, key: SessionKey, frame: Frame<FromNode>, inbound: &Inbound, outbound: &Outbound) -> bool {
     match frame.message {
-        FromNode::Report { held, report } => return inbound.reports.try_send((frame.seq, NodeReport { held, report })).is_ok(),
+        FromNode::Report { held, report } => {
+            return inbound.reports.try_send((frame.seq, NodeReport { held, report })).is_ok();
+        }
         FromNode::Heartbeat { metrics } => beat(door, key, *metrics, outbound),
         FromNode::Facts { facts } => {
             if let Err(error) = door.store.update_facts(key, &facts).await {
                 tracing::warn!(%error, "a node's facts could not be recorded; its next hello brings them again");
             }
         }
-        FromNode::Error { code, detail } => tracing::warn!(node.id = %key.node, %code, %detail, "a node did not understand something"),
-        FromNode::Hello(_) => outbound.send(ToNode::Error { code: "unexpected".into(), detail: "a second hello".into() }),
-        FromNode::Unknown => outbound.send(ToNode::Error { code: "unknown_message".into(), detail: "skipped: this server is older".into() }),
+        FromNode::Error { code, detail } => {
+            tracing::warn!(node.id = %key.node, %code, %detail, "a node did not understand something")
+        }
+        FromNode::Hello(_) => {
+            outbound.send(ToNode::Error { code: "unexpected".into(), detail: "a second hello".into() })
+        }
+        FromNode::Unknown => outbound
+            .send(ToNode::Error { code: "unknown_message".into(), detail: "skipped: this server is older".into() }),
     }
     true
 }
@@ -135,11 +148,15 @@ async fn hear(door: &Door, key: SessionKey, frame: Frame<FromNode>, inbound: &In
 /// Recorded with those of other nodes in one statement. Answered once it is committed: the agent counts on that.
 fn beat(door: &Door, key: SessionKey, metrics: NodeMetrics, outbound: &Outbound) {
     let outbound = outbound.clone();
-    door.beats.record(key, metrics, Box::new(move |counted| {
-        if counted {
-            outbound.send(ToNode::Beat);
-        } else {
-            outbound.close("a newer session of this node took over");
-        }
-    }));
+    door.beats.record(
+        key,
+        metrics,
+        Box::new(move |counted| {
+            if counted {
+                outbound.send(ToNode::Beat);
+            } else {
+                outbound.close("a newer session of this node took over");
+            }
+        }),
+    );
 }

@@ -34,13 +34,20 @@ pub(super) fn router(door: Door) -> Router {
     Router::new().route(CONNECT_PATH, get(connect)).with_state(door)
 }
 
-async fn connect(State(door): State<Door>, headers: HeaderMap, upgrade: Result<WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection>) -> Response {
+async fn connect(
+    State(door): State<Door>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection>,
+) -> Response {
     let (node, name) = match authenticate(&door.store, &headers).await {
         Ok(node) => node,
         Err(refusal) => return refusal.into_response(),
     };
     let Ok(upgrade) = upgrade else {
-        return Response::builder().status(StatusCode::UPGRADE_REQUIRED).body(Body::from("agents connect here over WebSocket\n")).unwrap_or_default();
+        return Response::builder()
+            .status(StatusCode::UPGRADE_REQUIRED)
+            .body(Body::from("agents connect here over WebSocket\n"))
+            .unwrap_or_default();
     };
     // Buffers of 4 KiB: an idle session costs 6 KiB instead of 134. tungstenite's own limits are far too large.
     upgrade
@@ -58,8 +65,17 @@ async fn connect(State(door): State<Door>, headers: HeaderMap, upgrade: Result<W
 }
 
 async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<(NodeId, String), ApiError> {
-    let unknown = || ApiError::new("not-authenticated", "This is no node token that the server knows. Make one with: unidesk node-token create --name NODE");
-    let text = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(unknown)?;
+    let unknown = || {
+        ApiError::new(
+            "not-authenticated",
+            "This is no node token that the server knows. Make one with: unidesk node-token create --name NODE",
+        )
+    };
+    let text = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .ok_or_else(unknown)?;
     // A mistyped one never reaches the database.
     let (id, hash) = secret::parse(secret::Kind::Node, text).ok_or_else(unknown)?;
     let owner = store.node_token(NodeTokenId::from_uuid(id)).await.map_err(|error| ApiError::unavailable(&error))?;

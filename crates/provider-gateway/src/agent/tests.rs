@@ -9,11 +9,22 @@ fn held(n: u128) -> Held {
     Held { attempt: AttemptId::from_uuid(Uuid::from_u128(n)), fence: Fence::from_i64(1) }
 }
 fn assign(n: u128) -> Box<Assign> {
-    let spec = parse_spec(&serde_json::json!({"command": ["true"], "timeout": 100, "stop": {"grace": 10}})).expect("valid");
-    Box::new(Assign { held: held(n), task: TaskId::from_uuid(Uuid::from_u128(n)), project: DEFAULT_PROJECT, number: 1, gpu_ids: vec![], spec })
+    let spec =
+        parse_spec(&serde_json::json!({"command": ["true"], "timeout": 100, "stop": {"grace": 10}})).expect("valid");
+    Box::new(Assign {
+        held: held(n),
+        task: TaskId::from_uuid(Uuid::from_u128(n)),
+        project: DEFAULT_PROJECT,
+        number: 1,
+        gpu_ids: vec![],
+        spec,
+    })
 }
 fn reports(actions: &[Action]) -> Vec<&'static str> {
-    actions.iter().filter_map(|action| if let Action::Report { report, .. } = action { Some(report.kind()) } else { None }).collect()
+    actions
+        .iter()
+        .filter_map(|action| if let Action::Report { report, .. } = action { Some(report.kind()) } else { None })
+        .collect()
 }
 fn has(actions: &[Action], wanted: &Action) -> bool {
     actions.contains(wanted)

@@ -21,7 +21,14 @@ pub(super) struct LogPump {
 
 impl LogPump {
     pub(super) fn new(logs: Logs) -> Self {
-        Self { logs, cursors: BTreeMap::new(), streams: BTreeMap::new(), in_flight_bytes: 0, rate: Rate::new(), last: None }
+        Self {
+            logs,
+            cursors: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            in_flight_bytes: 0,
+            rate: Rate::new(),
+            last: None,
+        }
     }
 
     /// The next piece, as soon as there is one and room for it. Cancel-safe: a piece is taken and given in one step.
@@ -30,7 +37,8 @@ impl LogPump {
             if self.in_flight_bytes < self.rate.window_bytes()
                 && let Some(frame) = self.read_in_turn()?
             {
-                let (sent, _) = self.streams.entry((frame.held.attempt, frame.stream)).or_insert((frame.offset, frame.offset));
+                let (sent, _) =
+                    self.streams.entry((frame.held.attempt, frame.stream)).or_insert((frame.offset, frame.offset));
                 *sent = frame.next_offset();
                 self.in_flight_bytes += frame.payload.len();
                 return Ok(frame);
@@ -84,7 +92,8 @@ impl Rate {
         let elapsed = self.since.elapsed().as_secs_f64();
         if elapsed >= 0.1 {
             let measured = self.bytes as f64 / elapsed;
-            self.bytes_per_second = if measured > self.bytes_per_second { measured } else { 0.7 * self.bytes_per_second + 0.3 * measured };
+            self.bytes_per_second =
+                if measured > self.bytes_per_second { measured } else { 0.7 * self.bytes_per_second + 0.3 * measured };
             (self.since, self.bytes) = (Instant::now(), 0);
         }
     }

@@ -44,11 +44,18 @@ async fn greet<T: Transport>(link: &Link, transport: &mut T) -> Result<Welcome, 
         metrics: link.metrics().await,
         inventory: link.handle.inventory().await,
     };
-    transport.send(Message::Text(Frame::new(FromNode::Hello(Box::new(hello))).encode())).await.map_err(SessionEnd::Lost)?;
-    let answer = tokio::time::timeout(WELCOME_WITHIN, transport.next()).await.map_err(|_| SessionEnd::Lost(TransportError::Silent))?;
+    transport
+        .send(Message::Text(Frame::new(FromNode::Hello(Box::new(hello))).encode()))
+        .await
+        .map_err(SessionEnd::Lost)?;
+    let answer = tokio::time::timeout(WELCOME_WITHIN, transport.next())
+        .await
+        .map_err(|_| SessionEnd::Lost(TransportError::Silent))?;
     let text = match answer {
         Some(Ok(Message::Text(text))) => text,
-        Some(Ok(Message::Binary(_))) => return Err(SessionEnd::Lost(TransportError::Protocol("bytes instead of a welcome".into()))),
+        Some(Ok(Message::Binary(_))) => {
+            return Err(SessionEnd::Lost(TransportError::Protocol("bytes instead of a welcome".into())));
+        }
         Some(Err(error)) => return Err(SessionEnd::Lost(error)),
         None => return Err(SessionEnd::Lost(TransportError::Closed("no welcome".into()))),
     };
@@ -141,7 +148,12 @@ impl<T: Transport> Sender<T> {
     }
 }
 
-async fn hear<T: Transport>(link: &Link, message: Message, sender: &mut Sender<T>, pump: &mut LogPump) -> Result<(), TransportError> {
+async fn hear<T: Transport>(
+    link: &Link,
+    message: Message,
+    sender: &mut Sender<T>,
+    pump: &mut LogPump,
+) -> Result<(), TransportError> {
     let Message::Text(text) = message else { return Ok(()) };
     let frame = match Frame::<ToNode>::decode(&text) {
         Ok(frame) => frame,
@@ -171,7 +183,11 @@ async fn hear<T: Transport>(link: &Link, message: Message, sender: &mut Sender<T
         ToNode::Error { code, detail } => tracing::warn!(%code, %detail, "the server did not understand something"),
         ToNode::Beat | ToNode::Welcome(_) => {}
         ToNode::Refused(refused) => return Err(TransportError::Closed(refused.detail)),
-        ToNode::Unknown => return sender.send(FromNode::Error { code: "unknown_message".into(), detail: "skipped: this agent is older".into() }).await,
+        ToNode::Unknown => {
+            return sender
+                .send(FromNode::Error { code: "unknown_message".into(), detail: "skipped: this agent is older".into() })
+                .await;
+        }
     }
     Ok(())
 }

@@ -51,12 +51,17 @@ fn request(url: &str, token: &str) -> Result<tungstenite::handshake::client::Req
     let base = url.trim_end_matches('/');
     let base = match base.split_once("://") {
         Some(("http" | "ws", rest)) if is_loopback(rest) => format!("ws://{rest}"),
-        Some(("http" | "ws", _)) => return Err(format!("{base} is not encrypted, and the token would be readable on the way; use https")),
+        Some(("http" | "ws", _)) => {
+            return Err(format!("{base} is not encrypted, and the token would be readable on the way; use https"));
+        }
         Some(("https" | "wss", rest)) => format!("wss://{rest}"),
         _ => return Err(format!("{base} is no server address; it looks like https://unidesk.example")),
     };
-    let mut request = format!("{base}{CONNECT_PATH}").into_client_request().map_err(|error| format!("{base} is no server address: {error}"))?;
-    let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| "the token has characters that no token has".to_owned())?;
+    let mut request = format!("{base}{CONNECT_PATH}")
+        .into_client_request()
+        .map_err(|error| format!("{base} is no server address: {error}"))?;
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| "the token has characters that no token has".to_owned())?;
     bearer.set_sensitive(true);
     request.headers_mut().insert("authorization", bearer);
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
@@ -65,7 +70,10 @@ fn request(url: &str, token: &str) -> Result<tungstenite::handshake::client::Req
 
 fn is_loopback(authority: &str) -> bool {
     let host = authority.split('/').next().unwrap_or("");
-    let host = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(host, _)| host);
+    let host = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(host, |(host, _)| host);
     let host = host.trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -73,8 +81,15 @@ fn is_loopback(authority: &str) -> bool {
 fn refused(response: &tungstenite::http::Response<Option<Vec<u8>>>) -> Dialled {
     let status = response.status().as_u16();
     let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-    let detail = serde_json::from_str::<serde_json::Value>(&body).ok().and_then(|problem| Some(problem.get("detail")?.as_str()?.to_owned()));
-    let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()).and_then(|s| s.parse().ok()).map(Duration::from_secs);
+    let detail = serde_json::from_str::<serde_json::Value>(&body)
+        .ok()
+        .and_then(|problem| Some(problem.get("detail")?.as_str()?.to_owned()));
+    let retry_after = response
+        .headers()
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|s| s.parse().ok())
+        .map(Duration::from_secs);
     match (status, retry_after) {
         (401 | 403, _) => Dialled::Unauthorised(detail.unwrap_or_else(|| format!("HTTP {status}"))),
         (_, Some(after)) => Dialled::RetryAfter(after),
@@ -98,7 +113,10 @@ impl Stream for Socket {
                 Some(Ok(tungstenite::Message::Text(text))) => Some(Ok(Message::Text(text.as_str().to_owned()))),
                 Some(Ok(tungstenite::Message::Binary(bytes))) => Some(Ok(Message::Binary(bytes))),
                 Some(Ok(tungstenite::Message::Close(frame))) => {
-                    let reason = frame.map_or_else(|| "no reason given".to_owned(), |frame| format!("{} {}", frame.code, frame.reason));
+                    let reason = frame.map_or_else(
+                        || "no reason given".to_owned(),
+                        |frame| format!("{} {}", frame.code, frame.reason),
+                    );
                     Some(Err(TransportError::Closed(reason)))
                 }
                 // Answered by tungstenite itself.
@@ -136,11 +154,25 @@ mod tests {
 
     #[test]
     fn a_token_never_travels_in_plain_text_to_another_machine() {
-        for good in ["http://127.0.0.1:7700", "ws://localhost:1/", "http://[::1]:7700", "https://unidesk.example", "wss://unidesk.example:8443"] {
+        for good in [
+            "http://127.0.0.1:7700",
+            "ws://localhost:1/",
+            "http://[::1]:7700",
+            "https://unidesk.example",
+            "wss://unidesk.example:8443",
+        ] {
             let request = request(good, "t").expect(good);
             assert!(request.uri().path() == CONNECT_PATH, "{good}: {}", request.uri());
         }
-        for bad in ["http://unidesk.example", "ws://192.0.2.1:7700", "http://127.0.0.1.evil.example", "http://localhost.evil.example", "ftp://x", "x", ""] {
+        for bad in [
+            "http://unidesk.example",
+            "ws://192.0.2.1:7700",
+            "http://127.0.0.1.evil.example",
+            "http://localhost.evil.example",
+            "ftp://x",
+            "x",
+            "",
+        ] {
             assert!(request(bad, "t").is_err(), "{bad}");
         }
     }

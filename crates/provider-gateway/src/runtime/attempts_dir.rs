@@ -54,10 +54,16 @@ impl AttemptsDir {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let dir = entry?.path();
-            let Some(attempt) = dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<AttemptId>().ok()) else { continue };
+            let Some(attempt) =
+                dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<AttemptId>().ok())
+            else {
+                continue;
+            };
             match fs::read(dir.join(RECORD)).map(|json| serde_json::from_slice::<Record>(&json)) {
                 Ok(Ok(record)) => records.push(record),
-                Ok(Err(error)) => tracing::error!(attempt.id = %attempt, %error, "an attempt's record is unreadable; its directory stays for a look"),
+                Ok(Err(error)) => {
+                    tracing::error!(attempt.id = %attempt, %error, "an attempt's record is unreadable; its directory stays for a look")
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let _ = fs::remove_dir_all(&dir);
                 }

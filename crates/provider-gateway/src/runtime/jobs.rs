@@ -36,7 +36,16 @@ pub(super) struct Jobs {
 
 impl Jobs {
     pub(super) fn new(parts: Parts, logs: Logs, inputs: mpsc::UnboundedSender<Input>, service: Service) -> Self {
-        Self { parts, logs, inputs, service, jobs: BTreeMap::new(), preparing: BTreeMap::new(), adopting: BTreeSet::new(), unknown: BTreeMap::new() }
+        Self {
+            parts,
+            logs,
+            inputs,
+            service,
+            jobs: BTreeMap::new(),
+            preparing: BTreeMap::new(),
+            adopting: BTreeSet::new(),
+            unknown: BTreeMap::new(),
+        }
     }
 
     /// What an earlier agent left, opened again.
@@ -52,7 +61,8 @@ impl Jobs {
     pub(super) fn open(&mut self, assign: &Assign) -> std::io::Result<()> {
         let attempt = assign.held.attempt;
         let dir = self.parts.attempts.create(attempt)?;
-        let log = AttemptLog::open(&dir.join("spool"), assign.held, assign.spec.log_limit_bytes, self.logs.appended.clone())?;
+        let log =
+            AttemptLog::open(&dir.join("spool"), assign.held, assign.spec.log_limit_bytes, self.logs.appended.clone())?;
         self.logs.insert(attempt, log.clone());
         let job = Job {
             held: assign.held,
@@ -66,7 +76,8 @@ impl Jobs {
             dir,
             log,
         };
-        let executor = self.parts.registry.get(&assign.spec.executor).cloned().unwrap_or_else(|| Arc::new(NoSuchExecutor));
+        let executor =
+            self.parts.registry.get(&assign.spec.executor).cloned().unwrap_or_else(|| Arc::new(NoSuchExecutor));
         self.jobs.insert(attempt, (job, executor));
         Ok(())
     }
@@ -100,7 +111,13 @@ impl Jobs {
     }
 
     pub(super) fn completeness(&self) -> BTreeMap<String, Completeness> {
-        let of = |name: &'static str| if self.unknown.values().any(|unknown| *unknown == name) { Completeness::Unknown } else { Completeness::Complete };
+        let of = |name: &'static str| {
+            if self.unknown.values().any(|unknown| *unknown == name) {
+                Completeness::Unknown
+            } else {
+                Completeness::Complete
+            }
+        };
         self.parts.registry.iter().map(|executor| (executor.name().to_owned(), of(executor.name()))).collect()
     }
 
@@ -181,7 +198,10 @@ impl Jobs {
     }
 }
 
-async fn validate_and_prepare(job: &Job, executor: &dyn Executor) -> Result<serde_json::Map<String, serde_json::Value>, Failure> {
+async fn validate_and_prepare(
+    job: &Job,
+    executor: &dyn Executor,
+) -> Result<serde_json::Map<String, serde_json::Value>, Failure> {
     executor.validate(&job.spec)?;
     Ok(executor.prepare(job).await?.provenance)
 }
@@ -199,7 +219,10 @@ impl Executor for NoSuchExecutor {
     fn validate(&self, spec: &domain::spec::TaskSpec) -> Result<(), Failure> {
         Err(Failure::new(FailureKind::Rejected, format!("this node has no {} executor", spec.executor)))
     }
-    fn prepare<'a>(&'a self, job: &'a Job) -> futures::future::BoxFuture<'a, Result<crate::executor::Prepared, Failure>> {
+    fn prepare<'a>(
+        &'a self,
+        job: &'a Job,
+    ) -> futures::future::BoxFuture<'a, Result<crate::executor::Prepared, Failure>> {
         let refused = self.validate(&job.spec);
         Box::pin(async move { refused.map(|()| crate::executor::Prepared::default()) })
     }
@@ -225,7 +248,9 @@ impl Executor for NoSuchExecutor {
 }
 
 /// Health of all executors and what is warm, for a heartbeat.
-pub(crate) async fn conditions(registry: &crate::executor::Registry) -> (BTreeSet<domain::node::Condition>, BTreeSet<String>) {
+pub(crate) async fn conditions(
+    registry: &crate::executor::Registry,
+) -> (BTreeSet<domain::node::Condition>, BTreeSet<String>) {
     let mut conditions = BTreeSet::new();
     let mut warm = BTreeSet::new();
     for executor in registry.iter() {

@@ -122,7 +122,12 @@ impl Checker {
         let book = self.processes.entry(attempt).or_default();
         book.starts += 1;
         book.started_at = now;
-        promise!(book.starts == 1, "I17 an attempt's process is started at most once", "{attempt:?} was started {} times", book.starts);
+        promise!(
+            book.starts == 1,
+            "I17 an attempt's process is started at most once",
+            "{attempt:?} was started {} times",
+            book.starts
+        );
         None
     }
 
@@ -141,7 +146,13 @@ impl Checker {
 
     /// Timeouts count from the first start, whatever becomes of the agent.
     #[must_use]
-    pub(crate) fn process_ended(&mut self, node: usize, id: AttemptId, now: Ms, store: &FakeStore) -> Option<Violation> {
+    pub(crate) fn process_ended(
+        &mut self,
+        node: usize,
+        id: AttemptId,
+        now: Ms,
+        store: &FakeStore,
+    ) -> Option<Violation> {
         let book = self.processes.get(&id).filter(|book| !book.is_denied)?;
         let attempt = store.attempts.get(&id)?;
         let timeout_ms = self.timeouts.get(&attempt.task)?;
@@ -152,7 +163,11 @@ impl Checker {
         });
         let allowed = timeout_ms + grace_ms + away.sum::<Ms>() + STOPS_WITHIN_MS + 4 * self.docker_ms;
         let ran = now - book.started_at;
-        promise!(ran <= allowed, "I18 a timeout holds through restarts", "{id:?} ran for {ran} ms; timeout {timeout_ms} ms, allowed {allowed} ms");
+        promise!(
+            ran <= allowed,
+            "I18 a timeout holds through restarts",
+            "{id:?} ran for {ran} ms; timeout {timeout_ms} ms, allowed {allowed} ms"
+        );
         None
     }
 
@@ -166,7 +181,12 @@ impl Checker {
         for stream in Stream::ALL {
             let stored = store.log_bytes(attempt, stream.number());
             let limit = written[usize::from(stream.number() - 1)];
-            promise!(stored.len() as u64 <= limit, "I29 no log byte is doubled", "{attempt:?} {stream:?}: {} stored, {limit} written", stored.len());
+            promise!(
+                stored.len() as u64 <= limit,
+                "I29 no log byte is doubled",
+                "{attempt:?} {stream:?}: {} stored, {limit} written",
+                stored.len()
+            );
             let compared = self.compared.entry((attempt, stream.number())).or_default();
             let wrong = (*compared..stored.len()).find(|at| stored[*at] != byte_at(attempt, stream, *at as u64));
             promise!(wrong.is_none(), "I29 every log byte is in its place", "{attempt:?} {stream:?}: byte {wrong:?}");
@@ -186,7 +206,11 @@ impl Checker {
     ) -> Option<Violation> {
         for (item, verdict) in batch.iter().zip(verdicts) {
             let is_stale = key.epoch != newest;
-            promise!(!is_stale || *verdict == ReportVerdict::StaleSession, "I25 a stale session changes nothing", "{key:?}, newest {newest}: {item:?}");
+            promise!(
+                !is_stale || *verdict == ReportVerdict::StaleSession,
+                "I25 a stale session changes nothing",
+                "{key:?}, newest {newest}: {item:?}"
+            );
             let Report::Ended { ending } = &item.report else { continue };
             if *verdict != ReportVerdict::Recorded {
                 continue;
@@ -222,7 +246,9 @@ impl Checker {
                     self.incidents += 1;
                     let silent = now - *last_beat;
                     let is_due = silent >= chrono::TimeDelta::seconds(self.offline_s);
-                    (!is_due).then(|| Violation::new("I23 no node is offline before its time", format!("{node:?} after {silent}")))
+                    (!is_due).then(|| {
+                        Violation::new("I23 no node is offline before its time", format!("{node:?} after {silent}"))
+                    })
                 }
                 Change::SessionOpened { key, inventory } => self.session_opened(*key, inventory, store),
             };
@@ -240,7 +266,12 @@ impl Checker {
         self.rows_agree(changes, store)
     }
 
-    fn session_opened(&mut self, key: SessionKey, inventory: &BTreeSet<AttemptId>, store: &FakeStore) -> Option<Violation> {
+    fn session_opened(
+        &mut self,
+        key: SessionKey,
+        inventory: &BTreeSet<AttemptId>,
+        store: &FakeStore,
+    ) -> Option<Violation> {
         let last = self.epochs.insert(key.node, key.epoch);
         promise!(last.is_none_or(|last| last < key.epoch), "I25 session epochs grow", "{key:?} after {last:?}");
         for attempt in inventory.iter().filter_map(|id| store.attempts.get(id)) {
@@ -260,9 +291,17 @@ impl Checker {
         let Some(before) = before else { return None };
         promise!(after.fence >= before.fence, "I08 fences grow", "{before:?} -> {after:?}");
         if after.state.is_terminal() {
-            promise!(!after.queued && after.live.is_none() && after.ended_at.is_some(), "I03 an ended task neither waits nor holds", "{after:?}");
+            promise!(
+                !after.queued && after.live.is_none() && after.ended_at.is_some(),
+                "I03 an ended task neither waits nor holds",
+                "{after:?}"
+            );
         } else {
-            promise!(after.queued || after.live.is_some(), "I05 a task that has not ended waits or is held", "{after:?}");
+            promise!(
+                after.queued || after.live.is_some(),
+                "I05 a task that has not ended waits or is held",
+                "{after:?}"
+            );
         }
         if events.contains(&Event::RetryAsked) {
             self.cancelled.remove(&after.id);
@@ -290,13 +329,25 @@ impl Checker {
             }
         };
         let is_queued = after.queued && after.state == TaskState::Pending;
-        hit(before.queued && before.live.is_some() && after.live == before.live && !after.queued, Sometimes::ReconnectWon);
+        hit(
+            before.queued && before.live.is_some() && after.live == before.live && !after.queued,
+            Sometimes::ReconnectWon,
+        );
         hit(before.live.is_some() && after.live.is_some() && after.live != before.live, Sometimes::ReplacementWon);
         hit(is_queued && after.infra_failures > before.infra_failures, Sometimes::InfraRetry);
         hit(is_queued && after.user_failures > before.user_failures, Sometimes::UserFailureRetried);
-        hit(after.state == TaskState::Failed && after.message.contains("infrastructure failures in a row"), Sometimes::InfraRetriesExhausted);
-        hit(after.state == TaskState::Failed && after.message.contains("not retried: max_retries is"), Sometimes::UserRetriesExhausted);
-        hit(after.state == TaskState::Failed && after.failure == Some(FailureKind::QueueTimeout), Sometimes::QueueTimeout);
+        hit(
+            after.state == TaskState::Failed && after.message.contains("infrastructure failures in a row"),
+            Sometimes::InfraRetriesExhausted,
+        );
+        hit(
+            after.state == TaskState::Failed && after.message.contains("not retried: max_retries is"),
+            Sometimes::UserRetriesExhausted,
+        );
+        hit(
+            after.state == TaskState::Failed && after.failure == Some(FailureKind::QueueTimeout),
+            Sometimes::QueueTimeout,
+        );
         for event in events {
             let Event::Ended { message, failure, .. } = event else { continue };
             hit(message == "cancelled while its node was offline", Sometimes::CancelledOffline);
@@ -304,7 +355,12 @@ impl Checker {
         }
     }
 
-    fn attempt_changed(&mut self, before: Option<&AttemptRow>, after: &AttemptRow, store: &FakeStore) -> Option<Violation> {
+    fn attempt_changed(
+        &mut self,
+        before: Option<&AttemptRow>,
+        after: &AttemptRow,
+        store: &FakeStore,
+    ) -> Option<Violation> {
         let live = self.live.entry(after.task).or_default();
         if after.state.is_terminal() {
             live.remove(&after.id);
@@ -334,7 +390,14 @@ impl Checker {
         );
         let mut ledger = Ledger::new(node.facts.capacity.clone());
         store.held_on(attempt.node).for_each(|held| ledger.hold(&held.reservation));
-        promise!(!ledger.is_overcommitted(), "I19 no node is promised twice", "{:?} holds {:?} of {:?}", attempt.node, ledger.held(), ledger.capacity());
+        promise!(
+            !ledger.is_overcommitted(),
+            "I19 no node is promised twice",
+            "{:?} holds {:?} of {:?}",
+            attempt.node,
+            ledger.held(),
+            ledger.capacity()
+        );
         None
     }
 
@@ -356,7 +419,9 @@ impl Checker {
         // Only a signal ends a process of this world with such a code, and only the platform sends signals.
         let code = ending.exit.as_ref().and_then(|exit| exit.code);
         promise!(
-            !(attempt.state == AttemptState::Failed && ending.failure == Some(FailureKind::ExitNonzero) && matches!(code, Some(137 | 143))),
+            !(attempt.state == AttemptState::Failed
+                && ending.failure == Some(FailureKind::ExitNonzero)
+                && matches!(code, Some(137 | 143))),
             "I13 what the platform stopped is not the user's failure",
             "{attempt:?}"
         );
@@ -374,10 +439,22 @@ impl Checker {
             let Change::Task { after, .. } = change else { continue };
             let task = &store.tasks[&after.id].row;
             let live: Vec<AttemptId> = self.live.get(&task.id).into_iter().flatten().copied().collect();
-            promise!(live.len() <= 1 && live.first().copied() == task.live, "I07 at most one live attempt, the one that is named", "{task:?} and {live:?}");
+            promise!(
+                live.len() <= 1 && live.first().copied() == task.live,
+                "I07 at most one live attempt, the one that is named",
+                "{task:?} and {live:?}"
+            );
             let Some(attempt) = task.live.and_then(|live| store.attempts.get(&live)) else { continue };
-            promise!(attempt.state.as_str() == task.state.as_str(), "I03 task and attempt are in one state", "{task:?} and {attempt:?}");
-            promise!(attempt.fence == task.fence, "I08 the live attempt has the task's fence", "{task:?} and {attempt:?}");
+            promise!(
+                attempt.state.as_str() == task.state.as_str(),
+                "I03 task and attempt are in one state",
+                "{task:?} and {attempt:?}"
+            );
+            promise!(
+                attempt.fence == task.fence,
+                "I08 the live attempt has the task's fence",
+                "{task:?} and {attempt:?}"
+            );
         }
         None
     }
@@ -397,7 +474,10 @@ impl Checker {
                 format!("{:?} {} queued={} live={:?} {events:?}", after.id, after.state, after.queued, after.live)
             }
             Change::Attempt { after, .. } => {
-                format!("{:?} of {:?} on {:?}: {} reserved={}", after.id, after.task, after.node, after.state, after.reserved)
+                format!(
+                    "{:?} of {:?} on {:?}: {} reserved={}",
+                    after.id, after.task, after.node, after.state, after.reserved
+                )
             }
             Change::Offline { node, .. } => format!("{node:?} is offline"),
             Change::SessionOpened { key, inventory } => format!("{key:?} with {inventory:?}"),

@@ -21,7 +21,10 @@ impl World {
             let fits = machines.iter().any(|machine| check_fit(machine, &record.needs).is_ok());
             if fits || !record.row.queued {
                 let attempt = record.row.live.and_then(|live| self.store.attempts.get(&live));
-                return Some(Violation::new("I05 every task ends, or waits for want of a machine", format!("{:?}, {attempt:?}", record.row)));
+                return Some(Violation::new(
+                    "I05 every task ends, or waits for want of a machine",
+                    format!("{:?}, {attempt:?}", record.row),
+                ));
             }
         }
         None
@@ -34,7 +37,10 @@ impl World {
                 return Some(Violation::new("I05 every reservation is released", format!("{attempt:?}")));
             }
             if !node.agent.is_settled() {
-                return Some(Violation::new("I05 every agent comes to rest", format!("node {n}: {:?}", node.agent.inventory())));
+                return Some(Violation::new(
+                    "I05 every agent comes to rest",
+                    format!("node {n}: {:?}", node.agent.inventory()),
+                ));
             }
             if let Some(attempt) = node.containers.keys().next() {
                 return Some(Violation::new("I17 no container is left behind", format!("node {n}: {attempt:?}")));
@@ -49,7 +55,10 @@ impl World {
     /// An end that says the log is complete is right about it.
     fn logs_complete(&self) -> Option<Violation> {
         for attempt in self.store.attempts.values().filter(|attempt| attempt.state != AttemptState::Lost) {
-            let Some(ending) = attempt.ending.as_ref().filter(|ending| ending.exit.is_some() && ending.log.complete) else { continue };
+            let Some(ending) = attempt.ending.as_ref().filter(|ending| ending.exit.is_some() && ending.log.complete)
+            else {
+                continue;
+            };
             let stored = self.store.log_offsets(attempt.id).unwrap_or_default();
             let written = self.checker.written(attempt.id);
             if stored != written || ending.log.bytes != written.iter().sum::<u64>() {

@@ -1,12 +1,12 @@
 //! People and programs: submit, ask again when no answer came, cancel, retry.
 
 use crate::{
+    Sometimes,
     dice::Dice,
     fakes::{
         database::{Answer, Call, ReplyTo},
         store::{NewTask, Retried, StoreError, Submitted},
     },
-    Sometimes,
     world::{Event, World},
 };
 use domain::{

@@ -6,8 +6,8 @@ use crate::{
     fakes::{
         gateway::Tag,
         store::{
-            Cancelled, LogAck, Leadership, NewTask, NodeReport, OpenSession, Opened, Outbox, Piece, ReportVerdict, Retried, Role,
-            SessionKey, StoreError, Submitted, Topic,
+            Cancelled, Leadership, LogAck, NewTask, NodeReport, OpenSession, Opened, Outbox, Piece, ReportVerdict,
+            Retried, Role, SessionKey, StoreError, Submitted, Topic,
         },
     },
     faults::Fault,
@@ -92,7 +92,11 @@ impl World {
             Call::OpenSession(_) => (0.2, 15_000),
             _ => (0.03, 8_000),
         };
-        if self.has(Fault::SlowQueries) && self.dice.chance(probability) { self.dice.log_uniform(200, most_ms) } else { 0 }
+        if self.has(Fault::SlowQueries) && self.dice.chance(probability) {
+            self.dice.log_uniform(200, most_ms)
+        } else {
+            0
+        }
     }
 
     pub(crate) fn call(&mut self, reply_to: ReplyTo, call: Call) {
@@ -119,7 +123,9 @@ impl World {
             let latency = self.database_latency();
             return self.answer(reply_to, latency, Err(StoreError::Unavailable));
         }
-        if let (Call::Commit { leadership, .. }, true) = (&call, self.has(Fault::CommitInDoubt) && self.dice.chance(0.25)) {
+        if let (Call::Commit { leadership, .. }, true) =
+            (&call, self.has(Fault::CommitInDoubt) && self.dice.chance(0.25))
+        {
             let now = self.timestamp();
             if self.store.require(leadership, now).is_ok() {
                 self.hit(Sometimes::CommitInDoubt);
@@ -253,8 +259,12 @@ impl World {
                 Topic::Node(node) => {
                     for g in 0..self.gateways.len() {
                         let of_node = |session: &crate::fakes::gateway::GatewaySession| session.node == node;
-                        let lines: Vec<_> =
-                            self.gateways[g].sessions.iter().filter(|(_, s)| of_node(s)).map(|(line, _)| *line).collect();
+                        let lines: Vec<_> = self.gateways[g]
+                            .sessions
+                            .iter()
+                            .filter(|(_, s)| of_node(s))
+                            .map(|(line, _)| *line)
+                            .collect();
                         lines.into_iter().for_each(|line| self.gateway_after(g, 2, GatewayEvent::Tell(line)));
                     }
                 }

@@ -83,7 +83,12 @@ impl Spool {
     }
 
     fn lose_unsynced(&mut self, since: Ms) {
-        let keep = self.records.iter().enumerate().filter(|(i, record)| *i < self.synced_records || record.appended_at <= since).count();
+        let keep = self
+            .records
+            .iter()
+            .enumerate()
+            .filter(|(i, record)| *i < self.synced_records || record.appended_at <= since)
+            .count();
         self.records.truncate(keep);
         self.next = [0; 4];
         for record in &self.records {
@@ -114,6 +119,8 @@ pub(crate) fn bytes_at(attempt: AttemptId, stream: Stream, offset: u64, len: u64
 }
 
 pub(crate) fn byte_at(attempt: AttemptId, stream: Stream, offset: u64) -> u8 {
-    let word = (attempt.as_uuid().as_u128() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (offset << 3) ^ u64::from(stream.number());
+    let word = (attempt.as_uuid().as_u128() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ (offset << 3)
+        ^ u64::from(stream.number());
     (word.wrapping_mul(0xff51_afd7_ed55_8ccd) >> 56) as u8
 }

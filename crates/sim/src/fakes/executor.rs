@@ -155,7 +155,11 @@ impl World {
                 let outcome = if !is_up {
                     Err(away())
                 } else if self.has(Fault::PrepareFails) && self.dice.chance(0.25) {
-                    let kind = *self.dice.pick(&[FailureKind::BuildFailed, FailureKind::NodeError, FailureKind::SourceUnavailable]);
+                    let kind = *self.dice.pick(&[
+                        FailureKind::BuildFailed,
+                        FailureKind::NodeError,
+                        FailureKind::SourceUnavailable,
+                    ]);
                     Err(Failure::new(kind, "it could not be prepared"))
                 } else {
                     self.create(n, attempt);
@@ -169,7 +173,8 @@ impl World {
             }
             Op::Start => {
                 let refused = self.has(Fault::StartFails) && self.dice.chance(0.15);
-                let started = if is_up && (!refused || self.dice.chance(0.4)) { self.start(n, attempt) } else { Err(away()) };
+                let started =
+                    if is_up && (!refused || self.dice.chance(0.4)) { self.start(n, attempt) } else { Err(away()) };
                 if refused && started.is_ok() {
                     self.checker.start_denied(attempt);
                 }
@@ -254,7 +259,9 @@ impl World {
             }
             return;
         }
-        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else { return };
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else {
+            return;
+        };
         self.checker.process_signalled(attempt);
         let (code, delay) = match signal {
             Signal::Kill => (137, 1),
@@ -269,7 +276,9 @@ impl World {
     }
 
     fn write(&mut self, n: usize, attempt: AttemptId, index: usize) {
-        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else { return };
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else {
+            return;
+        };
         let (_, stream, len) = container.behaviour.writes[index];
         container.written[slot(stream)] += len;
         let written = container.written;
@@ -279,7 +288,9 @@ impl World {
 
     fn exit(&mut self, n: usize, attempt: AttemptId, mut exit: ExitFacts) {
         let now = self.now;
-        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else { return };
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else {
+            return;
+        };
         exit.duration_ms = now - container.started_at;
         let broken = self.checker.process_ended(n, attempt, now, &self.store);
         self.violation = self.violation.take().or(broken);

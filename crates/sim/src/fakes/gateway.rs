@@ -14,7 +14,9 @@ use domain::{
     ids::{AttemptId, DEFAULT_PROJECT, NodeId},
     node::NodeMetrics,
 };
-use protocol::{Assign, Completeness, FromNode, Hello, LogFrame, LogOffset, RefusalCode, Refused, Stream, ToNode, Welcome};
+use protocol::{
+    Assign, Completeness, FromNode, Hello, LogFrame, LogOffset, RefusalCode, Refused, Stream, ToNode, Welcome,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const HELLO_WITHIN_MS: Ms = 30_000;
@@ -235,7 +237,11 @@ impl World {
         session.sent.draining = draining;
         self.lines.get_mut(&line).expect("a session has its line").key = Some(key);
         let offsets = log_offsets.into_iter().flat_map(|(attempt, offsets)| {
-            Stream::ALL.into_iter().zip(offsets).map(move |(stream, next_offset)| LogOffset { attempt, stream, next_offset })
+            Stream::ALL.into_iter().zip(offsets).map(move |(stream, next_offset)| LogOffset {
+                attempt,
+                stream,
+                next_offset,
+            })
         });
         let welcome = Welcome {
             version: 1,
@@ -273,7 +279,9 @@ impl World {
         session.is_telling = false;
         let again = if session.tell_again { 0 } else { self.plan.knobs.outbox_every_ms };
         if let Some(outbox) = outbox {
-            if session.key.is_some_and(|key| key.epoch != outbox.session_epoch) && !self.plan.planted.stale_sessions_count {
+            if session.key.is_some_and(|key| key.epoch != outbox.session_epoch)
+                && !self.plan.planted.stale_sessions_count
+            {
                 self.hit(Sometimes::StaleSessionDropped);
                 return self.session_over(g, line, "a newer session took over");
             }

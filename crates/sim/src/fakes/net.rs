@@ -1,6 +1,10 @@
 //! Lines between nodes and gateways. As TCP: in order, and what is lost is a suffix, lost with the line.
 
-use crate::{Ms, fakes::store::SessionKey, world::{Event, World}};
+use crate::{
+    Ms,
+    fakes::store::SessionKey,
+    world::{Event, World},
+};
 use protocol::{Frame, FromNode, LogFrame, ToNode};
 use std::collections::VecDeque;
 
@@ -87,7 +91,10 @@ impl World {
         let Some(line) = self.lines.get(&id) else { return };
         let (to, until) = if up {
             let gateway = &self.gateways[line.gateway];
-            (gateway.process.run == line.gateway_run && gateway.process.is_up && !line.gateway_knows, gateway.process.paused_until)
+            (
+                gateway.process.run == line.gateway_run && gateway.process.is_up && !line.gateway_knows,
+                gateway.process.paused_until,
+            )
         } else {
             let node = &self.nodes[line.node];
             (node.process.run == line.node_run && node.process.is_up && !line.node_knows, node.process.paused_until)
@@ -189,7 +196,8 @@ fn encoded_up(message: Up) -> Up {
 }
 
 fn encoded_down(message: ToNode) -> ToNode {
-    let decoded = Frame::<ToNode>::decode(&Frame::new(message.clone()).encode()).expect("what is encoded can be decoded");
+    let decoded =
+        Frame::<ToNode>::decode(&Frame::new(message.clone()).encode()).expect("what is encoded can be decoded");
     assert_eq!(decoded.message, message, "a message changed on its way");
     decoded.message
 }

@@ -133,7 +133,9 @@ impl World {
         node.process.stop();
         node.is_stopping = false;
         node.agent = Agent::default();
-        for set in [&mut node.adopting, &mut node.unknown, &mut node.preparing, &mut node.collecting, &mut node.awaiting_log] {
+        for set in
+            [&mut node.adopting, &mut node.unknown, &mut node.preparing, &mut node.collecting, &mut node.awaiting_log]
+        {
             set.clear();
         }
         node.asked.clear();
@@ -298,7 +300,9 @@ impl World {
 
     fn persist(&mut self, n: usize, attempt: AttemptId) {
         let node = &mut self.nodes[n];
-        let Some(record) = node.agent.record(attempt).filter(|_| !self.plan.planted.record_not_persisted) else { return };
+        let Some(record) = node.agent.record(attempt).filter(|_| !self.plan.planted.record_not_persisted) else {
+            return;
+        };
         let directory = node.disk.attempts.entry(attempt).or_default();
         // Once the end is on disk nobody reads the container's log again.
         if record.ending.is_some() && !self.plan.planted.end_before_log_sync {

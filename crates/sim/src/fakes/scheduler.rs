@@ -37,7 +37,8 @@ impl Scheduler {
 
 impl World {
     pub(crate) fn start_scheduler(&mut self, s: usize) {
-        let strategy = *self.dice.pick(&[Strategy::LeastLoaded, Strategy::RoundRobin, Strategy::Pack, Strategy::Random]);
+        let strategy =
+            *self.dice.pick(&[Strategy::LeastLoaded, Strategy::RoundRobin, Strategy::Pack, Strategy::Random]);
         let scheduler = &mut self.schedulers[s];
         let mut process = scheduler.process;
         process.start();
@@ -50,7 +51,10 @@ impl World {
         match event {
             SchedulerEvent::Tick => {
                 let run = self.schedulers[s].process.run;
-                self.after(self.plan.knobs.pass_every_ms, Event::Scheduler { scheduler: s, run, event: SchedulerEvent::Tick });
+                self.after(
+                    self.plan.knobs.pass_every_ms,
+                    Event::Scheduler { scheduler: s, run, event: SchedulerEvent::Tick },
+                );
                 self.schedulers[s].wants_renewal = true;
                 self.schedulers[s].wants_pass = true;
                 self.next_step(s);

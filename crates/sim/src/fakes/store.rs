@@ -128,7 +128,8 @@ impl FakeStore {
     fn save_task(&mut self, row: TaskRow, events: Vec<Event>, now: Timestamp) {
         let Some(record) = self.tasks.get_mut(&row.id) else { return };
         if row.queued && !record.row.queued {
-            record.queue_expires_at = record.spec.queue_timeout_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
+            record.queue_expires_at =
+                record.spec.queue_timeout_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
         }
         if row.queued {
             self.queue.insert(row.id);

@@ -81,7 +81,10 @@ impl World {
                     self.agent_event(n, agent::Event::ShutDown { grace_ms });
                     // Somebody has no patience and kills it.
                     if draw % 3 == 0 {
-                        self.after(draw % grace_ms, Event::Strike { fault: Fault::AgentCrash, draw, for_ms: for_ms.min(30_000) });
+                        self.after(
+                            draw % grace_ms,
+                            Event::Strike { fault: Fault::AgentCrash, draw, for_ms: for_ms.min(30_000) },
+                        );
                     }
                 }
             }

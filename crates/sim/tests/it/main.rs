@@ -13,8 +13,10 @@ fn play_all<T: Send>(seeds: &[u64], play: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let parts: Vec<&[u64]> = seeds.chunks(seeds.len().div_ceil(threads).max(1)).collect();
     let play = &play;
     std::thread::scope(|scope| {
-        let running: Vec<_> =
-            parts.iter().map(|part| scope.spawn(move || part.iter().map(|seed| play(*seed)).collect::<Vec<T>>())).collect();
+        let running: Vec<_> = parts
+            .iter()
+            .map(|part| scope.spawn(move || part.iter().map(|seed| play(*seed)).collect::<Vec<T>>()))
+            .collect();
         running.into_iter().flat_map(|part| part.join().expect("a world does not panic")).collect()
     })
 }

@@ -30,7 +30,11 @@ fn find(name: &str, planted: Planted, by: &[&str]) {
     }
     gaps.sort_unstable();
     let median = gaps.get(gaps.len() / 2);
-    println!("{name}: median {median:?} seeds to find it ({} times in {} seeds) {promises:?}", gaps.len(), next - FIRST);
+    println!(
+        "{name}: median {median:?} seeds to find it ({} times in {} seeds) {promises:?}",
+        gaps.len(),
+        next - FIRST
+    );
     assert!(!gaps.is_empty(), "{name} was not found in {MOST_SEEDS} seeds");
     let is_expected = |promise: &&str| by.iter().any(|by| promise.starts_with(by));
     assert!(promises.keys().any(is_expected), "{name} was found, but only by {promises:?}");

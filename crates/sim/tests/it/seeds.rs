@@ -18,7 +18,8 @@ fn first_seed() -> u64 {
 
 fn fnv(text: &str) -> u64 {
     // Below 2^53 with room to count on, so that a seed can be copied anywhere.
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)) >> 12
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        >> 12
 }
 
 /// The failure as a person needs it: the seed, the fewest kinds of faults that do it, and the end of the story.
@@ -37,7 +38,13 @@ fn assert_all_hold(outcomes: &[Outcome]) {
         .iter()
         .filter_map(|outcome| Some(format!("{} ({})", outcome.seed, outcome.violation.as_ref()?.promise)))
         .collect();
-    panic!("{}\n{} of {} seeds broke a promise: {}", explain(first.seed), failed.len(), outcomes.len(), list.join(", "));
+    panic!(
+        "{}\n{} of {} seeds broke a promise: {}",
+        explain(first.seed),
+        failed.len(),
+        outcomes.len(),
+        list.join(", ")
+    );
 }
 
 #[test]
@@ -52,7 +59,11 @@ fn fresh_seeds_keep_every_promise_and_put_each_to_the_test() {
     let mut events: Vec<u64> = outcomes.iter().map(|outcome| outcome.events).collect();
     events.sort_unstable();
     let (median, total) = (events[events.len() / 2], events.iter().sum::<u64>());
-    println!("seeds {first} to {}: {:.0} seeds/s, {total} events, {median} in the median seed", first + count - 1, count as f64 / seconds);
+    println!(
+        "seeds {first} to {}: {:.0} seeds/s, {total} events, {median} in the median seed",
+        first + count - 1,
+        count as f64 / seconds
+    );
     for what in Sometimes::ALL {
         println!("{:>8}  {}", hits.of(*what), what.words());
     }

@@ -20,11 +20,16 @@ pub struct Args {
 /// `server`: the address of the platform, by the flag that all commands have.
 pub async fn run(args: Args, server: Option<String>) -> anyhow::Result<ExitCode> {
     service_kit::telemetry::init("info");
-    let server = server.or_else(|| std::env::var("UNIDESK_URL").ok()).context("which server? give --server URL, or set UNIDESK_URL")?;
-    let token = std::fs::read_to_string(&args.token_file).with_context(|| format!("reading the token file {}", args.token_file.display()))?;
-    let data_dir = std::path::absolute(args.data_dir.unwrap_or_else(|| Places::from_env().data_dir().join("provider")))?;
+    let server = server
+        .or_else(|| std::env::var("UNIDESK_URL").ok())
+        .context("which server? give --server URL, or set UNIDESK_URL")?;
+    let token = std::fs::read_to_string(&args.token_file)
+        .with_context(|| format!("reading the token file {}", args.token_file.display()))?;
+    let data_dir =
+        std::path::absolute(args.data_dir.unwrap_or_else(|| Places::from_env().data_dir().join("provider")))?;
     let service = Service::new();
-    let mut agent = provider_gateway::start(&service, Config::load(server, token.trim().to_owned(), &data_dir)?).await?;
+    let mut agent =
+        provider_gateway::start(&service, Config::load(server, token.trim().to_owned(), &data_dir)?).await?;
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let mut is_told = false;

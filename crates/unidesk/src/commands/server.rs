@@ -56,7 +56,8 @@ pub struct Database {
 
 impl Database {
     async fn connect(&self) -> anyhow::Result<Store> {
-        let config = DatabaseConfig { url: self.database_url.clone(), max_connections: self.database_connections, shared: true };
+        let config =
+            DatabaseConfig { url: self.database_url.clone(), max_connections: self.database_connections, shared: true };
         let store = Store::connect(&config).await?;
         let (applied, known) = store.migration_state().await?;
         anyhow::ensure!(applied >= known, "the database is at version {applied} of {known}; run: unidesk migrate");

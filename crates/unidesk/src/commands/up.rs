@@ -52,7 +52,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }?
     };
     let nodes = platform.node_names();
-    println!("ready {} version={} node={} data={}", platform.url, env!("CARGO_PKG_VERSION"), if nodes.is_empty() { "-".into() } else { nodes.join(",") }, data_dir.display());
+    println!(
+        "ready {} version={} node={} data={}",
+        platform.url,
+        env!("CARGO_PKG_VERSION"),
+        if nodes.is_empty() { "-".into() } else { nodes.join(",") },
+        data_dir.display()
+    );
     std::io::stdout().flush()?;
     let is_terminal = std::io::stderr().is_terminal();
     if is_terminal {
@@ -65,7 +71,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let running = platform.running();
     match running {
         0 => eprintln!("stopping"),
-        n => eprintln!("stopping; {n} running {} at most 5 s and will run again at the next start (once more: leave running work alone)", if n == 1 { "task gets" } else { "tasks get" }),
+        n => eprintln!(
+            "stopping; {n} running {} at most 5 s and will run again at the next start (once more: leave running work alone)",
+            if n == 1 { "task gets" } else { "tasks get" }
+        ),
     }
     tokio::select! {
         () = platform.stop() => Ok(ExitCode::SUCCESS),

@@ -16,7 +16,8 @@ pub(super) async fn token(store: &Store, data_dir: &Path) -> anyhow::Result<Stri
 }
 
 async fn create(store: &Store, path: &Path) -> anyhow::Result<String> {
-    let token = node_registry::create_admin_key(store, "admin").await.context("making the first administrator's key")?;
+    let token =
+        node_registry::create_admin_key(store, "admin").await.context("making the first administrator's key")?;
     write_file(path, &format!("{token}\n"), 0o600)?;
     Ok(token)
 }

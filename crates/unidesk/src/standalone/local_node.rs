@@ -17,7 +17,13 @@ pub struct LocalNode {
 }
 
 impl LocalNode {
-    pub(super) async fn start(store: &Store, data_dir: &Path, name: &str, url: &str, shim: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        store: &Store,
+        data_dir: &Path,
+        name: &str,
+        url: &str,
+        shim: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let dir = data_dir.join("nodes").join(name);
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         for traversed in [data_dir.join("nodes"), dir.clone()] {
@@ -56,12 +62,15 @@ impl LocalNode {
 async fn token(store: &Store, dir: &Path, name: &str) -> anyhow::Result<String> {
     let path = dir.join("token");
     match std::fs::read_to_string(&path) {
-        Ok(token) if node_registry::is_valid_node_token(store, token.trim()).await? => return Ok(token.trim().to_owned()),
+        Ok(token) if node_registry::is_valid_node_token(store, token.trim()).await? => {
+            return Ok(token.trim().to_owned());
+        }
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
     }
-    let token = node_registry::replace_node(store, name).await.with_context(|| format!("making a token for node {name}"))?;
+    let token =
+        node_registry::replace_node(store, name).await.with_context(|| format!("making a token for node {name}"))?;
     write_file(&path, &format!("{token}\n"), 0o600)?;
     Ok(token)
 }

@@ -57,8 +57,12 @@ impl Postgres {
         let leaving = layout.clone();
         tokio::task::spawn_blocking(move || end_leftover(&leaving.data)).await??;
         let (ended_sender, ended) = watch::channel(false);
-        let postgres =
-            Self { socket_dir: layout.socket_dir.clone(), pid: Arc::new(AtomicI32::new(0)), stopping: Arc::new(AtomicBool::new(false)), ended };
+        let postgres = Self {
+            socket_dir: layout.socket_dir.clone(),
+            pid: Arc::new(AtomicI32::new(0)),
+            stopping: Arc::new(AtomicBool::new(false)),
+            ended,
+        };
         postgres.supervise(layout.clone(), ended_sender)?;
         postgres.wait_until_it_answers(&layout).await?;
         Ok(postgres)
@@ -69,7 +73,15 @@ impl Postgres {
     }
 
     fn url_of(&self, database: &str) -> String {
-        let host: String = self.socket_dir.display().to_string().bytes().map(|b| if b.is_ascii_alphanumeric() || b == b'/' { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
+        let host: String =
+            self.socket_dir
+                .display()
+                .to_string()
+                .bytes()
+                .map(|b| {
+                    if b.is_ascii_alphanumeric() || b == b'/' { char::from(b).to_string() } else { format!("%{b:02X}") }
+                })
+                .collect();
         format!("postgres://{USER}@localhost/{database}?host={host}")
     }
 
@@ -87,7 +99,8 @@ impl Postgres {
                 if stopping.load(Ordering::SeqCst) {
                     break;
                 }
-                let how = outcome.map(|status: ExitStatus| status.to_string()).unwrap_or_else(|error| error.to_string());
+                let how =
+                    outcome.map(|status: ExitStatus| status.to_string()).unwrap_or_else(|error| error.to_string());
                 tracing::error!(%how, log = %layout.log.display(), "PostgreSQL ended by itself; it is started again");
                 std::thread::sleep(Duration::from_secs(1));
             }
@@ -103,7 +116,13 @@ impl Postgres {
                 Ok(()) => return Ok(()),
                 Err(error) if began.elapsed() > START_WITHIN => {
                     self.stopping.store(true, Ordering::SeqCst);
-                    return Err(error).with_context(|| format!("PostgreSQL did not answer within {} s; its log is {}", START_WITHIN.as_secs(), layout.log.display()));
+                    return Err(error).with_context(|| {
+                        format!(
+                            "PostgreSQL did not answer within {} s; its log is {}",
+                            START_WITHIN.as_secs(),
+                            layout.log.display()
+                        )
+                    });
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -134,7 +153,13 @@ impl Layout {
         } else {
             None
         };
-        let layout = Self { bin: find_binaries()?, data: root.join("data"), socket_dir: socket_dir(root), log: root.join("postgres.log"), user };
+        let layout = Self {
+            bin: find_binaries()?,
+            data: root.join("data"),
+            socket_dir: socket_dir(root),
+            log: root.join("postgres.log"),
+            user,
+        };
         fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
         fs::set_permissions(root, fs::Permissions::from_mode(0o711))?;
         for dir in [&layout.data, &layout.socket_dir] {
@@ -167,7 +192,11 @@ impl Layout {
             // A half-made directory would be taken for a database by the next start.
             let _ = fs::remove_dir_all(&self.data);
             let said = String::from_utf8_lossy(&output.stderr);
-            let hint = if said.contains("Permission denied") { "; user postgres must be able to pass through every directory above it" } else { "" };
+            let hint = if said.contains("Permission denied") {
+                "; user postgres must be able to pass through every directory above it"
+            } else {
+                ""
+            };
             anyhow::bail!("initdb failed on {}: {}{hint}", self.data.display(), said.trim());
         }
         // Who this process is, and nobody else, is the database's user. The server's own user may look after it.
@@ -195,7 +224,17 @@ impl Layout {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.data).arg("-k").arg(&self.socket_dir);
-        for setting in ["listen_addresses=", "unix_socket_permissions=0700", "fsync=on", "full_page_writes=on", "synchronous_commit=on", "max_connections=100", "logging_collector=off", "shared_buffers=128MB", "max_wal_size=1GB"] {
+        for setting in [
+            "listen_addresses=",
+            "unix_socket_permissions=0700",
+            "fsync=on",
+            "full_page_writes=on",
+            "synchronous_commit=on",
+            "max_connections=100",
+            "logging_collector=off",
+            "shared_buffers=128MB",
+            "max_wal_size=1GB",
+        ] {
             command.args(["-c", setting]);
         }
         // A group of its own: the terminal's Ctrl-C must not reach it, we stop it ourselves, last.
@@ -217,7 +256,11 @@ impl Layout {
 fn find_binaries() -> anyhow::Result<PathBuf> {
     let is_complete = |dir: &Path| dir.join("postgres").exists() && dir.join("initdb").exists();
     if let Some(given) = std::env::var_os("UNIDESK_PG_BIN").map(PathBuf::from) {
-        anyhow::ensure!(is_complete(&given), "UNIDESK_PG_BIN is {}, and there are no postgres and initdb in it", given.display());
+        anyhow::ensure!(
+            is_complete(&given),
+            "UNIDESK_PG_BIN is {}, and there are no postgres and initdb in it",
+            given.display()
+        );
         return Ok(given);
     }
     let mut debian: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
@@ -256,9 +299,16 @@ fn end_leftover(data: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
     while let Some(pid) = leftover(data) {
         if began.elapsed() > Duration::from_secs(2) {
-            let _ = kill(Pid::from_raw(pid), if began.elapsed() > Duration::from_secs(6) { Signal::SIGQUIT } else { Signal::SIGINT });
+            let _ = kill(
+                Pid::from_raw(pid),
+                if began.elapsed() > Duration::from_secs(6) { Signal::SIGQUIT } else { Signal::SIGINT },
+            );
         }
-        anyhow::ensure!(began.elapsed() < Duration::from_secs(20), "an earlier PostgreSQL (process {pid}) still runs on {} and does not end", data.display());
+        anyhow::ensure!(
+            began.elapsed() < Duration::from_secs(20),
+            "an earlier PostgreSQL (process {pid}) still runs on {} and does not end",
+            data.display()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())

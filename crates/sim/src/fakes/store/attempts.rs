@@ -81,15 +81,19 @@ impl FakeStore {
         self.nodes
             .iter()
             .map(|(id, node)| {
-                let is_silent = node.beat_at.is_some_and(|at| at < now - chrono::TimeDelta::milliseconds(silence_ms as i64));
-                let presence = match (node.beat_at.is_none() || node.offline_since.is_some(), node.connected && !is_silent) {
-                    (true, _) => Presence::Offline,
-                    (false, true) => Presence::Connected,
-                    (false, false) => Presence::Disconnected,
-                };
+                let is_silent =
+                    node.beat_at.is_some_and(|at| at < now - chrono::TimeDelta::milliseconds(silence_ms as i64));
+                let presence =
+                    match (node.beat_at.is_none() || node.offline_since.is_some(), node.connected && !is_silent) {
+                        (true, _) => Presence::Offline,
+                        (false, true) => Presence::Connected,
+                        (false, false) => Presence::Disconnected,
+                    };
                 let mut ledger = Ledger::new(node.facts.capacity.clone());
                 let mut holding = 0;
-                for attempt in self.held_on(*id).filter(|attempt| !self.planted.live_only_holds || !attempt.state.is_terminal()) {
+                for attempt in
+                    self.held_on(*id).filter(|attempt| !self.planted.live_only_holds || !attempt.state.is_terminal())
+                {
                     ledger.hold(&attempt.reservation);
                     holding += 1;
                 }
@@ -125,7 +129,8 @@ impl FakeStore {
                 reservation: placement.reservation.clone(),
             };
             if self.planted.commit_trusts_snapshot || self.has_room(placement) {
-                let Some((attempt, events)) = lifecycle::place(&mut task, previous.as_mut(), new, ClusterEpoch(1), now) else {
+                let Some((attempt, events)) = lifecycle::place(&mut task, previous.as_mut(), new, ClusterEpoch(1), now)
+                else {
                     continue;
                 };
                 if let Some(lost) = previous.filter(|attempt| attempt.state.is_terminal()) {
@@ -174,15 +179,21 @@ impl FakeStore {
                         task.live = Some(attempt.id);
                         attempt.state = AttemptState::Running;
                     }
-                    let verdict = lifecycle::report(&mut task, &mut attempt, item.held, &item.report, &policy, now, jitter());
+                    let verdict =
+                        lifecycle::report(&mut task, &mut attempt, item.held, &item.report, &policy, now, jitter());
                     if let Verdict::Recorded(events) = &verdict {
-                        if events.iter().any(|event| matches!(event, lifecycle::Event::Released { .. } | lifecycle::Event::Requeued { .. })) {
+                        if events.iter().any(|event| {
+                            matches!(event, lifecycle::Event::Released { .. } | lifecycle::Event::Requeued { .. })
+                        }) {
                             self.topics.insert(Topic::Queue);
                         }
                         self.save_attempt(attempt);
                         self.save_task(task, events.clone(), now);
                     } else if (&task, &attempt) != (&before.0, &before.1) && !self.planted.fence_ignored {
-                        return Err(Violation::new("I10 a report that does not count changes nothing", format!("{item:?}: {verdict:?}")));
+                        return Err(Violation::new(
+                            "I10 a report that does not count changes nothing",
+                            format!("{item:?}: {verdict:?}"),
+                        ));
                     }
                     verdict
                 }

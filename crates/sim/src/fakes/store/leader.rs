@@ -24,7 +24,13 @@ pub(super) struct LeaderRow {
 }
 
 impl FakeStore {
-    pub(crate) fn lead(&mut self, role: Role, holder: u64, known: Option<Leadership>, now: Timestamp) -> Option<Leadership> {
+    pub(crate) fn lead(
+        &mut self,
+        role: Role,
+        holder: u64,
+        known: Option<Leadership>,
+        now: Timestamp,
+    ) -> Option<Leadership> {
         let stale_at = now - chrono::TimeDelta::seconds(4);
         let row = self.leaders.entry(role).or_insert(LeaderRow { holder, epoch: 0, renewed_at: stale_at });
         if row.holder != holder && row.renewed_at > stale_at {

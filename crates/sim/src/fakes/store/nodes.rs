@@ -31,7 +31,12 @@ pub(crate) struct OpenSession {
 
 #[derive(Clone)]
 pub(crate) enum Opened {
-    Session { key: SessionKey, draining: bool, unknown: Vec<Held>, log_offsets: Vec<(AttemptId, [u64; 4])> },
+    Session {
+        key: SessionKey,
+        draining: bool,
+        unknown: Vec<Held>,
+        log_offsets: Vec<(AttemptId, [u64; 4])>,
+    },
     OtherInstance,
     /// The node has connected anew since.
     Superseded,
@@ -87,7 +92,9 @@ impl FakeStore {
         let missing: Vec<AttemptId> = expected
             .iter()
             .filter(|(held, is_unaccepted, executor)| {
-                !has.contains(&held.attempt) && (!is_unaccepted || is_new_instance) && hello.complete_executors.contains(executor)
+                !has.contains(&held.attempt)
+                    && (!is_unaccepted || is_new_instance)
+                    && hello.complete_executors.contains(executor)
             })
             .map(|(held, ..)| held.attempt)
             .collect();
@@ -102,7 +109,9 @@ impl FakeStore {
     fn keep_returned(&mut self, expected: &[(Held, bool, String)], has: &BTreeSet<AttemptId>, now: Timestamp) {
         for (held, ..) in expected.iter().filter(|(held, ..)| has.contains(&held.attempt)) {
             let mut attempt = self.attempts[&held.attempt].clone();
-            let Some(mut task) = self.load_task(attempt.task).filter(|task| task.queued && task.live == Some(attempt.id)) else {
+            let Some(mut task) =
+                self.load_task(attempt.task).filter(|task| task.queued && task.live == Some(attempt.id))
+            else {
                 continue;
             };
             let policy = RetryPolicy::default();
@@ -136,7 +145,8 @@ impl FakeStore {
         let mut counted = Vec::new();
         for (key, metrics) in beats {
             let is_planted = self.planted.stale_sessions_count;
-            let Some(node) = self.nodes.get_mut(&key.node).filter(|node| is_planted || node.session_epoch == key.epoch) else {
+            let Some(node) = self.nodes.get_mut(&key.node).filter(|node| is_planted || node.session_epoch == key.epoch)
+            else {
                 continue;
             };
             node.beat_at = Some(now);
@@ -154,7 +164,12 @@ impl FakeStore {
         }
     }
 
-    pub(crate) fn mark_offline(&mut self, leadership: &Leadership, silence_s: i64, now: Timestamp) -> Result<usize, StoreError> {
+    pub(crate) fn mark_offline(
+        &mut self,
+        leadership: &Leadership,
+        silence_s: i64,
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
         self.require(leadership, now)?;
         let mut marked = 0;
         for (id, node) in &mut self.nodes {

@@ -55,7 +55,8 @@ impl FakeStore {
         let row = TaskRow::submitted(id, DEFAULT_PROJECT);
         let queue_expires_at = new.spec.queue_timeout_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
         self.journal.push(Change::Task { before: None, after: Box::new(row.clone()), events: vec![Event::Submitted] });
-        let record = TaskRecord { row, spec: new.spec.clone(), needs: Rc::new(needs), class, queued_at: now, queue_expires_at };
+        let record =
+            TaskRecord { row, spec: new.spec.clone(), needs: Rc::new(needs), class, queued_at: now, queue_expires_at };
         self.tasks.insert(id, record);
         self.queue.insert(id);
         self.topics.insert(Topic::Queue);
@@ -65,8 +66,9 @@ impl FakeStore {
     pub(crate) fn cancel_task(&mut self, id: TaskId, now: Timestamp) -> Cancelled {
         let Some(mut task) = self.load_task(id) else { return Cancelled::NotFound };
         let mut attempt = task.live.and_then(|live| self.attempts.get(&live).cloned());
-        let node_is_offline =
-            attempt.as_ref().is_some_and(|attempt| self.nodes.get(&attempt.node).is_none_or(|node| node.offline_since.is_some()));
+        let node_is_offline = attempt
+            .as_ref()
+            .is_some_and(|attempt| self.nodes.get(&attempt.node).is_none_or(|node| node.offline_since.is_some()));
         let (answer, events) = match lifecycle::cancel(&mut task, attempt.as_mut(), node_is_offline, now) {
             CancelVerdict::AlreadyEnded => return Cancelled::AlreadyEnded,
             CancelVerdict::Repeated => return Cancelled::Requested,
