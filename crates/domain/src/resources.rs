@@ -115,6 +115,18 @@ impl Ledger {
         Ok(free.into_iter().take(wanted).map(|gpu| gpu.id.clone()).collect())
     }
 
+    /// Whether this very reservation can be held now: what [`Ledger::fit`] chose from an older view.
+    pub fn has_room_for(&self, reservation: &Reservation) -> bool {
+        let fits = |asked: u64, capacity: u64, held: u64| asked <= capacity.saturating_sub(held);
+        let is_free = |id: &String| {
+            self.capacity.gpus.iter().any(|gpu| gpu.id == *id) && !self.gpu_holders.contains_key(id)
+        };
+        fits(reservation.cpu_millis, self.capacity.cpu_millis, self.held.cpu_millis)
+            && fits(reservation.memory_bytes, self.capacity.memory_bytes, self.held.memory_bytes)
+            && fits(reservation.disk_bytes, self.capacity.disk_bytes, self.held.disk_bytes)
+            && reservation.gpu_ids.iter().all(is_free)
+    }
+
     /// Holds what an attempt has been given. Does not check: what is held is a fact.
     pub fn hold(&mut self, reservation: &Reservation) {
         self.held.cpu_millis += reservation.cpu_millis;
@@ -207,6 +219,18 @@ mod tests {
         assert_eq!(ledger.fit(&Amounts { gpus: 1, ..Amounts::default() }), Err(Shortage::GpuCount));
         ledger.release(&both);
         assert_eq!(ledger, node());
+    }
+
+    #[test]
+    fn what_was_chosen_has_room_until_somebody_else_takes_it() {
+        let mut ledger = node();
+        let chosen = ledger.fit(&Amounts { cpu_millis: 3_000, gpus: 1, ..Amounts::default() }).expect("fits");
+        assert!(ledger.has_room_for(&chosen));
+        ledger.hold(&chosen);
+        assert!(!ledger.has_room_for(&chosen));
+        assert!(!ledger.has_room_for(&Reservation { gpu_ids: chosen.gpu_ids.clone(), ..Reservation::default() }));
+        assert!(!ledger.has_room_for(&Reservation { gpu_ids: vec!["gone".into()], ..Reservation::default() }));
+        assert!(ledger.has_room_for(&Reservation::default()), "who asks for nothing needs no room");
     }
 
     proptest! {

@@ -23,6 +23,8 @@ const REMOVE_AGAIN_MS: Millis = 5_000;
 const ADOPT_AGAIN_MS: Millis = 5_000;
 /// A killed process that is still there is killed again after so long.
 const KILL_AGAIN_MS: Millis = 10_000;
+/// A stopped process may take so long beyond its grace to be gone.
+const STOP_SLACK_MS: Millis = 1_000;
 /// A fenced attempt gets at most so long to stop by itself.
 const FENCED_GRACE_MS: Millis = 8_000;
 
@@ -510,7 +512,7 @@ impl Attempt {
         }
         self.ask_to_stop(
             now,
-            |attempt| attempt.planned_stop = Some(now + grace_ms + KILL_AGAIN_MS),
+            |attempt| attempt.planned_stop = Some(now + grace_ms + STOP_SLACK_MS),
             Some(grace_ms),
             actions,
         );
@@ -572,10 +574,11 @@ impl Attempt {
         }
     }
 
-    /// It ended within the time that it had to stop, whoever learned of it; what went on for longer ended by itself.
+    /// It was stopped by this agent, or ended within the time that an earlier one gave it; what went on for longer ended by itself.
     fn was_stopped_with_the_agent(&self, exit: &ExitFacts) -> bool {
         let ended_at = self.started_at.unwrap_or(0) + exit.duration_ms;
-        self.planned_stop.is_some_and(|until| ended_at <= until)
+        let is_being_stopped = self.kill_at.is_some() && !self.timed_out;
+        self.planned_stop.is_some_and(|until| is_being_stopped || ended_at <= until)
     }
 
     /// It had ended before its timeout, and the agent learned it later: Docker was away, or its log had to wait.

@@ -1,13 +1,14 @@
 //! Hello and its answer.
 
-use domain::ids::NodeId;
+use super::session::Caller;
+use domain::ids::{AttemptId, Held};
 use futures::{SinkExt, StreamExt};
 use protocol::{
     Completeness, Frame, FromNode, Hello, LogOffset, RefusalCode, Refused, Stream, ToNode, Welcome,
     transport::{Message, Transport, TransportError},
     version,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use store::{OpenSession, Opened, SessionKey, Store};
 
 /// An agent may take its time to ask Docker what runs; a stranger may not hold a socket for ever.
@@ -17,13 +18,15 @@ const HELLO_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Greeted {
     pub(super) key: SessionKey,
     /// To be stopped and removed there.
-    pub(super) unknown: Vec<domain::ids::Held>,
+    pub(super) unknown: Vec<Held>,
+    /// What the node has: no assignment of these is sent.
+    pub(super) inventory: BTreeSet<AttemptId>,
 }
 
 /// Waits for the hello, settles with the store what the node has and should have, and answers. None: the node was refused.
 pub(super) async fn greet<T: Transport>(
     store: &Store,
-    node: NodeId,
+    caller: &Caller,
     heartbeat: Duration,
     transport: &mut T,
 ) -> Result<Option<Greeted>, TransportError> {
@@ -57,7 +60,7 @@ pub(super) async fn greet<T: Transport>(
         );
         return refuse(transport, RefusalCode::IncompatibleVersion, &detail, None).await;
     };
-    let opened = match store.open_session(&request(node, &hello)).await {
+    let opened = match store.open_session(&request(caller, &hello)).await {
         Ok(opened) => opened,
         Err(error) => {
             tracing::warn!(error = %service_kit::lifecycle::Chain(&error), "a session could not be opened");
@@ -67,15 +70,18 @@ pub(super) async fn greet<T: Transport>(
     match opened {
         Opened::Revoked => refuse(transport, RefusalCode::Revoked, "The node's token was revoked.", None).await,
         Opened::OtherInstance => {
-            tracing::error!(node.id = %node, "a second installation uses this node's token");
+            tracing::error!(node.id = %caller.node, "a second installation uses this node's token");
             let detail = "Another installation uses this token and is connected. Make a token of its own for this machine, or stop the other one.";
             refuse(transport, RefusalCode::OtherInstance, detail, Some(60_000)).await
+        }
+        Opened::Superseded => {
+            refuse(transport, RefusalCode::Unknown, "This node has connected anew since.", Some(1_000)).await
         }
         Opened::Session { key, name, draining, unknown, log_offsets } => {
             let welcome = Welcome {
                 version: picked,
                 server_version: env!("CARGO_PKG_VERSION").to_owned(),
-                node,
+                node: caller.node,
                 name,
                 session_epoch: key.epoch,
                 heartbeat_ms: heartbeat.as_millis() as u64,
@@ -86,15 +92,16 @@ pub(super) async fn greet<T: Transport>(
                 draining,
             };
             transport.send(Message::Text(Frame::new(ToNode::Welcome(welcome)).encode())).await?;
-            Ok(Some(Greeted { key, unknown }))
+            let inventory = hello.inventory.attempts.iter().map(|attempt| attempt.held.attempt).collect();
+            Ok(Some(Greeted { key, unknown, inventory }))
         }
     }
 }
 
-fn request(node: NodeId, hello: &Hello) -> OpenSession {
+fn request(caller: &Caller, hello: &Hello) -> OpenSession {
     let complete = |completeness: &Completeness| *completeness == Completeness::Complete;
     OpenSession {
-        node,
+        node: caller.node,
         instance: hello.instance,
         facts: hello.facts.clone(),
         metrics: hello.metrics.clone(),
@@ -106,6 +113,7 @@ fn request(node: NodeId, hello: &Hello) -> OpenSession {
             .filter(|(_, how)| complete(how))
             .map(|(name, _)| name.clone())
             .collect(),
+        accepted_at: caller.accepted_at,
     }
 }
 

@@ -33,10 +33,18 @@ impl Outbound {
 }
 
 /// Looks for what the node must be told, whenever something hints at it and every so often; returns why the session must end.
-pub(super) async fn tell_node(door: &Door, key: SessionKey, outbound: &Outbound) -> String {
+///
+/// `known`: what the hello named. It has arrived; an assignment that was read before the reports of a short attempt were recorded
+/// would reach the node after it had forgotten the attempt, and begin it once more.
+pub(super) async fn tell_node(
+    door: &Door,
+    key: SessionKey,
+    known: BTreeSet<AttemptId>,
+    outbound: &Outbound,
+) -> String {
     let mut hints = door.store.wakeups().subscribe();
     // What went out in this session need not go out again: the node holds it, or the session is over.
-    let mut sent = Sent::default();
+    let mut sent = Sent { assigned: known, ..Sent::default() };
     loop {
         match tell_once(door, key, outbound, &mut sent).await {
             Ok(Some(reason)) => return reason,

@@ -1,15 +1,12 @@
 //! One session with one node: what it says is recorded and then acknowledged, what it must know is sent.
 
 use super::{
-    handshake,
+    handshake::{self, Greeted},
     outbound::{Outbound, tell_node},
     recorder::{record_logs, record_reports},
     socket::Door,
 };
-use domain::{
-    ids::{Held, NodeId},
-    node::NodeMetrics,
-};
+use domain::{Timestamp, ids::NodeId, node::NodeMetrics};
 use futures::{SinkExt, StreamExt, stream::SplitStream};
 use protocol::{
     Frame, FromNode, LogFrame, SILENCE_MS, ToNode,
@@ -28,9 +25,19 @@ pub(super) struct Inbound {
     pub(super) logs: mpsc::Sender<LogFrame>,
 }
 
+/// Who connected.
+pub(super) struct Caller {
+    pub(super) node: NodeId,
+    pub(super) name: String,
+    /// When the connection was taken, by the database's clock.
+    pub(super) accepted_at: Timestamp,
+}
+
 /// Runs until the line breaks, the node is revoked, a newer session takes over, or the service stops.
-pub(super) async fn run<T: Transport + 'static>(door: Door, node: NodeId, name: String, mut transport: T) {
-    let greeted = match handshake::greet(&door.store, node, door.settings.heartbeat, &mut transport).await {
+pub(super) async fn run<T: Transport + 'static>(door: Door, caller: Caller, mut transport: T) {
+    let greeted = handshake::greet(&door.store, &caller, door.settings.heartbeat, &mut transport).await;
+    let Caller { node, name, .. } = caller;
+    let greeted = match greeted {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
         Err(error) => {
@@ -40,7 +47,7 @@ pub(super) async fn run<T: Transport + 'static>(door: Door, node: NodeId, name: 
     };
     let key = greeted.key;
     tracing::info!(node.name = %name, node.id = %node, session = key.epoch, "a node connected");
-    let reason = converse(&door, key, greeted.unknown, transport).await;
+    let reason = converse(&door, greeted, transport).await;
     // Liveness at once: no new work goes to a node whose socket is gone.
     if let Err(error) = door.store.close_session(key).await {
         tracing::debug!(%error, "the end of a session could not be recorded; the sweep will notice");
@@ -48,7 +55,8 @@ pub(super) async fn run<T: Transport + 'static>(door: Door, node: NodeId, name: 
     tracing::info!(node.name = %name, node.id = %node, session = key.epoch, reason = %reason, "a node's session ended");
 }
 
-async fn converse<T: Transport>(door: &Door, key: SessionKey, unknown: Vec<Held>, transport: T) -> String {
+async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> String {
+    let Greeted { key, unknown, inventory } = greeted;
     let (mut sink, stream) = transport.split();
     let (out, mut outgoing) = mpsc::unbounded_channel::<ToNode>();
     let outbound = Outbound::new(out);
@@ -64,7 +72,7 @@ async fn converse<T: Transport>(door: &Door, key: SessionKey, unknown: Vec<Held>
         error = read(door, key, stream, Inbound { reports, logs }, &outbound) => service_kit::lifecycle::Chain(&error).to_string(),
         reason = record_reports(&door.store, key, report_queue, &outbound) => reason,
         reason = record_logs(&door.store, key, log_queue, &outbound) => reason,
-        reason = tell_node(door, key, &outbound) => reason,
+        reason = tell_node(door, key, inventory, &outbound) => reason,
         error = async {
             loop {
                 let Some(message) = outgoing.recv().await else { return TransportError::Closed("nothing to say".into()) };

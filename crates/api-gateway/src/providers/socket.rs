@@ -1,6 +1,10 @@
 //! The door: checks the token, upgrades, and makes a [`protocol::transport::Transport`] of the WebSocket.
 
-use super::{Settings, beats::Beats, session};
+use super::{
+    Settings,
+    beats::Beats,
+    session::{self, Caller},
+};
 use axum::{
     Router,
     body::Body,
@@ -43,6 +47,11 @@ async fn connect(
         Ok(node) => node,
         Err(refusal) => return refusal.into_response(),
     };
+    // Before the agent can say its hello: what it says is not older than this.
+    let accepted_at = match door.store.now().await {
+        Ok(accepted_at) => accepted_at,
+        Err(error) => return ApiError::unavailable(&error).into_response(),
+    };
     let Ok(upgrade) = upgrade else {
         return Response::builder()
             .status(StatusCode::UPGRADE_REQUIRED)
@@ -60,7 +69,7 @@ async fn connect(
         .on_upgrade(move |socket| async move {
             let service = door.service.clone();
             // On the tracker: axum does not wait for upgraded sockets.
-            service.spawn("node session", session::run(door, node, name, Socket { inner: socket }));
+            service.spawn("node session", session::run(door, Caller { node, name, accepted_at }, Socket { inner: socket }));
         })
 }
 

@@ -28,7 +28,8 @@ async fn a_killed_agent_finds_its_work_again() {
     log_until(&deployment.client, contained_ends_alone, "begin\n").await;
     // And one is being built.
     let image = test_kit::docker::busybox().await;
-    let dockerfile = format!("FROM {image}\nRUN echo building-now; sleep 4\n");
+    // Nothing that Docker could remember from an earlier run.
+    let dockerfile = format!("FROM {image}\nRUN echo building-now; sleep 4 # {}\n", deployment.home.path().display());
     let slow =
         deployment.repositories.environment.commit(&[("Dockerfile", dockerfile.as_str().into())], "Slow to build");
     let built = container("echo built").with("source.env_commit_id", slow);

@@ -21,7 +21,6 @@ pub(crate) struct Deployment {
     pub(crate) urls: Vec<String>,
     /// Asks the last gateway; the node is on the first.
     pub(crate) client: Client,
-    pub(crate) admin_token: String,
     pub(crate) node_token: String,
     pub(crate) repositories: Repositories,
     database: Postgres,
@@ -55,7 +54,6 @@ impl Deployment {
             registry,
             urls,
             client,
-            admin_token,
             node_token,
             repositories: Repositories::start().await,
             home,

@@ -77,6 +77,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
     let mut sender = Sender { sink, seq: 0, unacknowledged: VecDeque::new() };
     let mut pump = LogPump::new(link.handle.logs.clone());
     let mut facts = link.facts.clone();
+    let mut stopping = link.stopping.clone();
     let mut heartbeat = tokio::time::interval(Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000)));
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The hello was the first one.
@@ -106,6 +107,11 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                     measuring = Some(Box::pin(link.metrics()));
                 }
                 if last_heard.elapsed() > Duration::from_millis(SILENCE_MS) { Err(TransportError::Silent) } else { Ok(()) }
+            }
+            // At once: until the server knows it, it sends what nobody here takes.
+            Ok(()) = stopping.changed(), if measuring.is_none() => {
+                measuring = Some(Box::pin(link.metrics()));
+                Ok(())
             }
             Ok(()) = facts.changed() => {
                 let facts = facts.borrow_and_update().clone();

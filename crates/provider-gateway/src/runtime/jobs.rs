@@ -83,6 +83,13 @@ impl Jobs {
     }
 
     pub(super) fn persist(&self, attempt: AttemptId, record: &Record) {
+        // Once its end is on disk nobody reads the container's log again: what it wrote last must be there too.
+        if record.ending.is_some()
+            && let Some((job, _)) = self.jobs.get(&attempt)
+            && let Err(error) = job.log.sync()
+        {
+            tracing::error!(attempt.id = %attempt, %error, "a log could not be synced to disk");
+        }
         // Without its record an attempt would be orphaned by a restart; the disk is full or broken, and the work itself goes on.
         if let Err(error) = self.parts.attempts.write(attempt, record) {
             tracing::error!(attempt.id = %attempt, %error, "an attempt's record could not be written");

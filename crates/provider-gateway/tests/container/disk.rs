@@ -67,7 +67,7 @@ async fn an_image_that_waits_for_the_code_is_not_collected() {
     // Then its container holds it, and after that nothing does.
     assert_eq!(rig.executor.collect_garbage().await.removed_images, Vec::<String>::new());
     let built = attempt.text(protocol::Stream::Build);
-    assert_eq!(built.matches(&format!("RUN echo made {nonce}")).count(), 1, "built once: {built}");
+    assert_eq!(built.lines().filter(|line| *line == format!("made {nonce}")).count(), 1, "built once: {built}");
     rig.executor.remove(&attempt.job).await.unwrap();
     assert_eq!(rig.executor.collect_garbage().await.removed_images.len(), 1);
 }

@@ -2,13 +2,14 @@
 
 use crate::{
     Leadership, Store, StoreError, Topic, leader,
-    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks, write_json},
+    rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks, write_json},
 };
 use domain::{
     attempt::AttemptRow,
-    ids::{AttemptId, ClusterEpoch, TaskId},
+    ids::{AttemptId, ClusterEpoch, NodeId, TaskId},
     lifecycle::{self, NewAttempt},
     placement::Placement,
+    resources::Ledger,
 };
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -33,13 +34,7 @@ impl Store {
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
         let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();
         let nodes: Vec<Uuid> = plan.iter().map(|placement| placement.node.as_uuid()).collect();
-        let open_nodes = sqlx::query_scalar!(
-            "SELECT n.id FROM nodes n JOIN node_live l ON l.node_id = n.id
-             WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL",
-            &nodes
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
+        let mut room = room_on(&mut transaction, &nodes).await?;
         let epoch = sqlx::query_scalar!("SELECT epoch FROM cluster").fetch_one(&mut *transaction).await?;
         let at = now(&mut transaction).await?;
         let tasks = lock_tasks(&mut transaction, &ids).await?;
@@ -48,8 +43,9 @@ impl Store {
             load_attempts(&mut transaction, &previous).await?.into_iter().map(|a| (a.id, a)).collect();
         let (mut changed, mut new) = (Vec::new(), Vec::new());
         for mut task in tasks {
-            let Some(placement) =
-                wanted.get(&task.id).filter(|placement| open_nodes.contains(&placement.node.as_uuid()))
+            let Some(placement) = wanted.get(&task.id) else { continue };
+            let Some(ledger) =
+                room.get_mut(&placement.node).filter(|ledger| ledger.has_room_for(&placement.reservation))
             else {
                 continue;
             };
@@ -60,6 +56,7 @@ impl Store {
                 reservation: placement.reservation.clone(),
             };
             if let Some((attempt, events)) = lifecycle::place(&mut task, live, placed, ClusterEpoch(epoch), at) {
+                ledger.hold(&attempt.reservation);
                 new.push(attempt);
                 changed.push((task, events));
             }
@@ -74,6 +71,34 @@ impl Store {
         self.wakeups.publish(topics.chain(lost.iter().map(|attempt| Topic::Node(attempt.node))));
         Ok(CommitReport { placed: new.len(), stale: plan.len() - new.len() })
     }
+}
+
+/// The nodes among these that take work, with what is held on them now. The leader's row is locked by this transaction, so
+/// nobody else places; but an earlier commit of this very leader, whose answer was lost, may have ended after the snapshot.
+async fn room_on(
+    connection: &mut sqlx::PgConnection,
+    nodes: &[Uuid],
+) -> Result<BTreeMap<NodeId, Ledger>, StoreError> {
+    let open = sqlx::query!(
+        "SELECT n.id, n.facts->'capacity' AS \"capacity!\" FROM nodes n JOIN node_live l ON l.node_id = n.id
+         WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL",
+        nodes
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut room = BTreeMap::new();
+    for node in open {
+        room.insert(NodeId::from_uuid(node.id), Ledger::new(read_json(node.capacity)?));
+    }
+    let held = sqlx::query!("SELECT node_id, reservation FROM attempts WHERE node_id = ANY($1) AND reserved", nodes)
+        .fetch_all(&mut *connection)
+        .await?;
+    for attempt in held {
+        if let Some(ledger) = room.get_mut(&NodeId::from_uuid(attempt.node_id)) {
+            ledger.hold(&read_json(attempt.reservation)?);
+        }
+    }
+    Ok(room)
 }
 
 async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[AttemptRow]) -> Result<(), StoreError> {

@@ -7,31 +7,46 @@ use crate::{
 use domain::{
     attempt::AttemptRow,
     ids::{AttemptId, NodeId},
-    lifecycle,
+    lifecycle::{self, CancelVerdict},
 };
 use uuid::Uuid;
 
 impl Store {
     /// Queues tasks whose node has been offline for longer than their `replace_after`, at most `limit`. Returns how many.
-    /// State and fence stay: the old attempt may still come back before the new one is leased.
+    /// State and fence stay: the old attempt may still come back before the new one is leased. A task that is to be cancelled waits
+    /// for nobody: it ends, since its node may never confirm.
     pub async fn queue_replaceable(&self, leadership: &Leadership, limit: i64) -> Result<usize, StoreError> {
         let mut transaction = self.pool.begin().await?;
         leader::require(&mut transaction, leadership).await?;
         let due = sqlx::query_scalar!(
             r#"SELECT a.task_id FROM attempts a JOIN node_live l ON l.node_id = a.node_id JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id
-               WHERE a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND NOT s.queued AND NOT s.cancel_requested
-                 AND l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= now()
+               WHERE a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND l.offline_since IS NOT NULL
+                 AND (s.cancel_requested OR NOT s.queued AND
+                      l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= now())
                ORDER BY a.task_id LIMIT $1"#,
             limit
         )
         .fetch_all(&mut *transaction)
         .await?;
+        let tasks = lock_tasks(&mut transaction, &due).await?;
+        let unwanted: Vec<Uuid> =
+            tasks.iter().filter(|task| task.cancel_requested).filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
+        let mut unwanted = load_attempts(&mut transaction, &unwanted).await?;
+        let at = now(&mut transaction).await?;
         let mut changed = Vec::new();
-        for mut task in lock_tasks(&mut transaction, &due).await? {
-            if let Some(events) = lifecycle::allow_replacement(&mut task) {
-                changed.push((task, events));
-            }
+        for mut task in tasks {
+            let events = if task.cancel_requested {
+                let attempt = unwanted.iter_mut().find(|attempt| task.live == Some(attempt.id));
+                match lifecycle::cancel(&mut task, attempt, true, at) {
+                    CancelVerdict::Cancelled(events) => Some(events),
+                    CancelVerdict::Requested(_) | CancelVerdict::Repeated | CancelVerdict::AlreadyEnded => None,
+                }
+            } else {
+                lifecycle::allow_replacement(&mut task)
+            };
+            changed.extend(events.map(|events| (task, events)));
         }
+        save_attempts(&mut transaction, &unwanted).await?;
         save_tasks(&mut transaction, &changed).await?;
         transaction.commit().await?;
         if !changed.is_empty() {

@@ -1,9 +1,17 @@
 //! A node's session: one at a time, the newest wins, and what an older one says changes nothing.
 
-use crate::{Store, StoreError, Topic, attempts::replace::give_up, rows::write_json};
+use crate::{
+    Store, StoreError, Topic,
+    attempts::replace::give_up,
+    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks, write_json},
+};
 use domain::{
+    Timestamp,
+    attempt::Report,
     ids::{AttemptId, Held, InstanceId, NodeId},
+    lifecycle::{self, Verdict},
     node::{NodeFacts, NodeMetrics},
+    retry::RetryPolicy,
 };
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -26,6 +34,8 @@ pub struct OpenSession {
     pub attempts: Vec<Held>,
     /// Executors that could be asked: absence from `attempts` counts for these only.
     pub complete_executors: BTreeSet<String>,
+    /// When its connection was taken, by the database's clock: before the hello could be said.
+    pub accepted_at: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +51,8 @@ pub enum Opened {
     },
     /// Another installation uses the node's token and is alive.
     OtherInstance,
+    /// The node has opened a session over a later connection since; this inventory is out of date.
+    Superseded,
     Revoked,
 }
 
@@ -51,7 +63,7 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         let node = hello.node.as_uuid();
         let row = sqlx::query!(
-            r#"SELECT n.name, n.admission, l.instance, (l.connected AND l.beat_at > now() - interval '45 seconds') AS alive
+            r#"SELECT n.name, n.admission, l.instance, l.connected_since, (l.connected AND l.beat_at > now() - interval '45 seconds') AS alive
                FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1 FOR UPDATE OF l"#,
             node
         )
@@ -63,6 +75,12 @@ impl Store {
         if row.instance.is_some_and(|instance| instance != hello.instance.as_uuid()) && row.alive == Some(true) {
             return Ok(Opened::OtherInstance);
         }
+        // A hello can wait here for long, while its node has given up and connected anew: what it was given since would seem missing.
+        if row.connected_since.is_some_and(|since| since > hello.accepted_at) {
+            return Ok(Opened::Superseded);
+        }
+        // What was sent to another installation may have begun there.
+        let is_new_instance = row.instance.is_some_and(|instance| instance != hello.instance.as_uuid());
         let epoch = sqlx::query_scalar!(
             "UPDATE node_live SET instance = $2, session_epoch = session_epoch + 1, connected = true, connected_since = now(), beat_at = now(),
                     offline_since = NULL, metrics = $3 WHERE node_id = $1 RETURNING session_epoch",
@@ -75,7 +93,7 @@ impl Store {
         sqlx::query!("UPDATE nodes SET facts = $2 WHERE id = $1 AND facts <> $2", node, write_json(&hello.facts))
             .execute(&mut *transaction)
             .await?;
-        let (unknown, mut topics) = reconcile(&mut transaction, hello).await?;
+        let (unknown, mut topics) = reconcile(&mut transaction, hello, is_new_instance).await?;
         let ids: Vec<Uuid> = hello.attempts.iter().map(|held| held.attempt.as_uuid()).collect();
         let offsets = sqlx::query!("SELECT attempt_id, next_offsets FROM log_heads WHERE attempt_id = ANY($1)", &ids)
             .fetch_all(&mut *transaction)
@@ -146,10 +164,12 @@ impl Store {
 async fn reconcile(
     connection: &mut sqlx::PgConnection,
     hello: &OpenSession,
+    is_new_instance: bool,
 ) -> Result<(Vec<Held>, Vec<Topic>), StoreError> {
     let expected = sqlx::query!(
-        r#"SELECT a.id, a.fence, (a.accepted_at IS NULL AND a.ended_at IS NULL) AS "unaccepted!", t.spec->>'executor' AS "executor!"
-           FROM attempts a JOIN tasks t ON t.id = a.task_id WHERE a.node_id = $1 AND a.reserved"#,
+        r#"SELECT a.id, a.task_id, a.fence, (a.accepted_at IS NULL AND a.ended_at IS NULL) AS "unaccepted!", t.spec->>'executor' AS "executor!",
+                  (s.queued AND s.live_attempt_id = a.id) AS "to_be_replaced!"
+           FROM attempts a JOIN tasks t ON t.id = a.task_id JOIN task_state s ON s.task_id = a.task_id WHERE a.node_id = $1 AND a.reserved"#,
         hello.node.as_uuid()
     )
     .fetch_all(&mut *connection)
@@ -158,10 +178,16 @@ async fn reconcile(
     let missing: Vec<Uuid> = expected
         .iter()
         // An assignment that was not accepted may never have arrived: it is sent again.
-        .filter(|row| !has.contains(&row.id) && !row.unaccepted && hello.complete_executors.contains(&row.executor))
+        .filter(|row| !has.contains(&row.id) && (!row.unaccepted || is_new_instance) && hello.complete_executors.contains(&row.executor))
         .map(|row| row.id)
         .collect();
-    let topics = give_up(connection, hello.node, &missing, "the node came back without it").await?;
+    let returned: Vec<Uuid> =
+        expected.iter().filter(|row| row.to_be_replaced && has.contains(&row.id)).map(|row| row.id).collect();
+    // All at once and in their order; each step below finds its own locked already.
+    let of = |ids: &[Uuid]| expected.iter().filter(|row| ids.contains(&row.id)).map(|row| row.task_id).collect::<Vec<_>>();
+    lock_tasks(connection, &[of(&missing), of(&returned)].concat()).await?;
+    let mut topics = give_up(connection, hello.node, &missing, "the node came back without it").await?;
+    topics.extend(keep(connection, &returned, &of(&returned)).await?);
     let unknown = hello
         .attempts
         .iter()
@@ -169,4 +195,28 @@ async fn reconcile(
         .copied()
         .collect();
     Ok((unknown, topics))
+}
+
+/// The node is back with its work, so nobody is to replace it: as if it had reported it, in the transaction that opens the session.
+/// (The agent itself has nothing to say about an attempt whose reports were all committed.)
+async fn keep(connection: &mut sqlx::PgConnection, attempts: &[Uuid], tasks: &[Uuid]) -> Result<Vec<Topic>, StoreError> {
+    if attempts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut rows = load_attempts(&mut *connection, attempts).await?;
+    let at = now(&mut *connection).await?;
+    let mut changed = Vec::new();
+    for mut task in lock_tasks(&mut *connection, tasks).await? {
+        let Some(attempt) = rows.iter_mut().find(|attempt| task.live == Some(attempt.id)) else { continue };
+        let held = attempt.held();
+        let policy = RetryPolicy::default();
+        if let Verdict::Recorded(events) =
+            lifecycle::report(&mut task, attempt, held, &Report::Accepted, &policy, at, 0.0)
+        {
+            changed.push((task, events));
+        }
+    }
+    save_attempts(&mut *connection, &rows).await?;
+    save_tasks(&mut *connection, &changed).await?;
+    Ok(changed.iter().map(|(task, _)| Topic::Task(task.id)).collect())
 }

@@ -143,6 +143,7 @@ pub(crate) fn hello(node: NodeId, instance: InstanceId, attempts: &[Held]) -> Op
         metrics: NodeMetrics::default(),
         attempts: attempts.to_vec(),
         complete_executors: BTreeSet::from(["process".to_owned()]),
+        accepted_at: chrono::DateTime::<chrono::Utc>::MAX_UTC,
     }
 }
 pub(crate) fn placement(task: TaskId, node: Node) -> Placement {

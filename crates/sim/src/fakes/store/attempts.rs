@@ -150,8 +150,7 @@ impl FakeStore {
     fn has_room(&self, placement: &Placement) -> bool {
         let mut ledger = Ledger::new(self.nodes[&placement.node].facts.capacity.clone());
         self.held_on(placement.node).for_each(|attempt| ledger.hold(&attempt.reservation));
-        ledger.hold(&placement.reservation);
-        !ledger.is_overcommitted()
+        ledger.has_room_for(&placement.reservation)
     }
 
     /// Records a batch in the order in which the node sent it.

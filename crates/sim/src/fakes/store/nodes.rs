@@ -196,7 +196,8 @@ impl FakeStore {
                 .filter_map(|attempt| {
                     let record = &self.tasks[&attempt.task];
                     let wait = chrono::TimeDelta::milliseconds(record.spec.on_node_loss.replace_after_ms as i64);
-                    let is_due = record.row.live == Some(attempt.id) && !record.row.queued && since + wait <= now;
+                    let is_due = record.row.cancel_requested || !record.row.queued && since + wait <= now;
+                    let is_due = is_due && record.row.live == Some(attempt.id);
                     is_due.then(|| attempt.clone())
                 })
                 .collect();
