@@ -1,7 +1,7 @@
 //! The only public listener of the platform: REST for people and programs, sockets for nodes.
 //!
 //! Owns: who is asking, how a request is read and refused, what an answer looks like, streams that survive a cut.
-//! Must not know: how a task is placed, what SQL is. Begin at [`router`]; then `tasks/submit.rs`, the way of a request, and
+//! Must not know: how a task is placed, what SQL is. Begin at [`router()`]; then `tasks/submit.rs`, the way of a request, and
 //! `streaming.rs`, the way of everything that is followed.
 
 mod auth;

@@ -118,9 +118,8 @@ impl Ledger {
     /// Whether this very reservation can be held now: what [`Ledger::fit`] chose from an older view.
     pub fn has_room_for(&self, reservation: &Reservation) -> bool {
         let fits = |asked: u64, capacity: u64, held: u64| asked <= capacity.saturating_sub(held);
-        let is_free = |id: &String| {
-            self.capacity.gpus.iter().any(|gpu| gpu.id == *id) && !self.gpu_holders.contains_key(id)
-        };
+        let is_free =
+            |id: &String| self.capacity.gpus.iter().any(|gpu| gpu.id == *id) && !self.gpu_holders.contains_key(id);
         fits(reservation.cpu_millis, self.capacity.cpu_millis, self.held.cpu_millis)
             && fits(reservation.memory_bytes, self.capacity.memory_bytes, self.held.memory_bytes)
             && fits(reservation.disk_bytes, self.capacity.disk_bytes, self.held.disk_bytes)

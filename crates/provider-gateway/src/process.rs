@@ -2,7 +2,7 @@
 //!
 //! Owns: the attempt's scratch directory, its unprivileged user, and its supervisor (`unidesk-shim`), which outlives this agent
 //! and shares one directory with it. What is known of an attempt lies there, so a new agent needs nothing else to go on.
-//! Must not know: Git, Docker, the server. Begin at [`ProcessExecutor`], then [`supervisor`] for the files of the shim.
+//! Must not know: Git, Docker, the server. Begin at [`ProcessExecutor`], then `supervisor` for the files of the shim.
 
 mod adoption;
 mod environment;

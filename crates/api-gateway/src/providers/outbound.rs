@@ -36,12 +36,7 @@ impl Outbound {
 ///
 /// `known`: what the hello named. It has arrived; an assignment that was read before the reports of a short attempt were recorded
 /// would reach the node after it had forgotten the attempt, and begin it once more.
-pub(super) async fn tell_node(
-    door: &Door,
-    key: SessionKey,
-    known: BTreeSet<AttemptId>,
-    outbound: &Outbound,
-) -> String {
+pub(super) async fn tell_node(door: &Door, key: SessionKey, known: BTreeSet<AttemptId>, outbound: &Outbound) -> String {
     let mut hints = door.store.wakeups().subscribe();
     // What went out in this session need not go out again: the node holds it, or the session is over.
     let mut sent = Sent { assigned: known, ..Sent::default() };

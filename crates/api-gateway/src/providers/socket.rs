@@ -69,7 +69,10 @@ async fn connect(
         .on_upgrade(move |socket| async move {
             let service = door.service.clone();
             // On the tracker: axum does not wait for upgraded sockets.
-            service.spawn("node session", session::run(door, Caller { node, name, accepted_at }, Socket { inner: socket }));
+            service.spawn(
+                "node session",
+                session::run(door, Caller { node, name, accepted_at }, Socket { inner: socket }),
+            );
         })
 }
 

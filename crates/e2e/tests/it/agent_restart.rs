@@ -7,6 +7,7 @@ use crate::{
     world::{SOON, docker, log, log_until, task_until},
 };
 use domain::task::TaskState;
+use nix::sys::signal::Signal;
 
 /// Says that it began, and a line five times a second.
 const CHATTER: &str =
@@ -89,5 +90,23 @@ async fn a_cancel_and_a_timeout_reach_work_whose_agent_was_away() {
     assert_eq!((task.state, task.attempt), (TaskState::Cancelled, 1), "{task:#?}");
     let task = task_until(&deployment.client, timed, "it times out", |task| task.state.is_terminal()).await;
     assert_eq!((task.outcome.as_deref(), task.attempt), (Some("timeout"), 1), "{task:#?}");
+    deployment.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cancelled_before_its_node_hears_of_it_never_runs() {
+    let deployment = Deployment::start(1).await;
+    // Still connected, and deaf: as a machine that hangs for a moment.
+    let agent = deployment.agent.as_ref().expect("it runs");
+    agent.signal(Signal::SIGSTOP);
+    let task = deployment.submit(&Body::process("sleep 5; echo it ran").named("deaf")).await;
+    let assigned = |task: &api_types::task::Task| task.state == TaskState::Assigned;
+    task_until(&deployment.client, task.id, "it is placed", assigned).await;
+    let asked = deployment.client.cancel(task.id).await.expect("it may be cancelled");
+    assert!(asked.cancel_requested);
+    agent.signal(Signal::SIGCONT);
+    let ended = deployment.ended(task.id).await;
+    assert_eq!((ended.state, ended.attempt), (TaskState::Cancelled, 1), "{ended:#?}");
+    assert_eq!(log(&deployment.client, task.id, None).await, b"");
     deployment.finish().await;
 }

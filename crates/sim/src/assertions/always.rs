@@ -288,7 +288,7 @@ impl Checker {
     }
 
     fn task_changed(&mut self, before: Option<&TaskRow>, after: &TaskRow, events: &[Event]) -> Option<Violation> {
-        let Some(before) = before else { return None };
+        let before = before?;
         promise!(after.fence >= before.fence, "I08 fences grow", "{before:?} -> {after:?}");
         if after.state.is_terminal() {
             promise!(

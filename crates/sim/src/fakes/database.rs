@@ -2,7 +2,7 @@
 //! answer may be lost, the call may never have arrived, or its transaction may end long after its caller gave up.
 
 use crate::{
-    Ms, Sometimes,
+    Ms, Sometimes, Violation,
     fakes::{
         gateway::Tag,
         store::{
@@ -148,7 +148,7 @@ impl World {
             answer = Err(StoreError::Unavailable);
         }
         // What was read is old when it arrives late.
-        let is_late = matches!(answer, Ok(Answer::Outbox(_))) && self.has(Fault::SlowQueries) && self.dice.chance(0.1);
+        let is_late = matches!(answer, Ok(Answer::Outbox(_))) && self.has(Fault::SlowQueries) && self.dice.chance(0.3);
         let late_ms = if is_late { self.dice.log_uniform(200, 8_000) } else { 0 };
         let latency = self.database_latency() + late_ms;
         self.answer(reply_to, latency, answer);
@@ -179,7 +179,13 @@ impl World {
             Call::Snapshot => Answer::Snapshot(Box::new(store.placement_snapshot(silence_ms, now))),
             Call::Commit { leadership, plan } => {
                 store.require(&leadership, now)?;
-                Answer::Committed(store.commit_placements(&plan, now))
+                let newest = store.leader_epoch(leadership.role);
+                let placed = store.commit_placements(&plan, now);
+                if placed > 0 && newest != Some(leadership.epoch) {
+                    let detail = format!("{leadership:?}, newest {newest:?}");
+                    self.violate(Violation::new("I20 a former leader places nothing", detail));
+                }
+                Answer::Committed(placed)
             }
             Call::Sweep(leadership) => {
                 store.mark_offline(&leadership, self.plan.knobs.offline_s, now)?;

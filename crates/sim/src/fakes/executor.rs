@@ -164,7 +164,7 @@ impl World {
                 } else {
                     self.create(n, attempt);
                     let mut provenance = serde_json::Map::new();
-                    if attempt.as_uuid().as_u128() % 2 == 0 {
+                    if attempt.as_uuid().as_u128().is_multiple_of(2) {
                         provenance.insert("image".into(), "sha256:1".into());
                     }
                     Ok(provenance)

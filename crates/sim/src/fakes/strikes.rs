@@ -80,7 +80,7 @@ impl World {
                     self.beat_at_once(n);
                     self.agent_event(n, agent::Event::ShutDown { grace_ms });
                     // Somebody has no patience and kills it.
-                    if draw % 3 == 0 {
+                    if draw.is_multiple_of(3) {
                         self.after(
                             draw % grace_ms,
                             Event::Strike { fault: Fault::AgentCrash, draw, for_ms: for_ms.min(30_000) },

@@ -75,10 +75,7 @@ impl Store {
 
 /// The nodes among these that take work, with what is held on them now. The leader's row is locked by this transaction, so
 /// nobody else places; but an earlier commit of this very leader, whose answer was lost, may have ended after the snapshot.
-async fn room_on(
-    connection: &mut sqlx::PgConnection,
-    nodes: &[Uuid],
-) -> Result<BTreeMap<NodeId, Ledger>, StoreError> {
+async fn room_on(connection: &mut sqlx::PgConnection, nodes: &[Uuid]) -> Result<BTreeMap<NodeId, Ledger>, StoreError> {
     let open = sqlx::query!(
         "SELECT n.id, n.facts->'capacity' AS \"capacity!\" FROM nodes n JOIN node_live l ON l.node_id = n.id
          WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL",

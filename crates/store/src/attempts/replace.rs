@@ -29,8 +29,12 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await?;
         let tasks = lock_tasks(&mut transaction, &due).await?;
-        let unwanted: Vec<Uuid> =
-            tasks.iter().filter(|task| task.cancel_requested).filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
+        let unwanted: Vec<Uuid> = tasks
+            .iter()
+            .filter(|task| task.cancel_requested)
+            .filter_map(|task| task.live)
+            .map(AttemptId::as_uuid)
+            .collect();
         let mut unwanted = load_attempts(&mut transaction, &unwanted).await?;
         let at = now(&mut transaction).await?;
         let mut changed = Vec::new();

@@ -168,7 +168,7 @@ async fn reconcile(
 ) -> Result<(Vec<Held>, Vec<Topic>), StoreError> {
     let expected = sqlx::query!(
         r#"SELECT a.id, a.task_id, a.fence, (a.accepted_at IS NULL AND a.ended_at IS NULL) AS "unaccepted!", t.spec->>'executor' AS "executor!",
-                  (s.queued AND s.live_attempt_id = a.id) AS "to_be_replaced!"
+                  (s.queued AND s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "to_be_replaced!"
            FROM attempts a JOIN tasks t ON t.id = a.task_id JOIN task_state s ON s.task_id = a.task_id WHERE a.node_id = $1 AND a.reserved"#,
         hello.node.as_uuid()
     )
@@ -178,13 +178,18 @@ async fn reconcile(
     let missing: Vec<Uuid> = expected
         .iter()
         // An assignment that was not accepted may never have arrived: it is sent again.
-        .filter(|row| !has.contains(&row.id) && (!row.unaccepted || is_new_instance) && hello.complete_executors.contains(&row.executor))
+        .filter(|row| {
+            !has.contains(&row.id)
+                && (!row.unaccepted || is_new_instance)
+                && hello.complete_executors.contains(&row.executor)
+        })
         .map(|row| row.id)
         .collect();
     let returned: Vec<Uuid> =
         expected.iter().filter(|row| row.to_be_replaced && has.contains(&row.id)).map(|row| row.id).collect();
     // All at once and in their order; each step below finds its own locked already.
-    let of = |ids: &[Uuid]| expected.iter().filter(|row| ids.contains(&row.id)).map(|row| row.task_id).collect::<Vec<_>>();
+    let of =
+        |ids: &[Uuid]| expected.iter().filter(|row| ids.contains(&row.id)).map(|row| row.task_id).collect::<Vec<_>>();
     lock_tasks(connection, &[of(&missing), of(&returned)].concat()).await?;
     let mut topics = give_up(connection, hello.node, &missing, "the node came back without it").await?;
     topics.extend(keep(connection, &returned, &of(&returned)).await?);
@@ -199,7 +204,11 @@ async fn reconcile(
 
 /// The node is back with its work, so nobody is to replace it: as if it had reported it, in the transaction that opens the session.
 /// (The agent itself has nothing to say about an attempt whose reports were all committed.)
-async fn keep(connection: &mut sqlx::PgConnection, attempts: &[Uuid], tasks: &[Uuid]) -> Result<Vec<Topic>, StoreError> {
+async fn keep(
+    connection: &mut sqlx::PgConnection,
+    attempts: &[Uuid],
+    tasks: &[Uuid],
+) -> Result<Vec<Topic>, StoreError> {
     if attempts.is_empty() {
         return Ok(Vec::new());
     }

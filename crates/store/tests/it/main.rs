@@ -6,6 +6,7 @@ mod logs;
 mod nodes;
 mod placements;
 mod reports;
+mod returning;
 mod submit;
 mod tasks;
 mod world;

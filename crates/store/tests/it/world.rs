@@ -134,7 +134,8 @@ pub(crate) fn new_node(node: NodeId, name: &str) -> NewNodeToken {
     }
 }
 pub(crate) fn hello(node: NodeId, instance: InstanceId, attempts: &[Held]) -> OpenSession {
-    let capacity = Capacity { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_bytes: 100 << 30, gpus: Vec::new() };
+    // Room for all that a test may want: those about room say how much there is.
+    let capacity = Capacity { cpu_millis: 1 << 30, memory_bytes: 1 << 50, disk_bytes: 1 << 50, gpus: Vec::new() };
     let executors = [("process".to_owned(), "1".to_owned())].into();
     OpenSession {
         node,

@@ -10,7 +10,7 @@ use std::{
 /// Seconds since 1970 of a repository's first commit; each further one is a minute later. Fixed, so that ids are.
 const FIRST_COMMIT_AT: u64 = 1_700_000_000;
 
-/// One repository of a [`GitHost`].
+/// One repository of a [`GitHost`](super::GitHost).
 #[derive(Clone, Debug)]
 pub struct HostedRepository {
     path: PathBuf,

@@ -45,6 +45,11 @@ impl FakeStore {
         Some(Leadership { role, holder, epoch: row.epoch, since })
     }
 
+    /// The epoch of whoever leads.
+    pub(crate) fn leader_epoch(&self, role: Role) -> Option<i64> {
+        self.leaders.get(&role).map(|row| row.epoch)
+    }
+
     /// The first statement of every transaction that relies on a leadership.
     pub(crate) fn require(&mut self, leadership: &Leadership, now: Timestamp) -> Result<(), StoreError> {
         if self.planted.stale_leader_commits {
