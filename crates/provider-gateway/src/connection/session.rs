@@ -19,6 +19,9 @@ use std::{
 use tokio::sync::mpsc;
 
 const WELCOME_WITHIN: Duration = Duration::from_secs(30);
+/// How often the node is looked at. What it can't do (Docker is away) is told at once: until the server knows, it sends work here that
+/// fails, and a task has only so many attempts.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Dials, says hello, and carries messages until the session ends.
 pub(super) async fn run(link: &Link) -> SessionEnd {
@@ -78,10 +81,13 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
     let mut pump = LogPump::new(link.handle.logs.clone());
     let mut facts = link.facts.clone();
     let mut stopping = link.stopping.clone();
-    let mut heartbeat = tokio::time::interval(Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000)));
-    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000));
+    let mut look = tokio::time::interval(heartbeat.min(LOOK_EVERY));
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The hello was the first one.
-    heartbeat.reset();
+    look.reset();
+    let mut last_beat = Instant::now();
+    let mut told = None;
     let mut measuring: Option<futures::future::BoxFuture<'_, domain::node::NodeMetrics>> = None;
     let mut last_heard = Instant::now();
     loop {
@@ -99,9 +105,16 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
             Some(message) = reports.recv() => sender.send_numbered(message).await,
             metrics = async { measuring.as_mut().expect("polled only while measuring").await }, if measuring.is_some() => {
                 measuring = None;
-                sender.send(FromNode::Heartbeat { metrics: Box::new(metrics) }).await
+                // The next look would be too late.
+                let is_due = last_beat.elapsed() + look.period() / 2 >= heartbeat;
+                if is_due || told.as_ref() != Some(&metrics.conditions) {
+                    (last_beat, told) = (Instant::now(), Some(metrics.conditions.clone()));
+                    sender.send(FromNode::Heartbeat { metrics: Box::new(metrics) }).await
+                } else {
+                    Ok(())
+                }
             }
-            _ = heartbeat.tick() => {
+            _ = look.tick() => {
                 // Asking Docker takes up to 10 s when it hangs; nothing else waits for that.
                 if measuring.is_none() {
                     measuring = Some(Box::pin(link.metrics()));

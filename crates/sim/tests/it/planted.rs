@@ -4,8 +4,9 @@ use crate::play_all;
 use sim::{Plan, Planted, Violation, World};
 use std::collections::BTreeMap;
 
-/// Rare interleavings need many seeds; the search ends as soon as a defect was found so often.
+/// Rare interleavings need many seeds. The search ends when the defect was found often, or once after many.
 const MOST_SEEDS: u64 = 3_000;
+const MANY_SEEDS: u64 = 300;
 const FOUND_OFTEN: usize = 3;
 const SEEDS_AT_ONCE: u64 = 25;
 /// Others than the fresh ones.
@@ -16,13 +17,15 @@ fn find(name: &str, planted: Planted, by: &[&str]) {
     let mut promises = BTreeMap::<&str, u64>::new();
     let mut last = FIRST;
     let mut next = FIRST;
-    while gaps.len() < FOUND_OFTEN && next < FIRST + MOST_SEEDS {
+    let mut first = None;
+    while gaps.len() < FOUND_OFTEN && next < FIRST + if gaps.is_empty() { MOST_SEEDS } else { MANY_SEEDS } {
         let seeds: Vec<u64> = (next..next + SEEDS_AT_ONCE).collect();
         next += SEEDS_AT_ONCE;
         let violations: Vec<Option<Violation>> =
             play_all(&seeds, |seed| World::new(Plan::of(seed).with(planted)).play().violation);
         for (seed, violation) in seeds.into_iter().zip(violations) {
             let Some(violation) = violation else { continue };
+            first.get_or_insert(seed);
             gaps.push(seed + 1 - last);
             last = seed + 1;
             *promises.entry(violation.promise).or_default() += 1;
@@ -31,7 +34,7 @@ fn find(name: &str, planted: Planted, by: &[&str]) {
     gaps.sort_unstable();
     let median = gaps.get(gaps.len() / 2);
     println!(
-        "{name}: median {median:?} seeds to find it ({} times in {} seeds) {promises:?}",
+        "{name}: median {median:?} seeds to find it ({} times in {} seeds, first by {first:?}) {promises:?}",
         gaps.len(),
         next - FIRST
     );

@@ -1,9 +1,10 @@
 //! Nodes that come back, late or changed, and what their work is worth then.
 
-use crate::world::{World, hello, origin, placement};
+use crate::world::{World, failed, hello, origin, placement};
 use domain::{
     attempt::{AttemptState, Report},
     ids::InstanceId,
+    outcome::FailureKind,
     principal::Scope,
     task::TaskState,
 };
@@ -24,6 +25,20 @@ async fn a_node_that_comes_back_with_its_work_keeps_it_though_it_has_nothing_to_
     let kept = world.task(task).await;
     assert_eq!((kept.view.state, kept.view.queued), (TaskState::Running, false));
     assert_eq!(world.commit(task, other).await.expect("committed"), CommitReport { placed: 0, stale: 1 });
+}
+
+#[tokio::test]
+async fn a_node_comes_back_though_it_has_not_cleaned_up_after_a_task_that_waits_again() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let task = world.submit(json!({})).await;
+    let held = world.start_on(task, node).await;
+    world.report(node, held, failed(FailureKind::NodeError)).await;
+    assert!(world.task(task).await.view.queued, "it is to run again, and its first attempt is not released");
+    for inventory in [&[held][..], &[]] {
+        let opened = world.store.open_session(&hello(node.id, node.instance, inventory)).await.expect("opened");
+        assert!(matches!(opened, Opened::Session { .. }), "{opened:?}");
+    }
 }
 
 #[tokio::test]
@@ -55,7 +70,11 @@ async fn a_new_installation_is_not_given_what_was_sent_to_the_old_one() {
     assert!(matches!(opened, Opened::Session { .. }), "{opened:?}");
     let task = world.task(task).await;
     assert_eq!((task.view.state, task.view.queued), (TaskState::Pending, true));
-    assert_eq!(task.attempts[0].row.state, AttemptState::Lost, "it may have begun there, so its fence is not used again");
+    assert_eq!(
+        task.attempts[0].row.state,
+        AttemptState::Lost,
+        "it may have begun there, so its fence is not used again"
+    );
 }
 
 #[tokio::test]
