@@ -445,7 +445,7 @@ impl Attempt {
     fn running(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let is_new = self.step == Step::Starting;
         self.step = Step::Running;
-        if self.started_at.is_none() || self.planned_stop {
+        if self.started_at.is_none() || self.planned_stop.is_some() {
             // The timeout counts from here also after a restart, and a stop that follows stays a planned one.
             actions.push(Action::Persist(self.id()));
         }

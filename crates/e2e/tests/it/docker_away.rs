@@ -15,6 +15,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
+    time::Instant,
 };
 
 /// A way to Docker that can be cut: a socket that hands everything on.
@@ -87,9 +88,15 @@ async fn what_needs_docker_waits_for_it_and_the_rest_goes_on() {
     let running = world.submit(&world.container(line).named("running")).await;
     world.log_until(running.id, "line 5\n").await;
     way.cut().await;
+    let cut = Instant::now();
     // Before the platform knows.
     let hasty = world.submit(&world.container("echo hasty").named("hasty")).await;
     world.node_until("the node says that Docker is away", away).await;
+    println!("the platform knows {:?} after Docker went", cut.elapsed());
+    assert!(
+        cut.elapsed() < Duration::from_secs(10),
+        "work is sent there meanwhile, and each failure costs it an attempt"
+    );
     let held_up = world.submit(&world.container("echo later").named("later")).await;
     stories.tell("while it runs", &wait_story(&world, &held_up).await);
     assert_eq!(world.run(&Body::process("true")).await.state, TaskState::Succeeded);
