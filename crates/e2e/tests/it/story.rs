@@ -59,7 +59,11 @@ pub(crate) fn of_ended(task: &Task, why: &Why) -> String {
         }
     };
     // What BuildKit says of its own steps is not ours, and not always the same.
-    let is_ours = |line: &&String| !line.starts_with("=> [internal]") && !line.starts_with("=> copy /context");
+    // (A base that two builds share is called by the one that came first.)
+    let is_moody = |line: &str| {
+        line.starts_with("=> [internal]") || line.starts_with("=> copy /context") || line.contains("] FROM ")
+    };
+    let is_ours = |line: &&String| !is_moody(line);
     let last_lines = why.ended.iter().flat_map(|ended| &ended.last_lines).filter(is_ours);
     let log: String = last_lines.map(|line| format!("\n  log: {line}")).collect();
     format!("{}: {outcome}{exit}\nmessage: {}\n{}{log}", task.state, task.message, of_why(why))
