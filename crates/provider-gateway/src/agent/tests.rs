@@ -299,17 +299,6 @@ fn what_an_earlier_agent_left_running_after_all_can_still_be_cancelled() {
 }
 
 #[test]
-fn a_planned_stop_that_came_while_docker_was_asked_is_one_also_for_the_next_agent() {
-    let record = Kept::running().record.expect("on disk");
-    let mut kept = Kept { agent: Agent::default(), record: Some(record.clone()) };
-    kept.step(10, Event::Restored(Box::new(record)));
-    kept.step(11, Event::ShutDown { grace_ms: 5_000 });
-    let actions = kept.step(12, Event::Adopted { attempt: id(1), found: Adopted::Running });
-    assert!(has(&actions, &Action::Signal(id(1), Signal::Stop)));
-    assert!(kept.killed(50, Adopted::Exited).ends(50, 143).planned_stop);
-}
-
-#[test]
 fn a_stopping_agent_leaves_new_assignments_to_the_next_one() {
     let mut agent = running();
     agent.step(1, Event::ShutDown { grace_ms: 5_000 });
