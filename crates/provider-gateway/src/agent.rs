@@ -49,6 +49,8 @@ struct Attempt {
     fenced: bool,
     timed_out: bool,
     planned_stop: Option<Millis>,
+    /// The planned stop was an earlier agent's.
+    stopped_before: bool,
     started_at: Option<Millis>,
     /// When to stop it for its timeout.
     timeout_at: Option<Millis>,
@@ -275,6 +277,7 @@ impl Agent {
         attempt.fenced = record.fenced;
         attempt.timed_out = record.timed_out;
         attempt.planned_stop = record.planned_stop;
+        attempt.stopped_before = record.planned_stop.is_some();
         attempt.started_at = record.started_at;
         attempt.exit = record.exit;
         if record.removed {
@@ -359,6 +362,7 @@ impl Attempt {
             fenced: false,
             timed_out: false,
             planned_stop: None,
+            stopped_before: false,
             started_at: None,
             timeout_at: None,
             kill_at: None,
@@ -396,6 +400,10 @@ impl Attempt {
             Adopted::NotStarted if self.fenced => self.remove(actions),
             Adopted::NotStarted if self.cancel => {
                 self.finish(Ending::failed(FailureKind::Cancelled, "cancelled before it started"), actions)
+            }
+            Adopted::NotStarted if self.planned_stop.is_some() && !self.stopped_before => {
+                let ending = self.stopped_before_start();
+                self.finish(ending, actions);
             }
             Adopted::NotStarted => {
                 self.step = Step::Preparing;
@@ -443,7 +451,6 @@ impl Attempt {
     }
 
     fn running(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        let is_new = self.step == Step::Starting;
         self.step = Step::Running;
         if self.started_at.is_none() || self.planned_stop.is_some() {
             // The timeout counts from here also after a restart, and a stop that follows stays a planned one.
@@ -460,7 +467,7 @@ impl Attempt {
         // Asked for while it was on its way up.
         if self.fenced {
             self.signal_stop(now, Some(FENCED_GRACE_MS), actions);
-        } else if self.cancel || (self.planned_stop.is_some() && is_new) {
+        } else if self.cancel || (self.planned_stop.is_some() && !self.stopped_before) {
             // What an earlier agent asked to stop, and left running all the same, is left alone.
             self.signal_stop(now, None, actions);
         }
@@ -510,6 +517,7 @@ impl Attempt {
             // An agent that is killed before it learns the exit must not take it for the task's own.
             actions.push(Action::Persist(self.id()));
         }
+        self.stopped_before = false;
         self.ask_to_stop(
             now,
             |attempt| attempt.planned_stop = Some(now + grace_ms + STOP_SLACK_MS),
@@ -578,7 +586,14 @@ impl Attempt {
     fn was_stopped_with_the_agent(&self, exit: &ExitFacts) -> bool {
         let ended_at = self.started_at.unwrap_or(0) + exit.duration_ms;
         let is_being_stopped = self.kill_at.is_some() && !self.timed_out;
-        self.planned_stop.is_some_and(|until| is_being_stopped || ended_at <= until)
+        let died_of_it = exit.signal.is_some() && exit.signal == self.stop_signal();
+        self.planned_stop.is_some_and(|until| is_being_stopped || died_of_it || ended_at <= until)
+    }
+
+    /// The number of the signal that asks it to stop.
+    fn stop_signal(&self) -> Option<i32> {
+        let name = &self.assign.as_ref()?.spec.stop.signal;
+        name.parse().ok().map(|signal: nix::sys::signal::Signal| signal as i32)
     }
 
     /// It had ended before its timeout, and the agent learned it later: Docker was away, or its log had to wait.

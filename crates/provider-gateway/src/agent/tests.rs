@@ -299,6 +299,34 @@ fn what_an_earlier_agent_left_running_after_all_can_still_be_cancelled() {
 }
 
 #[test]
+fn what_died_of_the_planned_stops_signal_did_so_however_long_it_took() {
+    let mut kept = Kept::running();
+    kept.step(1_000, Event::ShutDown { grace_ms: 200 });
+    let mut kept = kept.killed(60_000, Adopted::Exited);
+    let exit = ExitFacts { signal: Some(15), duration_ms: 30_000, ..exit(143) };
+    kept.step(60_000, Event::Collected { attempt: id(1), outcome: Ok(exit) });
+    let actions = kept.step(60_000, Event::LogAcknowledged { attempt: id(1), totals: LogTotals::default() });
+    assert!(ending_of(&actions).planned_stop);
+}
+
+#[test]
+fn a_planned_stop_that_comes_while_docker_is_asked_holds_for_what_is_found() {
+    let found = |found| {
+        let record = Kept::running().record.expect("on disk");
+        let mut kept = Kept { agent: Agent::default(), record: Some(record.clone()) };
+        kept.step(10, Event::Restored(Box::new(record)));
+        kept.step(11, Event::ShutDown { grace_ms: 5_000 });
+        let actions = kept.step(12, Event::Adopted { attempt: id(1), found });
+        (kept, actions)
+    };
+    let (kept, actions) = found(Adopted::Running);
+    assert!(has(&actions, &Action::Signal(id(1), Signal::Stop)));
+    assert!(kept.killed(50, Adopted::Exited).ends(50, 143).planned_stop);
+    let (_, actions) = found(Adopted::NotStarted);
+    assert!(!has(&actions, &Action::Prepare(id(1))), "it would only be torn apart again");
+}
+
+#[test]
 fn a_stopping_agent_leaves_new_assignments_to_the_next_one() {
     let mut agent = running();
     agent.step(1, Event::ShutDown { grace_ms: 5_000 });

@@ -4,10 +4,7 @@
 use super::{Hits, Sometimes, Violation};
 use crate::{
     Ms,
-    fakes::{
-        disk::byte_at,
-        store::{Change, FakeStore, NodeReport, ReportVerdict, SessionKey},
-    },
+    fakes::store::{Change, FakeStore, NodeReport, ReportVerdict, SessionKey},
     faults::Knobs,
 };
 use domain::{
@@ -20,7 +17,6 @@ use domain::{
     resources::Ledger,
     task::{TaskRow, TaskState},
 };
-use protocol::Stream;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) struct Checker {
@@ -45,20 +41,6 @@ pub(crate) struct Checker {
     away: BTreeMap<usize, Vec<(Ms, Ms)>>,
 }
 
-#[derive(Default)]
-struct ProcessBook {
-    starts: u32,
-    started_at: Ms,
-    written: [u64; 4],
-    is_denied: bool,
-    is_signalled: bool,
-}
-
-/// A restarted agent that could not ask Docker asks again after so long.
-const ADOPTS_AGAIN_MS: Ms = 5_000;
-/// The slowest process that heeds the request to stop.
-const STOPS_WITHIN_MS: Ms = 3_000;
-
 macro_rules! promise {
     ($holds:expr, $promise:literal, $($detail:tt)+) => {
         if !$holds {
@@ -66,6 +48,10 @@ macro_rules! promise {
         }
     };
 }
+
+mod processes;
+
+use processes::ProcessBook;
 
 impl Checker {
     pub(crate) fn new(knobs: &Knobs) -> Self {
@@ -112,86 +98,6 @@ impl Checker {
 
     pub(crate) fn same_task_for_key(&self, first: TaskId, now: TaskId) -> Option<Violation> {
         promise!(first == now, "I02 one key, one task", "{first:?} and {now:?}");
-        None
-    }
-
-    // What processes do ------------------------------------------------------------------------------------------------
-
-    #[must_use]
-    pub(crate) fn process_started(&mut self, attempt: AttemptId, now: Ms) -> Option<Violation> {
-        let book = self.processes.entry(attempt).or_default();
-        book.starts += 1;
-        book.started_at = now;
-        promise!(
-            book.starts == 1,
-            "I17 an attempt's process is started at most once",
-            "{attempt:?} was started {} times",
-            book.starts
-        );
-        None
-    }
-
-    pub(crate) fn process_signalled(&mut self, attempt: AttemptId) {
-        self.processes.entry(attempt).or_default().is_signalled = true;
-    }
-
-    pub(crate) fn process_wrote(&mut self, attempt: AttemptId, written: [u64; 4]) {
-        self.processes.entry(attempt).or_default().written = written;
-    }
-
-    /// Docker denied the start and did it all the same: its agent believes that it never ran.
-    pub(crate) fn start_denied(&mut self, attempt: AttemptId) {
-        self.processes.entry(attempt).or_default().is_denied = true;
-    }
-
-    /// Timeouts count from the first start, whatever becomes of the agent.
-    #[must_use]
-    pub(crate) fn process_ended(
-        &mut self,
-        node: usize,
-        id: AttemptId,
-        now: Ms,
-        store: &FakeStore,
-    ) -> Option<Violation> {
-        let book = self.processes.get(&id).filter(|book| !book.is_denied)?;
-        let attempt = store.attempts.get(&id)?;
-        let timeout_ms = self.timeouts.get(&attempt.task)?;
-        let grace_ms = store.tasks[&attempt.task].spec.stop.grace_ms;
-        // While its agent could do nothing; after a restart it first looks around.
-        let away = self.away.get(&node).into_iter().flatten().map(|(from, until)| {
-            (until + 2 * self.docker_ms + ADOPTS_AGAIN_MS).min(now).saturating_sub((*from).max(book.started_at))
-        });
-        let allowed = timeout_ms + grace_ms + away.sum::<Ms>() + STOPS_WITHIN_MS + 4 * self.docker_ms;
-        let ran = now - book.started_at;
-        promise!(
-            ran <= allowed,
-            "I18 a timeout holds through restarts",
-            "{id:?} ran for {ran} ms; timeout {timeout_ms} ms, allowed {allowed} ms"
-        );
-        None
-    }
-
-    pub(crate) fn written(&self, attempt: AttemptId) -> [u64; 4] {
-        self.processes.get(&attempt).map_or([0; 4], |book| book.written)
-    }
-
-    /// What is stored of a log is a beginning of what was written, each byte in its place.
-    pub(crate) fn log_is_right(&mut self, store: &FakeStore, attempt: AttemptId) -> Option<Violation> {
-        let written = self.written(attempt);
-        for stream in Stream::ALL {
-            let stored = store.log_bytes(attempt, stream.number());
-            let limit = written[usize::from(stream.number() - 1)];
-            promise!(
-                stored.len() as u64 <= limit,
-                "I29 no log byte is doubled",
-                "{attempt:?} {stream:?}: {} stored, {limit} written",
-                stored.len()
-            );
-            let compared = self.compared.entry((attempt, stream.number())).or_default();
-            let wrong = (*compared..stored.len()).find(|at| stored[*at] != byte_at(attempt, stream, *at as u64));
-            promise!(wrong.is_none(), "I29 every log byte is in its place", "{attempt:?} {stream:?}: byte {wrong:?}");
-            *compared = stored.len();
-        }
         None
     }
 
