@@ -1,7 +1,7 @@
 //! Nodes and who may come in: tokens of nodes, keys of people and programs, drains, and the sweep that notices silence.
 //!
 //! Owns: the routes under `/nodes`, `/node-tokens` and `/api-keys`, the offline sweep, and what expires. Must not know: sockets,
-//! how a task is placed. Begin at [`run`] for the loops, at [`routes`] for the rest.
+//! how a task is placed. Begin at [`run`] for the loops, at [`routes()`] for the rest.
 
 mod issue;
 mod local;
