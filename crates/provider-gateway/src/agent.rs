@@ -56,6 +56,7 @@ struct Attempt {
     timeout_at: Option<Millis>,
     /// When to kill what was asked to stop.
     kill_at: Option<Millis>,
+    provenance: Option<serde_json::Value>,
     exit: Option<ExitFacts>,
     ending: Option<Ending>,
 }
@@ -96,6 +97,9 @@ pub struct Record {
     pub planned_stop: Option<Millis>,
     /// By the clock of [`Millis`], which starts anew with the machine.
     pub started_at: Option<Millis>,
+    /// What was got ready, for ever: said again by an agent that comes next.
+    #[serde(default)]
+    pub provenance: Option<serde_json::Value>,
     pub exit: Option<ExitFacts>,
     pub ending: Option<Ending>,
     /// Container, processes and trees are gone.
@@ -279,6 +283,8 @@ impl Agent {
         attempt.planned_stop = record.planned_stop;
         attempt.stopped_before = record.planned_stop.is_some();
         attempt.started_at = record.started_at;
+        attempt.unacknowledged.extend(record.provenance.clone().map(|provenance| Report::Prepared { provenance }));
+        attempt.provenance = record.provenance;
         attempt.exit = record.exit;
         if record.removed {
             attempt.step = Step::Released;
@@ -315,6 +321,7 @@ impl Agent {
             timed_out: attempt.timed_out,
             planned_stop: attempt.planned_stop,
             started_at: attempt.started_at,
+            provenance: attempt.provenance.clone(),
             exit: attempt.exit.clone(),
             ending: attempt.ending.clone(),
             removed: attempt.step == Step::Released,
@@ -366,6 +373,7 @@ impl Attempt {
             started_at: None,
             timeout_at: None,
             kill_at: None,
+            provenance: None,
             exit: None,
             ending: None,
         }
@@ -430,11 +438,15 @@ impl Attempt {
         }
         match outcome {
             Ok(provenance) => {
-                if !provenance.is_empty() {
-                    self.report(Report::Prepared { provenance: provenance.into() }, actions);
-                }
                 self.step = Step::Starting;
+                if !provenance.is_empty() {
+                    self.provenance = Some(provenance.into());
+                    // What ran must be known whatever happens once it runs.
+                    actions.push(Action::Persist(self.id()));
+                }
                 actions.push(Action::Start(self.id()));
+                // Told with what follows: the report that people wait for need not stand behind it.
+                self.unacknowledged.extend(self.provenance.clone().map(|provenance| Report::Prepared { provenance }));
             }
             Err(failure) => self.finish(failure.into_ending(), actions),
         }
@@ -450,8 +462,15 @@ impl Attempt {
         }
     }
 
+    /// What is known of the preparation, if the server has not committed it yet.
+    fn tell_prepared(&self, actions: &mut Vec<Action>) {
+        let prepared = self.unacknowledged.iter().find(|report| matches!(report, Report::Prepared { .. }));
+        actions.extend(prepared.map(|report| Action::Report { held: self.held, report: report.clone() }));
+    }
+
     fn running(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.step = Step::Running;
+        self.tell_prepared(actions);
         if self.started_at.is_none() || self.planned_stop.is_some() {
             // The timeout counts from here also after a restart, and a stop that follows stays a planned one.
             actions.push(Action::Persist(self.id()));
@@ -609,6 +628,9 @@ impl Attempt {
         if self.fenced {
             self.remove(actions);
             return;
+        }
+        if self.step == Step::Starting {
+            self.tell_prepared(actions);
         }
         self.step = Step::Draining;
         if let Some(exit) = &ending.exit {

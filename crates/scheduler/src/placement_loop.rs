@@ -40,6 +40,8 @@ impl Placer {
         if snapshot.heads.is_empty() {
             return Ok(Pass::Idle);
         }
+        // With fewer heads than one class may send, the queue was seen whole.
+        let is_cut = snapshot.heads.len() as i64 >= HEADS_PER_CLASS;
         let plan = placement::plan(&mut snapshot, &mut self.turn, rand::random);
         if plan.is_empty() {
             return Ok(Pass::Idle);
@@ -48,7 +50,7 @@ impl Placer {
             Ok(report) => {
                 tracing::debug!(placed = report.placed, stale = report.stale, "placed");
                 // Where something was placed, the next of its class may fit too.
-                Ok(if report.placed > 0 { Pass::More } else { Pass::Idle })
+                Ok(if report.placed > 0 && is_cut { Pass::More } else { Pass::Idle })
             }
             Err(StoreError::NotLeader) => {
                 tracing::warn!("another scheduler leads now");

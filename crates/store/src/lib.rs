@@ -46,10 +46,16 @@ pub use tasks::{
 };
 pub use wakeup::{Topic, Wakeups};
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{
+    Connection as _,
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+};
 use std::{str::FromStr, time::Duration};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
+
+/// A connection that was idle for less need not be asked whether it lives.
+const PRESUMED_ALIVE: Duration = Duration::from_secs(1);
 
 /// A handle to the database: cheap to clone, shared by all loops of a process.
 #[derive(Clone)]
@@ -73,7 +79,6 @@ pub struct DatabaseConfig {
 
 /// Makes a database where there is none of this name. `url` names another database of the same server. Safe to repeat.
 pub async fn create_database(url: &str, name: &str) -> Result<(), StoreError> {
-    use sqlx::Connection as _;
     let options = PgConnectOptions::from_str(url).map_err(StoreError::BadUrl)?;
     let mut connection = sqlx::PgConnection::connect_with(&options).await?;
     let is_there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")
@@ -107,7 +112,21 @@ impl Store {
             ("idle_in_transaction_session_timeout", "5s"),
             ("jit", "off"),
         ]);
-        let pool = |max| PgPoolOptions::new().max_connections(max).acquire_timeout(Duration::from_secs(5));
+        let pool = |max| {
+            PgPoolOptions::new()
+                .max_connections(max)
+                .acquire_timeout(Duration::from_secs(5))
+                // Asking each connection whether it lives costs every operation a round trip; one that was just used lives.
+                .test_before_acquire(false)
+                .before_acquire(|connection, meta| {
+                    Box::pin(async move {
+                        if meta.idle_for >= PRESUMED_ALIVE {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                })
+        };
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let beats = pool(2).connect_lazy_with(options);
         let wakeups = Wakeups::new(config.shared.then(|| main.clone()));

@@ -38,6 +38,7 @@ impl AttemptsDir {
     pub fn write(&self, attempt: AttemptId, record: &Record) -> io::Result<()> {
         let dir = self.dir(attempt);
         let (path, fresh) = (dir.join(RECORD), dir.join("record.new"));
+        let is_first = !path.exists();
         let mut file = File::options().write(true).create(true).truncate(true).open(&fresh)?;
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
         let json = serde_json::to_vec(record).map_err(io::Error::other)?;
@@ -45,8 +46,8 @@ impl AttemptsDir {
         file.sync_data()?;
         fs::rename(&fresh, &path)?;
         File::open(&dir)?.sync_all()?;
-        // The directory's own name, the first time.
-        File::open(&self.root)?.sync_all()
+        // The directory's own name.
+        if is_first { File::open(&self.root)?.sync_all() } else { Ok(()) }
     }
 
     /// All records. A directory without a readable one was never answered for, so it is deleted.

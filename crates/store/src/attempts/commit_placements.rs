@@ -2,7 +2,7 @@
 
 use crate::{
     Leadership, Store, StoreError, Topic, leader,
-    rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks, write_json},
+    rows::{load_attempts, lock_tasks, read_json, save_attempts, save_tasks, write_json},
 };
 use domain::{
     attempt::AttemptRow,
@@ -35,8 +35,8 @@ impl Store {
         let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();
         let nodes: Vec<Uuid> = plan.iter().map(|placement| placement.node.as_uuid()).collect();
         let mut room = room_on(&mut transaction, &nodes).await?;
-        let epoch = sqlx::query_scalar!("SELECT epoch FROM cluster").fetch_one(&mut *transaction).await?;
-        let at = now(&mut transaction).await?;
+        let cluster = sqlx::query!(r#"SELECT epoch, now() AS "at!" FROM cluster"#).fetch_one(&mut *transaction).await?;
+        let (epoch, at) = (cluster.epoch, cluster.at);
         let tasks = lock_tasks(&mut transaction, &ids).await?;
         let previous: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
         let mut previous: BTreeMap<AttemptId, AttemptRow> =

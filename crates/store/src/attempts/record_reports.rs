@@ -2,7 +2,7 @@
 
 use crate::{
     SessionKey, Store, StoreError, Topic,
-    rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks, write_json},
+    rows::{load_attempts, lock_tasks, read_json, save_attempts, save_tasks, write_json},
 };
 use domain::{
     attempt::{AttemptRow, Report},
@@ -43,21 +43,21 @@ impl Store {
         batch: &[NodeReport],
     ) -> Result<Vec<ReportVerdict>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let current =
-            sqlx::query_scalar!("SELECT session_epoch FROM node_live WHERE node_id = $1", session.node.as_uuid())
-                .fetch_optional(&mut *transaction)
-                .await?;
-        if current != Some(session.epoch) {
-            return Ok(vec![ReportVerdict::StaleSession; batch.len()]);
-        }
         let ids: Vec<Uuid> = batch.iter().map(|report| report.held.attempt.as_uuid()).collect();
-        let task_ids = sqlx::query_scalar!(
-            "SELECT DISTINCT task_id FROM attempts WHERE id = ANY($1) AND node_id = $2",
-            &ids,
-            session.node.as_uuid()
+        // The session's row is held until the commit, so that none opened meanwhile finds these reports half counted.
+        let Some(session_now) = sqlx::query!(
+            r#"SELECT l.session_epoch, now() AS "at!",
+                      ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = $1) AS "tasks!"
+               FROM node_live l WHERE l.node_id = $1 FOR KEY SHARE"#,
+            session.node.as_uuid(),
+            &ids
         )
-        .fetch_all(&mut *transaction)
-        .await?;
+        .fetch_optional(&mut *transaction)
+        .await?
+        .filter(|row| row.session_epoch == session.epoch) else {
+            return Ok(vec![ReportVerdict::StaleSession; batch.len()]);
+        };
+        let (task_ids, at) = (session_now.tasks, session_now.at);
         let mut tasks: BTreeMap<TaskId, (TaskRow, Vec<Event>, bool)> = lock_tasks(&mut transaction, &task_ids)
             .await?
             .into_iter()
@@ -70,7 +70,6 @@ impl Store {
             .map(|attempt| (attempt.id, attempt))
             .collect();
         let policies = self.retry_policies(&mut transaction, batch, &task_ids).await?;
-        let at = now(&mut transaction).await?;
         let mut verdicts = Vec::with_capacity(batch.len());
         let mut rejected = Vec::new();
         for item in batch {

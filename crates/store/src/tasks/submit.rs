@@ -98,7 +98,7 @@ async fn claim_keys(
         let hashes: Vec<Vec<u8>> = claims.values().map(|(_, hash, _)| hash.to_vec()).collect();
         let makers: Vec<Uuid> = claims.values().map(|(.., maker)| maker.as_uuid()).collect();
         // Waits for a transaction that claims the same key at this moment. In key order, so that two batches can't wait in a circle.
-        sqlx::query!(
+        let claimed = sqlx::query!(
             "INSERT INTO idempotency_keys (project_id, key, created_by, request_hash, task_id)
              SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::bytea[], $5::uuid[]) ON CONFLICT DO NOTHING",
             &projects,
@@ -108,7 +108,15 @@ async fn claim_keys(
             &tasks,
         )
         .execute(&mut *connection)
-        .await?;
+        .await?
+        .rows_affected();
+        if claimed == keys.len() as u64 {
+            let ours = claims
+                .iter()
+                .map(|((project, key), (id, hash, _))| ((*project, (*key).to_owned()), (*id, hash.to_vec())));
+            first.extend(ours);
+            return Ok(answer(batch, ids, &first));
+        }
         let found = sqlx::query!(
             r#"SELECT k.project_id, k.key, k.request_hash, k.task_id FROM idempotency_keys k
                JOIN UNNEST($1::uuid[], $2::text[]) AS w(project_id, key) ON k.project_id = w.project_id AND k.key = w.key"#,
@@ -124,7 +132,16 @@ async fn claim_keys(
             );
         }
     }
-    Ok(batch
+    Ok(answer(batch, ids, &first))
+}
+
+/// `first`: what each key stands for, the task and the hash of the request that made it.
+fn answer(
+    batch: &[NewTask],
+    ids: &[TaskId],
+    first: &BTreeMap<(ProjectId, String), (TaskId, Vec<u8>)>,
+) -> Vec<Submitted> {
+    batch
         .iter()
         .zip(ids)
         .map(|(task, id)| match &task.idempotency {
@@ -136,7 +153,7 @@ async fn claim_keys(
                 None => Submitted::Accepted { id: *id },
             },
         })
-        .collect())
+        .collect()
 }
 
 async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)]) -> Result<(), StoreError> {
