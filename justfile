@@ -24,6 +24,11 @@ sqlx:
 fmt:
     cargo fmt --all
 
+# The figures of docs/benchmarks.md
+bench:
+    cargo build --release --locked -p shim
+    cargo bench --locked -p unidesk --bench figures
+
 # A psql in the tests' PostgreSQL server (a failed test says which database it left)
 psql *arguments:
     psql "$(scripts/test-database.sh)" {{ arguments }}
