@@ -1,7 +1,7 @@
 //! `GET /cluster/status`: the platform at a glance.
 
 use crate::{AppState, failed::failed};
-use api_types::node::ClusterStatus;
+use api_types::node::{ClusterStatus, SilenceAlarm};
 use axum::{Extension, Json, extract::State};
 use domain::{node::Presence, principal::Principal, task::TaskState};
 use service_kit::ApiError;
@@ -13,6 +13,7 @@ pub(crate) async fn status(
 ) -> Result<Json<ClusterStatus>, ApiError> {
     let counts = state.store.count_tasks(principal.scope()).await.map_err(failed)?;
     let all = state.store.list_nodes().await.map_err(failed)?;
+    let alarm = state.store.silence_alarm().await.map_err(failed)?;
     let mut tasks: BTreeMap<String, u64> = TaskState::ALL.map(|state| (state.to_string(), 0)).into();
     tasks.extend(counts.into_iter().map(|(state, count)| (state.to_string(), count)));
     let mut nodes: BTreeMap<String, u64> = [Presence::Connected, Presence::Disconnected, Presence::Offline]
@@ -35,5 +36,10 @@ pub(crate) async fn status(
         gpus_total: total(|capacity| capacity.gpus.len() as u64),
         gpus_reserved: reserved(|held| held.gpu_ids.len() as u64),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        alarm: alarm.map(|alarm| SilenceAlarm {
+            silent_nodes: alarm.silent as u64,
+            of_nodes: alarm.of as u64,
+            nothing_offline_before: alarm.until,
+        }),
     }))
 }

@@ -82,4 +82,15 @@ pub struct ClusterStatus {
     pub gpus_total: u64,
     pub gpus_reserved: u64,
     pub version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<SilenceAlarm>,
+}
+
+/// So many nodes fell silent at once that the cause may be the platform or its network: they are given one more period.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SilenceAlarm {
+    pub silent_nodes: u64,
+    /// All nodes that were not offline then, the silent ones among them.
+    pub of_nodes: u64,
+    pub nothing_offline_before: DateTime<Utc>,
 }

@@ -20,6 +20,7 @@ pub mod resources;
 pub mod retry;
 pub mod source;
 pub mod spec;
+pub mod sweep;
 pub mod task;
 pub mod warm;
 

@@ -7,6 +7,7 @@ mod issue;
 mod local;
 mod loops;
 mod routes;
+mod sweeper;
 
 pub use issue::{Issued, create_node_token};
 pub use local::{create_admin_key, is_valid_api_key, is_valid_node_token, platform_origin, replace_node};

@@ -1,5 +1,7 @@
 //! Who may place tasks and end leases: one row per role, renewed by its holder, taken over when it was not renewed for 4 s by the
-//! database's clock. (An advisory lock would be kept by a frozen holder for as long as its kernel answers.)
+//! database's clock. (An advisory lock would be kept by a frozen holder for as long as its kernel answers.) A holder that freezes
+//! inside a transaction that relies on its leadership has the row locked: the server ends that transaction after 2 s, before the
+//! row may be taken over. What lies 4 s in the future was written by a clock that has been set back since: that holder is gone too.
 
 use crate::{Store, StoreError};
 use domain::Timestamp;
@@ -35,6 +37,7 @@ pub struct Leadership {
 
 impl Store {
     /// Renews the leadership of `holder`, or takes over one that was not renewed for 4 s. None: another process leads.
+    /// `StoreError::Unavailable` also when the row is locked for 2 s: to be asked again.
     pub async fn lead(
         &self,
         role: Role,
@@ -44,8 +47,9 @@ impl Store {
         let row = sqlx::query!(
             r#"INSERT INTO leader AS l (role, holder, epoch, renewed_at) VALUES ($1, $2, 1, now())
                ON CONFLICT (role) DO UPDATE SET holder = $2, renewed_at = now(),
-                   epoch = CASE WHEN l.holder = $2 AND l.renewed_at > now() - interval '4 seconds' THEN l.epoch ELSE l.epoch + 1 END
-               WHERE l.holder = $2 OR l.renewed_at <= now() - interval '4 seconds'
+                   epoch = CASE WHEN l.holder = $2 AND l.renewed_at > now() - interval '4 seconds' AND l.renewed_at <= now() + interval '4 seconds'
+                     THEN l.epoch ELSE l.epoch + 1 END
+               WHERE l.holder = $2 OR l.renewed_at <= now() - interval '4 seconds' OR l.renewed_at > now() + interval '4 seconds'
                RETURNING epoch, renewed_at"#,
             role.as_str(),
             holder
@@ -72,15 +76,17 @@ impl Store {
     }
 }
 
-/// Renews the leadership inside a transaction that relies on it: a woken former leader finds its epoch gone.
+/// Renews the leadership inside a transaction that relies on it: a woken former leader finds its epoch gone. From here on the
+/// transaction may not be idle for 2 s, lest a frozen leader keep its locks.
 pub(crate) async fn require(connection: &mut PgConnection, leadership: &Leadership) -> Result<(), StoreError> {
     let renewed = sqlx::query!(
-        "UPDATE leader SET renewed_at = now() WHERE role = $1 AND holder = $2 AND epoch = $3",
+        "UPDATE leader SET renewed_at = now() WHERE role = $1 AND holder = $2 AND epoch = $3
+         RETURNING set_config('idle_in_transaction_session_timeout', '2s', true)",
         leadership.role.as_str(),
         leadership.holder,
         leadership.epoch
     )
-    .execute(connection)
+    .fetch_optional(connection)
     .await?;
-    if renewed.rows_affected() == 1 { Ok(()) } else { Err(StoreError::NotLeader) }
+    renewed.map(drop).ok_or(StoreError::NotLeader)
 }

@@ -33,6 +33,7 @@ pub use logs::{
     read::LogChunk,
 };
 pub use nodes::{
+    offline::Liveness,
     session::{OpenSession, Opened, SessionKey},
     view::NodeWithLoad,
 };

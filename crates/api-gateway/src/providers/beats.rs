@@ -1,12 +1,14 @@
-//! Heartbeats of all nodes of this gateway, written in one statement per round trip on a connection of their own.
+//! Heartbeats of all nodes of this gateway, written in one statement per round trip on a connection of their own; and this
+//! gateway's own sign of life, the same way.
 
-use domain::node::NodeMetrics;
-use service_kit::Service;
-use std::time::Duration;
+use domain::{node::NodeMetrics, sweep::ABSENT_AFTER_MS};
+use service_kit::{Pass, Service};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use store::{SessionKey, Store};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 const PER_STATEMENT: usize = 512;
+const PRESENT_EVERY: Duration = Duration::from_secs(2);
 
 type Answer = Box<dyn FnOnce(bool) + Send>;
 struct Beat {
@@ -24,7 +26,12 @@ pub(super) struct Beats {
 impl Beats {
     pub(super) fn start(service: &Service, store: Store) -> Self {
         let (queue, beats) = mpsc::unbounded_channel();
-        service.spawn_until_stopped("heartbeats", write(store, beats));
+        let present = store.clone();
+        service.repeat("presence", PRESENT_EVERY, Arc::new(Notify::new()), move || {
+            let store = present.clone();
+            async move { store.renew_presence(ABSENT_AFTER_MS).await.map(|()| Pass::Idle) }
+        });
+        service.spawn_until_stopped("heartbeats", write(service.clone(), store, beats));
         Self { queue }
     }
 
@@ -33,17 +40,31 @@ impl Beats {
     }
 }
 
-async fn write(store: Store, mut queue: mpsc::UnboundedReceiver<Beat>) {
+async fn write(service: Service, store: Store, mut queue: mpsc::UnboundedReceiver<Beat>) {
     let mut waiting: Vec<Beat> = Vec::new();
     while queue.recv_many(&mut waiting, PER_STATEMENT).await > 0 {
         // One row of a node can be written once per statement: the newest counts.
-        let mut latest: std::collections::BTreeMap<SessionKey, NodeMetrics> = std::collections::BTreeMap::new();
+        let mut latest: BTreeMap<SessionKey, NodeMetrics> = BTreeMap::new();
         for beat in &waiting {
             latest.insert(beat.key, beat.metrics.clone());
         }
         let beats: Vec<(SessionKey, NodeMetrics)> = latest.into_iter().collect();
         match store.heartbeat(&beats).await {
-            Ok(counted) => waiting.drain(..).for_each(|beat| (beat.answer)(counted.contains(&beat.key))),
+            Ok(counted) => {
+                let (written, others): (Vec<Beat>, Vec<Beat>) =
+                    waiting.drain(..).partition(|beat| counted.contains(&beat.key));
+                written.into_iter().for_each(|beat| (beat.answer)(true));
+                let mut others_of: BTreeMap<SessionKey, Vec<Answer>> = BTreeMap::new();
+                for beat in others {
+                    others_of.entry(beat.key).or_default().push(beat.answer);
+                }
+                for (key, metrics) in beats {
+                    // Tasks are locked for these: no other node's heartbeat waits for that.
+                    if let Some(answers) = others_of.remove(&key) {
+                        service.spawn_until_stopped("offline node", let_back_in(store.clone(), key, metrics, answers));
+                    }
+                }
+            }
             // Not answered: what the node has not heard did not happen. Its next one comes in a moment.
             Err(error) => {
                 tracing::debug!(%error, "heartbeats could not be written");
@@ -51,5 +72,18 @@ async fn write(store: Store, mut queue: mpsc::UnboundedReceiver<Beat>) {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
+    }
+}
+
+/// Answered only when the node's tasks are no more to be replaced: an agent that was answered keeps exclusive work alive.
+async fn let_back_in(store: Store, key: SessionKey, metrics: NodeMetrics, answers: Vec<Answer>) {
+    match store.end_offline(key, &metrics).await {
+        Ok(counts) => {
+            if counts {
+                tracing::info!(node.id = %key.node, session = key.epoch, "a node that was called offline is heard again");
+            }
+            answers.into_iter().for_each(|answer| answer(counts));
+        }
+        Err(error) => tracing::debug!(%error, "a node could not be let back in; its next heartbeat is"),
     }
 }

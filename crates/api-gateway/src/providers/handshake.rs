@@ -113,7 +113,7 @@ fn request(caller: &Caller, hello: &Hello) -> OpenSession {
             .filter(|(_, how)| complete(how))
             .map(|(name, _)| name.clone())
             .collect(),
-        accepted_at: caller.accepted_at,
+        newest_epoch: caller.newest_epoch,
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     recorder::{record_logs, record_reports},
     socket::Door,
 };
-use domain::{Timestamp, ids::NodeId, node::NodeMetrics};
+use domain::{ids::NodeId, node::NodeMetrics};
 use futures::{SinkExt, StreamExt, stream::SplitStream};
 use protocol::{
     Frame, FromNode, LogFrame, SILENCE_MS, ToNode,
@@ -29,8 +29,8 @@ pub(super) struct Inbound {
 pub(super) struct Caller {
     pub(super) node: NodeId,
     pub(super) name: String,
-    /// When the connection was taken, by the database's clock.
-    pub(super) accepted_at: Timestamp,
+    /// The node's newest session when the connection was taken.
+    pub(super) newest_epoch: i64,
 }
 
 /// Runs until the line breaks, the node is revoked, a newer session takes over, or the service stops.

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use domain::ids::{NodeId, NodeTokenId};
+use domain::ids::NodeTokenId;
 use futures::{Sink, Stream};
 use protocol::{
     CONNECT_PATH, MAX_FRAME_BYTES, SUBPROTOCOL,
@@ -43,14 +43,10 @@ async fn connect(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
-    let (node, name) = match authenticate(&door.store, &headers).await {
-        Ok(node) => node,
+    // Before the agent can say its hello: a session that is newer than what is read here was opened after it connected.
+    let caller = match authenticate(&door.store, &headers).await {
+        Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(),
-    };
-    // Before the agent can say its hello: what it says is not older than this.
-    let accepted_at = match door.store.now().await {
-        Ok(accepted_at) => accepted_at,
-        Err(error) => return ApiError::unavailable(&error).into_response(),
     };
     let Ok(upgrade) = upgrade else {
         return Response::builder()
@@ -69,14 +65,11 @@ async fn connect(
         .on_upgrade(move |socket| async move {
             let service = door.service.clone();
             // On the tracker: axum does not wait for upgraded sockets.
-            service.spawn(
-                "node session",
-                session::run(door, Caller { node, name, accepted_at }, Socket { inner: socket }),
-            );
+            service.spawn("node session", session::run(door, caller, Socket { inner: socket }));
         })
 }
 
-async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<(NodeId, String), ApiError> {
+async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let unknown = || {
         ApiError::new(
             "not-authenticated",
@@ -98,7 +91,7 @@ async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<(NodeId, Str
         Some(owner) if is_same && owner.is_revoked => {
             Err(ApiError::new("not-authenticated", format!("The token of node {} was revoked.", owner.name)))
         }
-        Some(owner) if is_same => Ok((owner.node, owner.name)),
+        Some(owner) if is_same => Ok(Caller { node: owner.node, name: owner.name, newest_epoch: owner.newest_epoch }),
         _ => Err(unknown()),
     }
 }

@@ -75,7 +75,7 @@ impl World {
             metrics: NodeMetrics::default(),
             attempts: Vec::new(),
             complete_executors: ["process".to_owned()].into(),
-            accepted_at: chrono::DateTime::<chrono::Utc>::MAX_UTC,
+            newest_epoch: i64::MAX,
         };
         match self.store.open_session(&hello).await.expect("opened") {
             Opened::Session { key, .. } => (node, key),

@@ -26,6 +26,8 @@ pub struct NodeTokenOwner {
     pub name: String,
     pub secret_hash: Vec<u8>,
     pub is_revoked: bool,
+    /// The node's newest session so far.
+    pub newest_epoch: i64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -84,8 +86,8 @@ impl Store {
 
     pub async fn node_token(&self, id: NodeTokenId) -> Result<Option<NodeTokenOwner>, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT k.node_id, n.name, k.secret_hash, (k.revoked_at IS NOT NULL OR n.admission = 'revoked') AS "is_revoked!"
-               FROM node_tokens k JOIN nodes n ON n.id = k.node_id WHERE k.id = $1"#,
+            r#"SELECT k.node_id, n.name, k.secret_hash, (k.revoked_at IS NOT NULL OR n.admission = 'revoked') AS "is_revoked!", l.session_epoch
+               FROM node_tokens k JOIN nodes n ON n.id = k.node_id JOIN node_live l ON l.node_id = n.id WHERE k.id = $1"#,
             id.as_uuid()
         )
         .fetch_optional(&self.pool)
@@ -95,6 +97,7 @@ impl Store {
             name: row.name,
             secret_hash: row.secret_hash,
             is_revoked: row.is_revoked,
+            newest_epoch: row.session_epoch,
         }))
     }
 

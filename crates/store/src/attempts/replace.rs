@@ -5,6 +5,7 @@ use crate::{
     rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks},
 };
 use domain::{
+    Timestamp,
     attempt::AttemptRow,
     ids::{AttemptId, NodeId},
     lifecycle::{self, CancelVerdict},
@@ -12,19 +13,28 @@ use domain::{
 use uuid::Uuid;
 
 impl Store {
-    /// Queues tasks whose node has been offline for longer than their `replace_after`, at most `limit`. Returns how many.
+    /// Queues tasks whose node had been offline at `as_of` for longer than their `replace_after`, at most `limit`. Returns how many.
     /// State and fence stay: the old attempt may still come back before the new one is leased. A task that is to be cancelled waits
     /// for nobody: it ends, since its node may never confirm.
-    pub async fn queue_replaceable(&self, leadership: &Leadership, limit: i64) -> Result<usize, StoreError> {
+    ///
+    /// `as_of` is when the sweep looked at the database's clock: a step since then is not yet added to the deadlines.
+    pub async fn queue_replaceable(
+        &self,
+        leadership: &Leadership,
+        as_of: Timestamp,
+        limit: i64,
+    ) -> Result<usize, StoreError> {
         let mut transaction = self.pool.begin().await?;
         leader::require(&mut transaction, leadership).await?;
+        // The nodes' rows are locked as when a node comes back: whichever of the two is first, the other one sees it.
         let due = sqlx::query_scalar!(
             r#"SELECT a.task_id FROM attempts a JOIN node_live l ON l.node_id = a.node_id JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id
                WHERE a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND l.offline_since IS NOT NULL
                  AND (s.cancel_requested OR NOT s.queued AND
-                      l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= now())
-               ORDER BY a.task_id LIMIT $1"#,
-            limit
+                      l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= $2)
+               ORDER BY a.task_id LIMIT $1 FOR SHARE OF l"#,
+            limit,
+            as_of
         )
         .fetch_all(&mut *transaction)
         .await?;

@@ -1,29 +1,147 @@
-//! Marks silent nodes offline, by the database's clock.
+//! Nodes that fell silent: what the sweep is shown, and what it decided, written. The decision is `domain::sweep`'s.
 
 use crate::{Leadership, Store, StoreError, leader};
-use domain::ids::NodeId;
+use domain::{
+    Timestamp,
+    ids::NodeId,
+    sweep::{Alarm, Findings, Platform, Step},
+};
+use sqlx::PgConnection;
+use std::collections::BTreeMap;
+
+/// What the sweep decides from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Liveness {
+    /// The database's clock.
+    pub now: Timestamp,
+    pub platform: Option<Platform>,
+    /// Nodes that have been here and are neither offline nor revoked, with their last heartbeat.
+    pub nodes: BTreeMap<NodeId, Timestamp>,
+}
 
 impl Store {
-    /// Nodes that were silent for 90 s become offline. Time during which the platform itself was away does not count: the 90 s
-    /// begin at the earliest when this sweeper took over. Returns who became offline.
-    pub async fn mark_offline(
+    /// One statement, so that all of it is of one moment.
+    pub async fn liveness(&self) -> Result<Liveness, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?"
+               FROM (SELECT) AS once LEFT JOIN platform_presence p ON true
+               LEFT JOIN (node_live l JOIN nodes n ON n.id = l.node_id AND n.admission <> 'revoked')
+                 ON l.offline_since IS NULL AND l.beat_at IS NOT NULL"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let first = rows.first().ok_or_else(|| StoreError::Corrupt("a row of nothing is missing".into()))?;
+        Ok(Liveness {
+            now: first.now,
+            platform: first.since.zip(first.renewed_at).map(|(since, renewed_at)| Platform { since, renewed_at }),
+            nodes: rows
+                .iter()
+                .filter_map(|row| row.node_id.zip(row.beat_at))
+                .map(|(id, beat_at)| (NodeId::from_uuid(id), beat_at))
+                .collect(),
+        })
+    }
+
+    /// Writes what a sweep found in what was read at `as_of`. Returns who became offline: not a node whose heartbeat has arrived
+    /// since then. Safe to repeat, also when it is not known whether it was written.
+    pub async fn record_sweep(
         &self,
         leadership: &Leadership,
-        silence_s: i32,
+        as_of: Timestamp,
+        findings: &Findings,
     ) -> Result<Vec<(NodeId, String)>, StoreError> {
+        if findings.offline.is_empty() && findings.step.is_none() && !findings.alarm_changed {
+            return Ok(Vec::new());
+        }
         let mut transaction = self.pool.begin().await?;
         leader::require(&mut transaction, leadership).await?;
+        if let Some(step) = &findings.step {
+            add_step(&mut transaction, step, as_of).await?;
+        }
+        let (ids, beats): (Vec<_>, Vec<_>) =
+            findings.offline.iter().map(|(node, beat_at)| (node.as_uuid(), *beat_at)).unzip();
+        // Stamped with the clock that the decision was made by: a step after it is added to this too.
         let rows = sqlx::query!(
-            r#"UPDATE node_live l SET offline_since = now(), connected = false FROM nodes n
-               WHERE n.id = l.node_id AND l.offline_since IS NULL AND l.beat_at IS NOT NULL
-                 AND GREATEST(LEAST(l.beat_at, now()), $1) <= now() - make_interval(secs => $2)
-               RETURNING l.node_id, n.name"#,
-            leadership.since,
-            f64::from(silence_s)
+            r#"UPDATE node_live l SET offline_since = $3, connected = false
+               FROM UNNEST($1::uuid[], $2::timestamptz[]) AS gone(id, beat_at) JOIN nodes n ON n.id = gone.id
+               WHERE l.node_id = gone.id AND l.beat_at = gone.beat_at AND l.offline_since IS NULL RETURNING l.node_id, n.name"#,
+            &ids,
+            &beats,
+            as_of
         )
         .fetch_all(&mut *transaction)
         .await?;
+        if findings.alarm_changed {
+            let alarm = findings.alarm;
+            sqlx::query!(
+                "UPDATE sweep SET alarm_silent = $1, alarm_of = $2, alarm_until = $3",
+                alarm.map(|alarm| alarm.silent as i32),
+                alarm.map(|alarm| alarm.of as i32),
+                alarm.map(|alarm| alarm.until)
+            )
+            .execute(&mut *transaction)
+            .await?;
+        }
         transaction.commit().await?;
         Ok(rows.into_iter().map(|row| (NodeId::from_uuid(row.node_id), row.name)).collect())
     }
+
+    /// That many nodes fell silent at once, while it keeps them from being called offline.
+    pub async fn silence_alarm(&self) -> Result<Option<Alarm>, StoreError> {
+        // A sweeper that is away takes no alarm back.
+        let row = sqlx::query!(
+            r#"SELECT alarm_silent AS "silent!", alarm_of AS "of!", alarm_until AS "until!" FROM sweep WHERE alarm_until > now()"#
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| Alarm { silent: row.silent as usize, of: row.of as usize, until: row.until }))
+    }
+
+    /// The platform is there: an api-gateway listens for nodes, and writes what they say. On the heartbeats' connections, so that it
+    /// proves that these are written too.
+    pub async fn renew_presence(&self, absent_after_ms: u64) -> Result<(), StoreError> {
+        sqlx::query!(
+            r#"INSERT INTO platform_presence AS p (since, renewed_at) VALUES (now(), now())
+               ON CONFLICT (singleton) DO UPDATE SET renewed_at = now(), since = CASE
+                 WHEN p.renewed_at BETWEEN now() - $1 * interval '1 millisecond' AND now() + $1 * interval '1 millisecond' THEN p.since
+                 ELSE now() END"#,
+            absent_after_ms as f64
+        )
+        .execute(&self.beats)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The database's clock was set: what was stamped by the old clock and compared with the new one moves along. Once per step, and what
+/// is known of it may grow.
+async fn add_step(connection: &mut PgConnection, step: &Step, as_of: Timestamp) -> Result<(), StoreError> {
+    let noted = sqlx::query!("SELECT step_since, step_ms FROM sweep FOR UPDATE").fetch_one(&mut *connection).await?;
+    let added_ms = if noted.step_since == Some(step.since) { noted.step_ms } else { 0 };
+    let more_ms = step.by_ms - added_ms;
+    if more_ms == 0 {
+        return Ok(());
+    }
+    sqlx::query!("UPDATE sweep SET step_since = $1, step_ms = $2", step.since, step.by_ms)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "UPDATE node_live SET offline_since = offline_since + $1 * interval '1 millisecond' WHERE offline_since IS NOT NULL",
+        more_ms as f64
+    )
+    .execute(&mut *connection)
+    .await?;
+    // A retry that was to come after seconds would come after the step. (Forward it comes at once, which harms nobody.) Who is being
+    // changed right now is left alone: the sweep must not wait for anyone.
+    if more_ms < 0 {
+        sqlx::query!(
+            r#"WITH waiting AS (SELECT task_id FROM task_state WHERE queued AND not_before >= $2::timestamptz - $1::float8 * interval '1 millisecond' FOR UPDATE SKIP LOCKED)
+               UPDATE task_state t SET not_before = t.not_before + $1 * interval '1 millisecond' FROM waiting w WHERE t.task_id = w.task_id"#,
+            more_ms as f64,
+            as_of
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
 }

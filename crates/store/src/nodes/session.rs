@@ -6,7 +6,6 @@ use crate::{
     rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks, write_json},
 };
 use domain::{
-    Timestamp,
     attempt::Report,
     ids::{AttemptId, Held, InstanceId, NodeId},
     lifecycle::{self, Verdict},
@@ -34,8 +33,8 @@ pub struct OpenSession {
     pub attempts: Vec<Held>,
     /// Executors that could be asked: absence from `attempts` counts for these only.
     pub complete_executors: BTreeSet<String>,
-    /// When its connection was taken, by the database's clock: before the hello could be said.
-    pub accepted_at: Timestamp,
+    /// The node's newest session when its connection was taken, before the hello could be said.
+    pub newest_epoch: i64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +62,7 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         let node = hello.node.as_uuid();
         let row = sqlx::query!(
-            r#"SELECT n.name, n.admission, l.instance, l.connected_since, (l.connected AND l.beat_at > now() - interval '45 seconds') AS alive
+            r#"SELECT n.name, n.admission, l.instance, l.session_epoch, (l.connected AND l.beat_at > now() - interval '45 seconds') AS alive
                FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1 FOR UPDATE OF l"#,
             node
         )
@@ -76,7 +75,8 @@ impl Store {
             return Ok(Opened::OtherInstance);
         }
         // A hello can wait here for long, while its node has given up and connected anew: what it was given since would seem missing.
-        if row.connected_since.is_some_and(|since| since > hello.accepted_at) {
+        // Counted in sessions, not in time: a clock that was set back would refuse every node until it is as late again.
+        if row.session_epoch > hello.newest_epoch {
             return Ok(Opened::Superseded);
         }
         // What was sent to another installation may have begun there.
@@ -113,14 +113,15 @@ impl Store {
         })
     }
 
-    /// One statement for the heartbeats of many nodes. Returns the sessions whose heartbeat counted; the others are not the newest.
+    /// One statement for the heartbeats of many nodes. Returns the sessions whose heartbeat counted. Of the others some are not the
+    /// newest, and some belong to nodes that are offline: [`Store::end_offline`] tells which, and lets these back in.
     pub async fn heartbeat(&self, beats: &[(SessionKey, NodeMetrics)]) -> Result<Vec<SessionKey>, StoreError> {
         let mut ordered: Vec<&(SessionKey, NodeMetrics)> = beats.iter().collect();
         ordered.sort_by_key(|(key, _)| *key);
         let rows = sqlx::query!(
-            r#"UPDATE node_live l SET beat_at = now(), metrics = b.metrics, connected = true, offline_since = NULL
+            r#"UPDATE node_live l SET beat_at = now(), metrics = b.metrics, connected = true
                FROM UNNEST($1::uuid[], $2::bigint[], $3::jsonb[]) AS b(node_id, epoch, metrics)
-               WHERE l.node_id = b.node_id AND l.session_epoch = b.epoch RETURNING l.node_id, l.session_epoch"#,
+               WHERE l.node_id = b.node_id AND l.session_epoch = b.epoch AND l.offline_since IS NULL RETURNING l.node_id, l.session_epoch"#,
             &ordered.iter().map(|(key, _)| key.node.as_uuid()).collect::<Vec<_>>(),
             &ordered.iter().map(|(key, _)| key.epoch).collect::<Vec<_>>(),
             &ordered.iter().map(|(_, metrics)| write_json(metrics)).collect::<Vec<_>>(),
@@ -131,6 +132,40 @@ impl Store {
             .into_iter()
             .map(|row| SessionKey { node: NodeId::from_uuid(row.node_id), epoch: row.session_epoch })
             .collect())
+    }
+
+    /// A heartbeat of a node that was called offline while its session was open: it never lost its work, so nobody is to replace it.
+    /// True once that is committed, and the heartbeat counts. False: the session is not the node's newest.
+    ///
+    /// It waits for locks on tasks, so it is not on the heartbeats' connections. Safe to repeat.
+    pub async fn end_offline(&self, key: SessionKey, metrics: &NodeMetrics) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let node = key.node.as_uuid();
+        let counts = sqlx::query!(
+            "UPDATE node_live SET beat_at = now(), metrics = $3, connected = true, offline_since = NULL WHERE node_id = $1 AND session_epoch = $2",
+            node,
+            key.epoch,
+            write_json(metrics)
+        )
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        if counts == 0 {
+            return Ok(false);
+        }
+        // What was never accepted may never have arrived: it is sent again, and waits for whoever accepts first.
+        let rows = sqlx::query!(
+            r#"SELECT a.id, a.task_id FROM attempts a JOIN task_state s ON s.task_id = a.task_id
+               WHERE a.node_id = $1 AND a.reserved AND a.accepted_at IS NOT NULL AND s.queued AND s.live_attempt_id = a.id"#,
+            node
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let (attempts, tasks): (Vec<Uuid>, Vec<Uuid>) = rows.into_iter().map(|row| (row.id, row.task_id)).unzip();
+        let topics = keep(&mut transaction, &attempts, &tasks).await?;
+        transaction.commit().await?;
+        self.wakeups.publish(topics.into_iter().chain([Topic::Queue, Topic::Node(key.node)]));
+        Ok(true)
     }
 
     /// The socket is gone: no new work for this node until it is back. A newer session is not touched.

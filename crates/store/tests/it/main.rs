@@ -2,6 +2,7 @@
 
 mod access;
 mod leader;
+mod liveness;
 mod logs;
 mod nodes;
 mod placements;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use domain::{
+    Timestamp,
     attempt::Report,
     ids::{DEFAULT_PROJECT, Held, InstanceId, NodeId, NodeTokenId, PrincipalId, ProjectId, TaskId},
     node::{NodeFacts, NodeMetrics},
@@ -10,6 +11,7 @@ use domain::{
     principal::{Origin, Principal, PrincipalKind, Role, Scope},
     resources::{Capacity, Reservation},
     spec::parse_spec,
+    sweep::Findings,
     task::TaskState,
 };
 use serde_json::{Value, json};
@@ -103,8 +105,18 @@ impl World {
                 node.id
             ))
             .await;
+        self.replace().await;
+    }
+    /// Queues what may be replaced now.
+    pub(crate) async fn replace(&self) -> usize {
         let leader = self.leads(LeaderRole::Sweeper).await;
-        self.store.queue_replaceable(&leader, 100).await.expect("queued");
+        let now = self.store.now().await.expect("read");
+        self.store.queue_replaceable(&leader, now, 100).await.expect("queued")
+    }
+    /// A sweep that finds this node silent, by what is known of it now.
+    pub(crate) async fn find_silent(&self, node: Node) -> (Timestamp, Findings) {
+        let seen = self.store.liveness().await.expect("read");
+        (seen.now, Findings { offline: vec![(node.id, seen.nodes[&node.id])], ..Findings::default() })
     }
 }
 
@@ -144,7 +156,7 @@ pub(crate) fn hello(node: NodeId, instance: InstanceId, attempts: &[Held]) -> Op
         metrics: NodeMetrics::default(),
         attempts: attempts.to_vec(),
         complete_executors: BTreeSet::from(["process".to_owned()]),
-        accepted_at: chrono::DateTime::<chrono::Utc>::MAX_UTC,
+        newest_epoch: i64::MAX,
     }
 }
 pub(crate) fn placement(task: TaskId, node: Node) -> Placement {

@@ -103,16 +103,24 @@ async fn list(context: &Context, server: &Server) -> Result<(), Failure> {
     if out.is_json() {
         return out.json(&NodeList { nodes });
     }
+    // To mark agents that are older, and for an alarm; the list is worth showing without.
+    let status = server.client.cluster_status().await.ok();
+    let warn = || {
+        if let Some(alarm) = status.as_ref().and_then(|status| status.alarm.as_ref()) {
+            out.tell(Glyph::Warning, "alarm", &render::node::alarm(alarm, &view(context)));
+        }
+    };
     if !out.stdout_is_terminal {
         out.data(&render::node::list_for_programs(&nodes, &view(context)))?;
+        warn();
         return Ok(());
     }
-    // Only to mark agents that are older; the list is worth showing without.
-    let version = server.client.cluster_status().await.ok().map(|status| status.version);
+    let version = status.as_ref().map(|status| &status.version);
     if !nodes.is_empty() {
-        out.data(&render::node::list_for_people(&nodes, version.as_deref(), &view(context)))?;
+        out.data(&render::node::list_for_people(&nodes, version.map(String::as_str), &view(context)))?;
     }
-    out.hint(&render::node::list_footer(&nodes, version.as_deref()));
+    out.hint(&render::node::list_footer(&nodes, version.map(String::as_str)));
+    warn();
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::{
     table::{Cell, Table},
     text::{clean, plural, show_age, show_clock, show_cpus},
 };
-use api_types::node::{Node, NodeToken};
+use api_types::node::{Node, NodeToken, SilenceAlarm};
 use domain::{
     node::{Admission, Presence},
     quantity::show_bytes,
@@ -110,6 +110,16 @@ pub fn list_footer(nodes: &[Node], server_version: Option<&str>) -> String {
         server_version.is_some_and(|version| nodes.iter().any(|node| is_older(&node.facts.agent_version, version)));
     let old = if old { ". ! older than the server" } else { "" };
     format!("{}: {}{old}", plural(nodes.len() as u64, "node"), parts.join(", "))
+}
+
+/// `12 of 15 nodes fell silent at once; nothing is called offline before 10:32:05`
+pub fn alarm(alarm: &SilenceAlarm, view: &View) -> String {
+    format!(
+        "{} of {} fell silent at once; nothing is called offline before {}",
+        alarm.silent_nodes,
+        plural(alarm.of_nodes, "node"),
+        show_clock(alarm.nothing_offline_before, view.now)
+    )
 }
 
 pub fn show(node: &Node, view: &View) -> String {

@@ -1,0 +1,121 @@
+//! Notices silence: reads who was heard when, has `domain::sweep` decide, writes what it decided. One of all replicas does.
+
+use chrono::TimeDelta;
+use domain::sweep::{self, Findings, Limits, Memory, Sight};
+use nix::time::{ClockId, clock_gettime};
+use service_kit::Pass;
+use store::{LeaderRole, Leadership, Store, StoreError};
+use uuid::Uuid;
+
+const BATCH: i64 = 1_000;
+
+pub(crate) struct Sweeper {
+    store: Store,
+    holder: Uuid,
+    leadership: Option<Leadership>,
+    /// It stops: a pass that comes after this must not lead again.
+    has_resigned: bool,
+    limits: Limits,
+    memory: Memory,
+    platform_was_away: bool,
+}
+
+impl Sweeper {
+    pub(crate) fn new(store: Store, offline_after_s: i32) -> Self {
+        let limits = Limits::offline_after_s(u64::from(offline_after_s.unsigned_abs()));
+        Self {
+            store,
+            holder: Uuid::new_v4(),
+            leadership: None,
+            has_resigned: false,
+            limits,
+            memory: Memory::default(),
+            platform_was_away: false,
+        }
+    }
+
+    pub(crate) async fn pass(&mut self) -> Result<Pass, StoreError> {
+        if self.has_resigned {
+            return Ok(Pass::Idle);
+        }
+        let known = self.leadership;
+        self.leadership = self.store.lead(LeaderRole::Sweeper, self.holder, known).await?;
+        let Some(leadership) = self.leadership else { return Ok(Pass::Idle) };
+        if known.is_none_or(|known| known.epoch != leadership.epoch) {
+            tracing::info!(epoch = leadership.epoch, "sweeps from now on");
+        }
+        match self.sweep(&leadership).await {
+            // Taken over since: no fault, the other one sweeps.
+            Err(StoreError::NotLeader) => {
+                self.leadership = None;
+                Ok(Pass::Idle)
+            }
+            done => done,
+        }
+    }
+
+    async fn sweep(&mut self, leadership: &Leadership) -> Result<Pass, StoreError> {
+        let asked_at = boot_ms();
+        let seen = self.store.liveness().await?;
+        let sight = Sight {
+            epoch: leadership.epoch,
+            asked_at,
+            answered_at: boot_ms(),
+            now: seen.now,
+            platform: seen.platform,
+            nodes: seen.nodes,
+        };
+        let (findings, memory) = sweep::sweep(&self.memory, &sight, &self.limits);
+        let offline = self.store.record_sweep(leadership, sight.now, &findings).await?;
+        // Only now: what could not be written is decided again.
+        self.memory = memory;
+        self.tell(&findings);
+        for (node, name) in offline {
+            tracing::warn!(node.id = %node, node.name = name, silent_ms = self.limits.offline_after_ms, "a node is offline");
+        }
+        let queued = self.store.queue_replaceable(leadership, sight.now, BATCH).await?;
+        Ok(if queued as i64 >= BATCH { Pass::More } else { Pass::Idle })
+    }
+
+    fn tell(&mut self, findings: &Findings) {
+        if let Some(step) = findings.step {
+            let by = TimeDelta::milliseconds(step.by_ms);
+            tracing::warn!(step_ms = step.by_ms, %by, "the clock of the database was set; no node is called offline for that");
+        }
+        if let (true, Some(alarm)) = (findings.alarm_changed, findings.alarm) {
+            tracing::warn!(
+                silent = alarm.silent,
+                of = alarm.of,
+                until = %alarm.until,
+                "{} of {} nodes fell silent at once; nothing is called offline before {}",
+                alarm.silent,
+                alarm.of,
+                alarm.until.format("%H:%M:%S UTC")
+            );
+        }
+        if findings.platform_is_away != self.platform_was_away {
+            self.platform_was_away = findings.platform_is_away;
+            if findings.platform_is_away {
+                tracing::warn!("no api-gateway is alive: the silence of nodes is not counted");
+            } else {
+                tracing::info!("an api-gateway is alive: the silence of nodes is counted from now on");
+            }
+        }
+    }
+
+    /// So that a standby need not wait. Failing is fine: it waits, then.
+    pub(crate) async fn resign(&mut self) {
+        self.has_resigned = true;
+        if let Some(leadership) = self.leadership.take()
+            && let Err(error) = self.store.resign(&leadership).await
+        {
+            tracing::debug!(%error, "the sweep was not handed over");
+        }
+    }
+}
+
+/// A clock that runs through suspend and that nobody sets.
+fn boot_ms() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME since 2.6.39");
+    time.tv_sec().cast_unsigned() * 1_000 + time.tv_nsec().cast_unsigned() / 1_000_000
+}
