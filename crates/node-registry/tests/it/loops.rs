@@ -13,6 +13,7 @@ use domain::{
     task::TaskState,
 };
 use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
 use store::{LeaderRole, NewTask, NodeReport, SessionKey, Submitted};
 use uuid::Uuid;
 
@@ -47,6 +48,58 @@ async fn silence(world: &World, seconds: u32) {
     world.database.execute(&past).await;
 }
 
+/// As an api-gateway does.
+fn platform_is_there(world: &World) {
+    let store = world.store.clone();
+    world.service.repeat("presence", Duration::from_millis(200), Arc::default(), move || {
+        let store = store.clone();
+        async move { store.renew_presence(10_000).await.map(|()| service_kit::Pass::Idle) }
+    });
+}
+
+/// Waits until the sweeper has begun another pass.
+async fn a_sweep(world: &World) {
+    world.database.execute("DROP TABLE IF EXISTS seen; CREATE TABLE seen AS SELECT now() AS at").await;
+    eventually("another sweep", async || {
+        let check = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM leader, seen WHERE role = 'sweeper' AND renewed_at > at) THEN RAISE EXCEPTION 'not yet'; END IF; END $$";
+        world.database.try_execute(check).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_the_whole_fleet_falls_silent_an_alarm_is_raised_first() {
+    let world = World::start().await;
+    let mut sessions = Vec::new();
+    for name in ["lab-1", "lab-2", "lab-3", "lab-4"] {
+        sessions.push(world.node(name).await.1);
+    }
+    platform_is_there(&world);
+    node_registry::run(&world.service, &node_registry::Config { offline_after_s: 4 }, world.store.clone());
+    let offline = async || {
+        let nodes = world.store.list_nodes().await.expect("read");
+        nodes
+            .into_iter()
+            .filter(|node| node.node.presence == Presence::Offline)
+            .map(|node| node.node.name)
+            .collect::<Vec<_>>()
+    };
+    let alarm = async || world.store.silence_alarm().await.expect("read");
+    eventually("the alarm is raised", async || alarm().await.is_some()).await;
+    let raised = alarm().await.expect("still");
+    assert_eq!((raised.silent, raised.of, offline().await.len()), (4, 4, 0));
+    // One of them is heard again, and goes on being heard.
+    let (store, first) = (world.store.clone(), sessions[0]);
+    world.service.repeat("heartbeats", Duration::from_millis(500), Arc::default(), move || {
+        let store = store.clone();
+        async move { store.heartbeat(&[(first, Default::default())]).await.map(|_| service_kit::Pass::Idle) }
+    });
+    eventually("the others are offline", async || offline().await == ["lab-2", "lab-3", "lab-4"]).await;
+    assert!(world.store.now().await.expect("read") >= raised.until);
+    assert_eq!(alarm().await, None);
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn a_silent_node_goes_offline_and_its_task_is_queued_again() {
     let world = World::start().await;
@@ -56,10 +109,14 @@ async fn a_silent_node_goes_offline_and_its_task_is_queued_again() {
     // The sweep counts from its own beginning: what was silent before is given its time anew. Ten seconds is the least.
     node_registry::run(&world.service, &node_registry::Config { offline_after_s: 1 }, world.store.clone());
     silence(&world, 3_600).await;
-    eventually("the node is offline", async || {
-        world.store.find_node("lab-3").await.expect("read").expect("there").node.presence == Presence::Offline
-    })
-    .await;
+    let presence = async || world.store.find_node("lab-3").await.expect("read").expect("there").node.presence;
+    // Nobody listens for nodes, so their silence says nothing.
+    for _ in 0..3 {
+        a_sweep(&world).await;
+        assert_ne!(presence().await, Presence::Offline);
+    }
+    platform_is_there(&world);
+    eventually("the node is offline", async || presence().await == Presence::Offline).await;
     eventually("the task is queued again", async || is_queued(&world, task).await).await;
     let detail = world.store.get_task(Scope::All, task).await.expect("read").expect("there");
     assert_eq!(detail.view.state, TaskState::Running, "until another node has it, it may be running on");

@@ -1,0 +1,122 @@
+//! Schedulers on a real database that tells them nothing: no wake-up is delivered, and leaders freeze.
+
+use domain::{
+    ids::{DEFAULT_PROJECT, InstanceId, NodeId, NodeTokenId, PrincipalId, TaskId},
+    node::{NodeFacts, NodeMetrics},
+    placement::Placement,
+    principal::{Origin, Principal, PrincipalKind, Role, Scope},
+    resources::{Capacity, Reservation},
+    spec::parse_spec,
+    task::TaskState,
+};
+use serde_json::json;
+use service_kit::Service;
+use std::time::{Duration, Instant};
+use store::{DatabaseConfig, LeaderRole, NewNodeToken, NewTask, OpenSession, Opened, Store, StoreError, Submitted};
+use test_kit::database::TestDatabase;
+use uuid::Uuid;
+
+/// As another process: what it publishes is heard by nobody else, since nothing carries wake-ups from store to store.
+async fn connect(database: &TestDatabase) -> Store {
+    let config = DatabaseConfig { url: database.url().to_owned(), max_connections: 4, shared: false };
+    Store::connect_unchecked(&config).await.expect("connected")
+}
+
+async fn node(store: &Store) -> NodeId {
+    let (id, creator) = (NodeId::from_uuid(Uuid::now_v7()), PrincipalId::from_uuid(Uuid::from_u128(5)));
+    let principal =
+        Principal { kind: PrincipalKind::ApiKey, id: creator, name: "ana".into(), role: Role::Admin, project: None };
+    let new = NewNodeToken {
+        id: NodeTokenId::from_uuid(id.as_uuid()),
+        node: id,
+        project: DEFAULT_PROJECT,
+        created_by: creator,
+        name: "n".into(),
+        secret_hash: vec![1; 32],
+    };
+    let origin = Origin { principal, address: "test".into(), request_id: "test".into() };
+    assert!(store.create_node_token(&new, &origin).await.expect("made"));
+    let capacity = Capacity { cpu_millis: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 40, gpus: Vec::new() };
+    let executors = [("process".to_owned(), "1".to_owned())].into();
+    let hello = OpenSession {
+        node: id,
+        instance: InstanceId::from_uuid(Uuid::now_v7()),
+        facts: NodeFacts { capacity, executors, platform: "linux".into(), ..NodeFacts::default() },
+        metrics: NodeMetrics::default(),
+        attempts: Vec::new(),
+        complete_executors: ["process".to_owned()].into(),
+        newest_epoch: i64::MAX,
+    };
+    assert!(matches!(store.open_session(&hello).await.expect("opened"), Opened::Session { .. }));
+    id
+}
+
+async fn submit(store: &Store) -> TaskId {
+    let spec = parse_spec(&json!({"command": ["ls"]})).expect("a good task");
+    let created_by = PrincipalId::from_uuid(Uuid::from_u128(5));
+    let new = NewTask { project: DEFAULT_PROJECT, created_by, spec, idempotency: None };
+    match store.submit_tasks(&[new]).await.expect("accepted")[..] {
+        [Submitted::Accepted { id }] => id,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+/// Waits for the task's placement.
+async fn placed_within(store: &Store, task: TaskId, limit: Duration) -> Duration {
+    let began = Instant::now();
+    while store.get_task(Scope::All, task).await.expect("read").expect("there").view.state != TaskState::Assigned {
+        assert!(began.elapsed() < limit, "not placed within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn without_any_wake_up_a_task_is_placed_within_about_a_second() {
+    let database = TestDatabase::create().await;
+    let (here, there) = (connect(&database).await, connect(&database).await);
+    node(&here).await;
+    let service = Service::new();
+    scheduler::run(&service, &scheduler::Config::default(), there);
+    placed_within(&here, submit(&here).await, Duration::from_secs(10)).await;
+    for _ in 0..3 {
+        // The interval and its jitter, and a busy machine.
+        placed_within(&here, submit(&here).await, Duration::from_millis(2_500)).await;
+    }
+    assert!(service.stop_within(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn a_standby_places_within_5_seconds_after_its_leader_froze_with_the_leaders_row_locked() {
+    let database = TestDatabase::create().await;
+    let (here, frozen_store) = (connect(&database).await, connect(&database).await);
+    let node = node(&here).await;
+    let task = submit(&here).await;
+    let leader = here.lead(LeaderRole::Scheduler, Uuid::from_u128(1), None).await.expect("asked").expect("leads");
+    let is_locked = async |table: &str| {
+        let look = format!("SELECT FROM {table} FOR UPDATE NOWAIT");
+        while database.try_execute(&look).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Somebody has the task's row for a while, so the placement is stopped behind its first statement, the leader's row locked.
+    let plan = [Placement { task, node, reservation: Reservation::default() }];
+    let mut frozen = Box::pin(frozen_store.commit_placements(&leader, &plan));
+    let someone = database.execute("BEGIN; SELECT FROM task_state FOR UPDATE; SELECT pg_sleep(1); ROLLBACK");
+    tokio::join!(someone, async {
+        is_locked("task_state").await;
+        tokio::select! {
+            done = &mut frozen => panic!("{done:?}"),
+            () = is_locked("leader") => {}
+        }
+    });
+    let service = Service::new();
+    scheduler::run(&service, &scheduler::Config::default(), connect(&database).await);
+    // Never polled again until then: as a process that was stopped. It froze a second ago.
+    placed_within(&here, task, Duration::from_millis(4_500)).await;
+    assert!(frozen.await.is_err());
+    let again = frozen_store.commit_placements(&leader, &plan).await;
+    assert!(matches!(again, Err(StoreError::NotLeader)), "{again:?}");
+    assert_eq!(here.get_task(Scope::All, task).await.expect("read").expect("there").attempts.len(), 1);
+    assert!(service.stop_within(Duration::from_secs(5)).await);
+}
