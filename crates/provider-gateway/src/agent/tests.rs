@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    attempt::{ADOPT_AGAIN_MS, REMOVE_AGAIN_MS},
+    *,
+};
 use domain::{
     ids::{DEFAULT_PROJECT, Fence, TaskId},
     spec::parse_spec,

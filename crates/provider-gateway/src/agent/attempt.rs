@@ -1,0 +1,474 @@
+//! One attempt on its way: what each event does to it.
+
+use super::{Action, Millis};
+use crate::executor::{Adopted, Failure, Signal};
+use domain::{
+    attempt::{AttemptState, Report},
+    ids::{AttemptId, Held},
+    outcome::{Ending, ExitFacts, FailureKind, LogTotals},
+};
+use protocol::Assign;
+
+/// A failed removal is tried again after so long: Docker may be away.
+pub(super) const REMOVE_AGAIN_MS: Millis = 5_000;
+/// Docker could not be asked what became of an attempt: asked again after so long.
+pub(super) const ADOPT_AGAIN_MS: Millis = 5_000;
+/// A killed process that is still there is killed again after so long.
+const KILL_AGAIN_MS: Millis = 10_000;
+/// A stopped process may take so long beyond its grace to be gone.
+const STOP_SLACK_MS: Millis = 1_000;
+/// A fenced attempt gets at most so long to stop by itself.
+const FENCED_GRACE_MS: Millis = 8_000;
+
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) held: Held,
+    /// None for one that this agent never had: it only answers for it.
+    pub(super) assign: Option<Box<Assign>>,
+    pub(super) step: Step,
+    /// What the server has not committed yet, oldest first.
+    pub(super) unacknowledged: Vec<Report>,
+    pub(super) cancel: bool,
+    /// It holds its task no more: what it does counts for nothing.
+    pub(super) fenced: bool,
+    pub(super) timed_out: bool,
+    pub(super) planned_stop: Option<Millis>,
+    /// The planned stop was an earlier agent's.
+    pub(super) stopped_before: bool,
+    pub(super) started_at: Option<Millis>,
+    /// When to stop it for its timeout.
+    pub(super) timeout_at: Option<Millis>,
+    /// When to kill what was asked to stop.
+    pub(super) kill_at: Option<Millis>,
+    pub(super) provenance: Option<serde_json::Value>,
+    pub(super) exit: Option<ExitFacts>,
+    pub(super) ending: Option<Ending>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// After a restart: what became of it is being looked up.
+    Adopting {
+        again_at: Option<Millis>,
+    },
+    Preparing,
+    Starting,
+    Running,
+    /// It has ended; the rest of its log is on its way.
+    Draining,
+    /// The server is told how it ended.
+    Ending,
+    Removing {
+        again_at: Option<Millis>,
+    },
+    /// The server is told that the resources are free.
+    Released,
+}
+
+impl Attempt {
+    pub(super) fn new(held: Held, assign: Option<Box<Assign>>, step: Step) -> Self {
+        Self {
+            held,
+            assign,
+            step,
+            unacknowledged: Vec::new(),
+            cancel: false,
+            fenced: false,
+            timed_out: false,
+            planned_stop: None,
+            stopped_before: false,
+            started_at: None,
+            timeout_at: None,
+            kill_at: None,
+            provenance: None,
+            exit: None,
+            ending: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> AttemptId {
+        self.held.attempt
+    }
+
+    pub(super) fn report(&mut self, report: Report, actions: &mut Vec<Action>) {
+        if self.fenced && report != Report::Released {
+            return;
+        }
+        self.unacknowledged.push(report.clone());
+        actions.push(Action::Report { held: self.held, report });
+    }
+
+    pub(super) fn adopted(&mut self, now: Millis, found: Adopted, actions: &mut Vec<Action>) {
+        if !matches!(self.step, Step::Adopting { .. }) {
+            return;
+        }
+        match found {
+            Adopted::Running | Adopted::Exited => {
+                self.report(Report::Accepted, actions);
+                self.running(now, actions);
+                if found == Adopted::Exited {
+                    // It ended by itself, however late that is found out.
+                    self.timeout_at = None;
+                }
+            }
+            // A fenced or cancelled one need not begin.
+            Adopted::NotStarted if self.fenced => self.remove(actions),
+            Adopted::NotStarted if self.cancel => {
+                self.finish(Ending::failed(FailureKind::Cancelled, "cancelled before it started"), actions)
+            }
+            Adopted::NotStarted if self.planned_stop.is_some() && !self.stopped_before => {
+                let ending = self.stopped_before_start();
+                self.finish(ending, actions);
+            }
+            Adopted::NotStarted => {
+                self.step = Step::Preparing;
+                self.planned_stop = None;
+                self.report(Report::Accepted, actions);
+                actions.push(Action::Prepare(self.id()));
+            }
+            Adopted::Gone => {
+                let message =
+                    "it was gone when the agent came back: the machine was restarted, or it was removed by hand";
+                self.finish(Ending::failed(FailureKind::NodeLost, message), actions);
+            }
+            Adopted::Unknown => self.step = Step::Adopting { again_at: Some(now + ADOPT_AGAIN_MS) },
+        }
+    }
+
+    pub(super) fn prepared(
+        &mut self,
+        outcome: Result<serde_json::Map<String, serde_json::Value>, Failure>,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.step != Step::Preparing {
+            return;
+        }
+        match outcome {
+            Ok(provenance) => {
+                self.step = Step::Starting;
+                if !provenance.is_empty() {
+                    self.provenance = Some(provenance.into());
+                    // What ran must be known whatever happens once it runs.
+                    actions.push(Action::Persist(self.id()));
+                }
+                actions.push(Action::Start(self.id()));
+                // Told with what follows: the report that people wait for need not stand behind it.
+                self.unacknowledged.extend(self.provenance.clone().map(|provenance| Report::Prepared { provenance }));
+            }
+            Err(failure) => self.finish(failure.into_ending(), actions),
+        }
+    }
+
+    pub(super) fn started(&mut self, now: Millis, outcome: Result<(), Failure>, actions: &mut Vec<Action>) {
+        if self.step != Step::Starting {
+            return;
+        }
+        match outcome {
+            Ok(()) => self.running(now, actions),
+            Err(failure) => self.finish(failure.into_ending(), actions),
+        }
+    }
+
+    /// What is known of the preparation, if the server has not committed it yet.
+    fn tell_prepared(&self, actions: &mut Vec<Action>) {
+        let prepared = self.unacknowledged.iter().find(|report| matches!(report, Report::Prepared { .. }));
+        actions.extend(prepared.map(|report| Action::Report { held: self.held, report: report.clone() }));
+    }
+
+    fn running(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        self.step = Step::Running;
+        self.tell_prepared(actions);
+        if self.started_at.is_none() || self.planned_stop.is_some() {
+            // The timeout counts from here also after a restart, and a stop that follows stays a planned one.
+            actions.push(Action::Persist(self.id()));
+        }
+        let started_at = *self.started_at.get_or_insert(now);
+        self.timeout_at = self
+            .assign
+            .as_ref()
+            .and_then(|assign| assign.spec.timeout_ms)
+            .map(|timeout| started_at.saturating_add(timeout));
+        self.report(Report::Started, actions);
+        actions.push(Action::Collect(self.id()));
+        // Asked for while it was on its way up.
+        if self.fenced {
+            self.signal_stop(now, Some(FENCED_GRACE_MS), actions);
+        } else if self.cancel || (self.planned_stop.is_some() && !self.stopped_before) {
+            // What an earlier agent asked to stop, and left running all the same, is left alone.
+            self.signal_stop(now, None, actions);
+        }
+    }
+
+    /// What a cancel and a planned stop have in common.
+    pub(super) fn ask_to_stop(
+        &mut self,
+        now: Millis,
+        mark: impl FnOnce(&mut Self),
+        grace_ms: Option<Millis>,
+        actions: &mut Vec<Action>,
+    ) {
+        let asked_before = self.cancel || self.fenced || (self.planned_stop.is_some() && self.kill_at.is_some());
+        mark(self);
+        match self.step {
+            Step::Preparing => {
+                actions.push(Action::Abort(self.id()));
+                let ending = self.stopped_before_start();
+                self.finish(ending, actions);
+            }
+            Step::Running if !asked_before => self.signal_stop(now, grace_ms, actions),
+            // A start is not torn apart; it is stopped once it is up. The rest has ended.
+            Step::Adopting { .. }
+            | Step::Starting
+            | Step::Running
+            | Step::Draining
+            | Step::Ending
+            | Step::Removing { .. }
+            | Step::Released => {}
+        }
+    }
+
+    fn stopped_before_start(&self) -> Ending {
+        if self.cancel {
+            Ending::failed(FailureKind::Cancelled, "cancelled before it started")
+        } else {
+            Ending {
+                planned_stop: true,
+                ..Ending::failed(FailureKind::NodeError, "the node's agent was stopped before it started")
+            }
+        }
+    }
+
+    pub(super) fn stop_planned(&mut self, now: Millis, grace_ms: Millis, actions: &mut Vec<Action>) {
+        if matches!(self.step, Step::Starting | Step::Running) {
+            // An agent that is killed before it learns the exit must not take it for the task's own.
+            actions.push(Action::Persist(self.id()));
+        }
+        self.stopped_before = false;
+        self.ask_to_stop(
+            now,
+            |attempt| attempt.planned_stop = Some(now + grace_ms + STOP_SLACK_MS),
+            Some(grace_ms),
+            actions,
+        );
+        // Whoever was asked before has no longer than the agent itself.
+        self.kill_at = self.kill_at.map(|at| at.min(now + grace_ms));
+    }
+
+    fn signal_stop(&mut self, now: Millis, at_most_ms: Option<Millis>, actions: &mut Vec<Action>) {
+        let grace_ms = self.assign.as_ref().map_or(0, |assign| assign.spec.stop.grace_ms);
+        let kill_at = now + at_most_ms.map_or(grace_ms, |most| most.min(grace_ms));
+        // Another reason to stop is no reason to wait longer.
+        self.kill_at = Some(self.kill_at.map_or(kill_at, |known| known.min(kill_at)));
+        actions.push(Action::Signal(self.id(), Signal::Stop));
+    }
+
+    pub(super) fn fence(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if self.fenced {
+            return;
+        }
+        self.fenced = true;
+        self.unacknowledged.retain(|report| *report == Report::Released);
+        match self.step {
+            Step::Preparing => {
+                actions.push(Action::Abort(self.id()));
+                self.remove(actions);
+            }
+            Step::Running => self.signal_stop(now, Some(FENCED_GRACE_MS), actions),
+            Step::Draining | Step::Ending => self.remove(actions),
+            Step::Adopting { .. } | Step::Starting | Step::Removing { .. } => {}
+            // Said again: the server may not have heard it.
+            Step::Released => actions.push(Action::Report { held: self.held, report: Report::Released }),
+        }
+    }
+
+    pub(super) fn collected(&mut self, outcome: Result<ExitFacts, Failure>, actions: &mut Vec<Action>) {
+        if self.step != Step::Running {
+            return;
+        }
+        match outcome {
+            Ok(mut exit) => {
+                exit.timed_out = self.timed_out && !self.ended_in_time(&exit);
+                exit.cancelled = self.cancel;
+                let mut ending = Ending {
+                    failure: exit.failure(),
+                    message: describe(&exit),
+                    exit: Some(exit.clone()),
+                    planned_stop: false,
+                    log: LogTotals::default(),
+                };
+                // It went down with the agent, not by itself. What ended well all the same counts.
+                if self.was_stopped_with_the_agent(&exit) && !self.cancel && ending.failure.is_some() {
+                    ending.failure = Some(FailureKind::NodeError);
+                    ending.planned_stop = true;
+                    ending.message = "the node's agent was stopped".into();
+                }
+                self.finish(ending, actions);
+            }
+            Err(failure) => self.finish(failure.into_ending(), actions),
+        }
+    }
+
+    /// It was stopped by this agent, or ended within the time that an earlier one gave it; what went on for longer ended by itself.
+    fn was_stopped_with_the_agent(&self, exit: &ExitFacts) -> bool {
+        let ended_at = self.started_at.unwrap_or(0) + exit.duration_ms;
+        let is_being_stopped = self.kill_at.is_some() && !self.timed_out;
+        let died_of_it = exit.signal.is_some() && exit.signal == self.stop_signal();
+        self.planned_stop.is_some_and(|until| is_being_stopped || died_of_it || ended_at <= until)
+    }
+
+    /// The number of the signal that asks it to stop.
+    fn stop_signal(&self) -> Option<i32> {
+        let name = &self.assign.as_ref()?.spec.stop.signal;
+        name.parse().ok().map(|signal: nix::sys::signal::Signal| signal as i32)
+    }
+
+    /// It had ended before its timeout, and the agent learned it later: Docker was away, or its log had to wait.
+    fn ended_in_time(&self, exit: &ExitFacts) -> bool {
+        let timeout_ms = self.assign.as_ref().and_then(|assign| assign.spec.timeout_ms);
+        timeout_ms.is_some_and(|timeout_ms| (1..timeout_ms).contains(&exit.duration_ms))
+    }
+
+    /// It has ended: facts first, then the log's tail, then the end itself.
+    pub(super) fn finish(&mut self, ending: Ending, actions: &mut Vec<Action>) {
+        self.timeout_at = None;
+        self.kill_at = None;
+        if self.fenced {
+            self.remove(actions);
+            return;
+        }
+        if self.step == Step::Starting {
+            self.tell_prepared(actions);
+        }
+        self.step = Step::Draining;
+        if let Some(exit) = &ending.exit {
+            self.exit = Some(exit.clone());
+        }
+        self.ending = Some(ending);
+        actions.push(Action::Persist(self.id()));
+        // A planned stop is no exit of the task's own: it will run again.
+        if let Some(exit) =
+            self.exit.clone().filter(|_| self.ending.as_ref().is_some_and(|ending| !ending.planned_stop))
+        {
+            self.report(Report::Exited { exit }, actions);
+        }
+        actions.push(Action::AwaitLog(self.id()));
+    }
+
+    pub(super) fn log_acknowledged(&mut self, totals: LogTotals, actions: &mut Vec<Action>) {
+        if self.step != Step::Draining {
+            return;
+        }
+        let Some(ending) = &mut self.ending else { return };
+        ending.log = totals;
+        let ending = ending.clone();
+        self.step = Step::Ending;
+        // The same words after a restart, so that a repeat is a repeat.
+        actions.push(Action::Persist(self.id()));
+        self.report(Report::Ended { ending }, actions);
+    }
+
+    pub(super) fn remove(&mut self, actions: &mut Vec<Action>) {
+        self.step = Step::Removing { again_at: None };
+        self.kill_at = None;
+        self.timeout_at = None;
+        if self.assign.is_some() {
+            actions.push(Action::Remove(self.id()));
+        } else {
+            self.released(actions);
+        }
+    }
+
+    pub(super) fn removed(&mut self, now: Millis, outcome: Result<(), Failure>, actions: &mut Vec<Action>) {
+        if !matches!(self.step, Step::Removing { .. }) {
+            return;
+        }
+        match outcome {
+            Ok(()) => self.released(actions),
+            Err(_) => self.step = Step::Removing { again_at: Some(now + REMOVE_AGAIN_MS) },
+        }
+    }
+
+    fn released(&mut self, actions: &mut Vec<Action>) {
+        self.step = Step::Released;
+        if self.assign.is_some() {
+            actions.push(Action::Persist(self.id()));
+        }
+        self.report(Report::Released, actions);
+    }
+
+    pub(super) fn tick(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        let due = |at: Option<Millis>| at.is_some_and(|at| at <= now);
+        match self.step {
+            Step::Adopting { again_at } if due(again_at) => {
+                self.step = Step::Adopting { again_at: None };
+                actions.push(Action::Adopt(self.id()));
+            }
+            Step::Removing { again_at } if due(again_at) => {
+                self.step = Step::Removing { again_at: None };
+                actions.push(Action::Remove(self.id()));
+            }
+            Step::Running => {
+                if due(self.timeout_at) {
+                    self.timeout_at = None;
+                    if self.kill_at.is_none() {
+                        self.timed_out = true;
+                        actions.push(Action::Persist(self.id()));
+                        self.signal_stop(now, None, actions);
+                    }
+                }
+                if due(self.kill_at) {
+                    self.kill_at = Some(now + KILL_AGAIN_MS);
+                    actions.push(Action::Signal(self.id(), Signal::Kill));
+                }
+            }
+            Step::Adopting { .. }
+            | Step::Removing { .. }
+            | Step::Preparing
+            | Step::Starting
+            | Step::Draining
+            | Step::Ending
+            | Step::Released => {}
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Millis> {
+        match self.step {
+            Step::Adopting { again_at } | Step::Removing { again_at } => again_at,
+            Step::Running => [self.timeout_at, self.kill_at].into_iter().flatten().min(),
+            Step::Preparing | Step::Starting | Step::Draining | Step::Ending | Step::Released => None,
+        }
+    }
+
+    pub(super) fn state(&self) -> AttemptState {
+        match self.step {
+            Step::Preparing | Step::Starting | Step::Adopting { .. } => AttemptState::Preparing,
+            Step::Running => AttemptState::Running,
+            Step::Draining => AttemptState::Finishing,
+            Step::Ending | Step::Removing { .. } | Step::Released => match &self.ending {
+                _ if self.fenced => AttemptState::Lost,
+                Some(ending) if ending.failure.is_none() => AttemptState::Succeeded,
+                Some(ending) if ending.failure == Some(FailureKind::Cancelled) => AttemptState::Cancelled,
+                Some(_) | None => AttemptState::Failed,
+            },
+        }
+    }
+}
+
+/// One sentence on an exit.
+fn describe(exit: &ExitFacts) -> String {
+    let signal = exit.signal.map(|signal| format!(" (signal {signal})")).unwrap_or_default();
+    let code = exit.code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit {code}"));
+    // Said by shells and by our own supervisors alike, and no number that people know.
+    let means = match exit.code {
+        Some(126) => ": the program could not be executed",
+        Some(127) => ": the program was not found",
+        _ => "",
+    };
+    match exit.failure() {
+        None => String::new(),
+        Some(FailureKind::OutOfMemory) => format!("killed at its memory limit, {code}{signal}"),
+        Some(FailureKind::Timeout) => format!("stopped at its timeout, {code}{signal}"),
+        Some(FailureKind::Cancelled) => format!("cancelled, {code}{signal}"),
+        Some(_) => format!("{code}{signal}{means}"),
+    }
+}
