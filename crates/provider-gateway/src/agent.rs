@@ -60,6 +60,11 @@ pub enum Event {
     Assigned(Box<Assign>),
     Cancel(Held),
     Stop(Held),
+    /// An assignment could not be kept on disk.
+    Refused {
+        held: Held,
+        failure: Failure,
+    },
     /// A report of this kind is committed.
     Acknowledged {
         attempt: AttemptId,
@@ -133,6 +138,7 @@ impl Agent {
             Event::Assigned(assign) => self.assigned(assign, &mut actions),
             Event::Cancel(held) => self.cancel(now, held, &mut actions),
             Event::Stop(held) => self.fence(now, held, &mut actions),
+            Event::Refused { held, failure } => self.answer_for(held, failure.into_ending(), &mut actions),
             Event::Acknowledged { attempt, kind } => self.acknowledged(attempt, kind, &mut actions),
             Event::Restored(record) => self.restored(*record, &mut actions),
             Event::Tick => self.attempts.values_mut().for_each(|attempt| attempt.tick(now, &mut actions)),
@@ -186,16 +192,18 @@ impl Agent {
             Some(attempt) => attempt.ask_to_stop(now, |attempt| attempt.cancel = true, None, actions),
             // Its assignment never arrived. The server waits for the end and for the release all the same.
             None => {
-                let mut attempt = Attempt::new(held, None, Step::Ending);
-                attempt.report(
-                    Report::Ended {
-                        ending: Ending::failed(FailureKind::Cancelled, "cancelled before it reached the node"),
-                    },
-                    actions,
-                );
-                self.attempts.insert(held.attempt, attempt);
+                let ending = Ending::failed(FailureKind::Cancelled, "cancelled before it reached the node");
+                self.answer_for(held, ending, actions);
             }
         }
+    }
+
+    /// Ends an attempt that is not kept here. Forgotten by a restart: the server sends its assignment again then.
+    fn answer_for(&mut self, held: Held, ending: Ending, actions: &mut Vec<Action>) {
+        let mut attempt = Attempt::new(held, None, Step::Ending);
+        attempt.ending = Some(ending.clone());
+        attempt.report(Report::Ended { ending }, actions);
+        self.attempts.insert(held.attempt, attempt);
     }
 
     fn fence(&mut self, now: Millis, held: Held, actions: &mut Vec<Action>) {

@@ -1,7 +1,7 @@
 //! Settings of the agent: `provider.toml` in its data directory says what the machine is and offers, `policy.toml` what its owner
 //! allows. Both are checked whole at start; an unknown name is an error, since a mistyped limit would be no limit.
 
-use crate::{disk::Watermarks, source::SourcePolicy};
+use crate::{disk::Watermarks, log::SpoolLimits, source::SourcePolicy};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +28,8 @@ pub struct ProviderSettings {
     pub internet: Option<bool>,
     /// When this node makes room on its disks, and when it refuses work.
     pub watermarks: Watermarks,
+    /// How much of logs is kept for a server that is away.
+    pub spool: SpoolLimits,
     /// The Docker socket; the usual one by default.
     pub docker_socket: Option<PathBuf>,
 }

@@ -103,6 +103,7 @@ impl Link {
         if *self.stopping.borrow() {
             conditions.insert(Condition::Stopping);
         }
+        conditions.extend(self.handle.disk_condition().await);
         warm.extend(self.sources.warm_keys());
         let sampled = self.meter.lock().unwrap_or_else(PoisonError::into_inner).sample();
         NodeMetrics { live_attempts: *self.handle.live.borrow() as u32, conditions, warm, ..sampled }

@@ -139,6 +139,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         attempts: AttemptsDir::open(&attempts_root)?,
         instance,
         node_name,
+        spool: config.settings.spool.clone(),
     };
     let handle = runtime::start(service, parts).context("restoring attempts")?;
 

@@ -1,7 +1,9 @@
 //! An attempt's log on its way to the server: appended to a spool on disk first, sent from there, forgotten when acknowledged.
 
+mod room;
 mod spool;
 
+pub use room::{Room, SpoolLimits};
 pub use spool::{Cursor, Spool};
 
 use bytes::Bytes;
@@ -9,12 +11,12 @@ use domain::{ids::Held, outcome::LogTotals, quantity::show_bytes};
 use protocol::{LogFrame, LogPayload, MAX_LOG_BYTES, Stream};
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::Notify;
-
-/// Bytes of one attempt's log that may wait on disk for the server. A writer over it waits.
-const MAX_UNACKNOWLEDGED_BYTES: u64 = 64 << 20;
 
 /// Handle to append to one attempt's log. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +28,9 @@ struct Shared {
     held: Held,
     limit_bytes: u64,
     spool: Mutex<Spool>,
+    room: Arc<Room>,
+    /// Nothing is appended any more.
+    is_closed: AtomicBool,
     /// Rings when something was appended: shared by all attempts of an agent, heard by its connection.
     appended: Arc<Notify>,
     /// Rings when something was acknowledged.
@@ -35,12 +40,36 @@ struct Shared {
 impl AttemptLog {
     /// Opens the log of an attempt in its directory, as far as it is there already.
     pub fn open(dir: &Path, held: Held, limit_bytes: u64, appended: Arc<Notify>) -> std::io::Result<Self> {
-        let spool = Mutex::new(Spool::open(dir)?);
-        Ok(Self { shared: Arc::new(Shared { held, limit_bytes, spool, appended, acknowledged: Notify::new() }) })
+        Self::open_in(dir, held, limit_bytes, appended, Arc::default())
     }
 
-    /// Appends bytes as they were written. Returns when they are in the spool; waits while the spool is full. Over the attempt's
-    /// log limit bytes are dropped, and one marker says so. A full disk ends the log with a marker too: the process goes on.
+    /// As [`AttemptLog::open`], sharing the node's room with the logs of other attempts.
+    pub fn open_in(
+        dir: &Path,
+        held: Held,
+        limit_bytes: u64,
+        appended: Arc<Notify>,
+        room: Arc<Room>,
+    ) -> std::io::Result<Self> {
+        let mut spool = Spool::open(dir)?;
+        spool.set_segment_bytes(room.limits().attempt_bytes / 8);
+        room.take(spool.stored_bytes());
+        let shared = Shared {
+            held,
+            limit_bytes,
+            spool: Mutex::new(spool),
+            room,
+            is_closed: AtomicBool::new(false),
+            appended,
+            acknowledged: Notify::new(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Appends bytes as they were written. Returns when they are in the spool. A spool that is full holds the writer for a moment
+    /// while a server is there that may catch up; then, and at once while there is none, bytes between the beginning and the newest
+    /// end go, and a gap says how many. So does a full disk: the process goes on. Over the attempt's log limit bytes are dropped, and
+    /// one marker says so.
     pub async fn append(&self, stream: Stream, bytes: Bytes) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -52,13 +81,23 @@ impl AttemptLog {
     }
 
     async fn wait_for_room(&self) {
-        loop {
-            let acknowledged = self.shared.acknowledged.notified();
-            if self.lock().unacknowledged_bytes() < MAX_UNACKNOWLEDGED_BYTES {
-                return;
-            }
-            acknowledged.await;
+        if !self.is_full() || !self.shared.room.is_connected() {
+            return;
         }
+        let has_room = async {
+            loop {
+                let acknowledged = self.shared.acknowledged.notified();
+                if !self.is_full() || !self.shared.room.is_connected() {
+                    return;
+                }
+                acknowledged.await;
+            }
+        };
+        let _ = tokio::time::timeout(self.shared.room.limits().patience, has_room).await;
+    }
+
+    fn is_full(&self) -> bool {
+        self.shared.room.is_full(self.lock().stored_bytes())
     }
 
     fn append_piece(&self, stream: Stream, mut piece: Bytes) {
@@ -87,11 +126,32 @@ impl AttemptLog {
         if piece.is_empty() {
             return;
         }
-        if let Err(error) = spool.append(stream, LogPayload::Bytes(piece)) {
-            // Output that can't be kept must not stop the work; the reader is told by `complete: false` and the marker.
-            tracing::error!(attempt.id = %self.shared.held.attempt, %error, "a piece of the log could not be written to the spool");
-            spool.set_limited();
+        let (room, length) = (&self.shared.room, piece.len() as u64);
+        let before = spool.stored_bytes();
+        let is_full = |spool: &Spool| room.is_full_with(spool.stored_bytes(), before);
+        while is_full(spool) && (spool.reuse_acknowledged() || spool.drop_middle()) {}
+        // The last of the disk is for results.
+        let kept = if is_full(spool) || !room.has_disk(spool.dir(), length) {
+            Err(std::io::ErrorKind::StorageFull.into())
+        } else {
+            spool.append(stream, LogPayload::Bytes(piece.clone()))
+        };
+        // Output that can't be kept must not stop the work.
+        let kept = kept.or_else(|error| {
+            let has_made_room = spool.reuse_acknowledged() || spool.drop_middle();
+            if has_made_room && room.has_disk(spool.dir(), length) {
+                spool.append(stream, LogPayload::Bytes(piece))
+            } else {
+                Err(error)
+            }
+        });
+        if let Err(error) = kept {
+            if !spool.is_gapped() {
+                tracing::error!(attempt.id = %self.shared.held.attempt, %error, "a log can't be kept whole; a gap says what is missing");
+            }
+            spool.skip(stream, length);
         }
+        room.changed(before, spool.stored_bytes());
     }
 
     /// Bytes of this stream that are kept so far, also before an agent restart. A reader that begins again from the start of a
@@ -107,12 +167,13 @@ impl AttemptLog {
 
     pub fn totals(&self) -> LogTotals {
         let spool = self.lock();
-        LogTotals { bytes: spool.output_bytes(), complete: !spool.is_limited() }
+        LogTotals { bytes: spool.output_bytes(), complete: !spool.is_limited() && !spool.is_gapped() }
     }
 
     /// The next piece to send after `cursor`, which moves on.
     pub fn read_next(&self, cursor: &mut Cursor) -> std::io::Result<Option<LogFrame>> {
-        Ok(self.lock().read_next(cursor)?.map(|record| LogFrame {
+        let is_closed = self.shared.is_closed.load(Ordering::Relaxed);
+        Ok(self.lock().read_next(cursor, is_closed)?.map(|record| LogFrame {
             held: self.shared.held,
             stream: record.stream,
             ordinal: record.ordinal,
@@ -123,12 +184,27 @@ impl AttemptLog {
 
     /// The server has committed every byte of `stream` before `next_offset`.
     pub fn acknowledge(&self, stream: Stream, next_offset: u64) {
-        self.lock().acknowledge(stream, next_offset);
+        self.change(|spool| spool.acknowledge(stream, next_offset));
+    }
+
+    /// The server said in its welcome that it has every byte of `stream` before `next_offset`, and no other.
+    pub fn resume(&self, stream: Stream, next_offset: u64) {
+        self.change(|spool| spool.resume(stream, next_offset));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Spool)) {
+        let mut spool = self.lock();
+        let before = spool.stored_bytes();
+        change(&mut spool);
+        self.shared.room.changed(before, spool.stored_bytes());
+        drop(spool);
         self.shared.acknowledged.notify_waiters();
     }
 
-    /// Returns when the server has committed every byte.
+    /// Nothing is appended from here on. Returns when the server has committed every byte, and every gap.
     pub async fn acknowledged(&self) {
+        self.shared.is_closed.store(true, Ordering::Relaxed);
+        self.shared.appended.notify_one();
         loop {
             let acknowledged = self.shared.acknowledged.notified();
             if self.is_acknowledged() {
@@ -184,6 +260,13 @@ impl Captured {
             }
         }
         pieces
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let stored = self.spool.get_mut().unwrap_or_else(PoisonError::into_inner).stored_bytes();
+        self.room.changed(stored, 0);
     }
 }
 

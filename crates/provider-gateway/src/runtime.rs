@@ -9,12 +9,13 @@ pub(crate) use jobs::conditions;
 
 use crate::{
     agent::{Action, Agent, Event, Millis},
-    executor::Registry,
-    log::AttemptLog,
+    executor::{Failure, Registry},
+    log::{AttemptLog, Room, SpoolLimits},
 };
 use domain::{
     attempt::Report,
     ids::{AttemptId, Held, InstanceId},
+    node::Condition,
 };
 use jobs::Jobs;
 use protocol::{FromNode, Inventory, LogOffset};
@@ -38,9 +39,13 @@ pub fn boot_millis() -> Millis {
 pub struct Logs {
     logs: Arc<Mutex<BTreeMap<AttemptId, AttemptLog>>>,
     pub appended: Arc<Notify>,
+    room: Arc<Room>,
 }
 
 impl Logs {
+    fn new(limits: SpoolLimits) -> Self {
+        Self { room: Arc::new(Room::new(limits)), ..Self::default() }
+    }
     pub fn all(&self) -> Vec<(AttemptId, AttemptLog)> {
         self.lock().iter().map(|(id, log)| (*id, log.clone())).collect()
     }
@@ -63,10 +68,7 @@ impl Logs {
 enum Input {
     Agent(Event),
     /// A session is open: everything that is not acknowledged goes out again through this.
-    SessionOpened {
-        outgoing: mpsc::UnboundedSender<FromNode>,
-        log_offsets: Vec<LogOffset>,
-    },
+    SessionOpened(mpsc::UnboundedSender<FromNode>),
     SessionClosed,
     Inventory(oneshot::Sender<Inventory>),
 }
@@ -80,17 +82,33 @@ pub struct Handle {
     pub live: watch::Receiver<usize>,
     /// Attempts whose process may be alive.
     running: watch::Receiver<usize>,
+    attempts: AttemptsDir,
 }
 
 impl Handle {
+    /// What keeps assignments off the agent's own disk since one was refused; None as soon as it takes one again.
+    pub async fn disk_condition(&self) -> Option<Condition> {
+        let attempts = self.attempts.clone();
+        let takes = tokio::task::spawn_blocking(move || attempts.takes_work()).await;
+        (!takes.unwrap_or(true)).then_some(Condition::DiskFull)
+    }
     pub fn tell(&self, event: Event) {
         // The runtime ends with the process only.
         let _ = self.inputs.send(Input::Agent(event));
     }
-    pub fn session_opened(&self, outgoing: mpsc::UnboundedSender<FromNode>, log_offsets: Vec<LogOffset>) {
-        let _ = self.inputs.send(Input::SessionOpened { outgoing, log_offsets });
+    /// Everything that is not acknowledged goes out through `outgoing`. `log_offsets`: which bytes the server has, as its welcome says.
+    pub fn session_opened(&self, outgoing: mpsc::UnboundedSender<FromNode>, log_offsets: &[LogOffset]) {
+        // At once: whoever sends logs begins there.
+        for offset in log_offsets {
+            if let Some(log) = self.logs.get(offset.attempt) {
+                log.resume(offset.stream, offset.next_offset);
+            }
+        }
+        self.logs.room.set_connected(true);
+        let _ = self.inputs.send(Input::SessionOpened(outgoing));
     }
     pub fn session_closed(&self) {
+        self.logs.room.set_connected(false);
         let _ = self.inputs.send(Input::SessionClosed);
     }
     /// All attempts, after what was restored has been looked up.
@@ -117,6 +135,7 @@ pub struct Parts {
     pub attempts: AttemptsDir,
     pub instance: InstanceId,
     pub node_name: watch::Receiver<String>,
+    pub spool: SpoolLimits,
 }
 
 /// Starts the runtime: what an earlier agent left is restored first.
@@ -124,7 +143,8 @@ pub fn start(service: &Service, parts: Parts) -> std::io::Result<Handle> {
     let (inputs, receiver) = mpsc::unbounded_channel();
     let (live_sender, live) = watch::channel(0);
     let (running_sender, running) = watch::channel(0);
-    let logs = Logs::default();
+    let logs = Logs::new(parts.spool.clone());
+    let attempts = parts.attempts.clone();
     let jobs = Jobs::new(parts, logs.clone(), inputs.clone(), service.clone());
     let mut runtime = Runtime {
         agent: Agent::default(),
@@ -140,7 +160,7 @@ pub fn start(service: &Service, parts: Parts) -> std::io::Result<Handle> {
     let syncing = logs.clone();
     service.spawn_until_stopped("log sync", async move { sync_logs(syncing).await });
     service.spawn_until_stopped("agent", runtime.run(receiver));
-    Ok(Handle { inputs, logs, live, running })
+    Ok(Handle { inputs, logs, live, running, attempts })
 }
 
 struct Runtime {
@@ -164,7 +184,7 @@ impl Runtime {
             match input {
                 None => return,
                 Some(Input::Agent(event)) => self.apply(event),
-                Some(Input::SessionOpened { outgoing, log_offsets }) => self.open_session(outgoing, &log_offsets),
+                Some(Input::SessionOpened(outgoing)) => self.open_session(outgoing),
                 Some(Input::SessionClosed) => self.session = None,
                 Some(Input::Inventory(answer)) => self.waiting.push(answer),
             }
@@ -172,12 +192,7 @@ impl Runtime {
         }
     }
 
-    fn open_session(&mut self, outgoing: mpsc::UnboundedSender<FromNode>, log_offsets: &[LogOffset]) {
-        for offset in log_offsets {
-            if let Some(log) = self.jobs.logs.get(offset.attempt) {
-                log.acknowledge(offset.stream, offset.next_offset);
-            }
-        }
+    fn open_session(&mut self, outgoing: mpsc::UnboundedSender<FromNode>) {
         for (held, report) in self.agent.unacknowledged() {
             let _ = outgoing.send(FromNode::Report { held, report });
         }
@@ -202,17 +217,23 @@ impl Runtime {
             && self.agent.assignment(assign.held.attempt).is_none()
             && let Err(error) = self.jobs.open(assign)
         {
-            // Not answered: the server sends it again, or to another node once this one is full or drained.
-            tracing::error!(attempt.id = %assign.held.attempt, %error, "an assignment could not be kept on disk");
-            return;
+            return self.refuse(assign.held, &error);
         }
+        let assigned = if let Event::Assigned(assign) = &event { Some(assign.held) } else { None };
         let mut actions = std::collections::VecDeque::from(self.agent.step(boot_millis(), event));
         while let Some(action) = actions.pop_front() {
             match action {
                 Action::Report { held, report } => self.send(held, report),
                 Action::Persist(attempt) => {
-                    if let Some(record) = self.agent.record(attempt) {
-                        self.jobs.persist(attempt, &record);
+                    let Some(record) = self.agent.record(attempt) else { continue };
+                    match (self.jobs.persist(attempt, &record), assigned) {
+                        // What is answered for is on disk first.
+                        (Err(error), Some(held)) => return self.refuse(held, &error),
+                        // Without its record an attempt would be orphaned by a restart; the work itself goes on.
+                        (Err(error), None) => {
+                            tracing::error!(attempt.id = %attempt, %error, "an attempt's record could not be written")
+                        }
+                        (Ok(()), _) => {}
                     }
                 }
                 other => self.jobs.carry_out(other),
@@ -221,6 +242,14 @@ impl Runtime {
         let (live, running) = (self.agent.live(), self.agent.running());
         self.live.send_if_modified(|known| std::mem::replace(known, live) != live);
         self.running.send_if_modified(|known| std::mem::replace(known, running) != running);
+    }
+
+    /// The disk does not take an assignment: said to the server, or it would wait for an answer for ever.
+    fn refuse(&mut self, held: Held, error: &std::io::Error) {
+        tracing::error!(attempt.id = %held.attempt, %error, "an assignment could not be kept on disk");
+        self.jobs.refuse(held.attempt);
+        let failure = Failure::node(format!("disk: the assignment could not be kept on the node's disk: {error}"));
+        self.apply(Event::Refused { held, failure });
     }
 
     fn send(&mut self, held: Held, report: Report) {

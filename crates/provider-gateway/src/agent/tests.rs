@@ -354,3 +354,28 @@ fn what_ended_in_time_has_not_timed_out_though_its_log_came_late() {
     let actions = kept.step(200_000, Event::LogAcknowledged { attempt: id(1), totals: LogTotals::default() });
     assert_eq!(ending_of(&actions).failure, None);
 }
+
+#[test]
+fn what_the_disk_does_not_take_is_refused_so_that_it_goes_elsewhere() {
+    let mut agent = Agent::default();
+    let failure = Failure::node("disk: no room");
+    let actions = agent.step(0, Event::Refused { held: held(1), failure });
+    assert_eq!(reports(&actions), ["ended"]);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Persist(_) | Action::Prepare(_))));
+    // Sent again, it gets the same answer.
+    assert_eq!(reports(&agent.step(1, Event::Assigned(assign(1)))), ["ended"]);
+    let actions = agent.step(2, Event::Acknowledged { attempt: id(1), kind: "ended" });
+    assert_eq!(reports(&actions), ["released"]);
+    agent.step(3, Event::Acknowledged { attempt: id(1), kind: "released" });
+    assert!(agent.is_settled());
+}
+
+#[test]
+fn an_assignment_whose_record_the_disk_does_not_take_is_refused_too() {
+    let mut agent = Agent::default();
+    agent.step(0, Event::Assigned(assign(1)));
+    let actions = agent.step(0, Event::Refused { held: held(1), failure: Failure::node("disk: no room") });
+    assert_eq!(reports(&actions), ["ended"]);
+    assert_eq!(agent.unacknowledged().iter().map(|(_, report)| report.kind()).collect::<Vec<_>>(), ["ended"]);
+    assert_eq!(agent.step(1, Event::Prepared { attempt: id(1), outcome: Ok(Default::default()) }), []);
+}

@@ -72,7 +72,7 @@ async fn greet<T: Transport>(link: &Link, transport: &mut T) -> Result<Welcome, 
 async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> TransportError {
     let (outgoing, mut reports) = mpsc::unbounded_channel();
     link.name.send_replace(welcome.name.clone());
-    link.handle.session_opened(outgoing, welcome.log_offsets.clone());
+    link.handle.session_opened(outgoing, &welcome.log_offsets);
     link.connected.send_replace(true);
     tracing::info!(node.name = %welcome.name, node.id = %welcome.node, server.version = %welcome.server_version, "connected");
 

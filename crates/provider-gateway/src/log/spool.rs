@@ -3,6 +3,9 @@
 //! A segment begins with the offsets and the ordinal that hold at its start, so that the newest one alone says where the log
 //! stands. A torn record at its end (the agent was killed while writing) is cut off when it is opened again; its bytes are
 //! read once more from the container or the shim.
+//!
+//! No gap is ever written: it shows as a jump between what the server has and the next record that is there. So making room is
+//! deleting a file, which a full disk allows too, and a server that has forgotten bytes is told of the ones that are gone here.
 
 use bytes::Bytes;
 use protocol::{LogPayload, Stream};
@@ -15,6 +18,8 @@ use std::{
 };
 
 const SEGMENT_BYTES: u64 = 4 << 20;
+/// There so that a spool that has lost a part says so after a restart too.
+const GAP_MARK: &str = "gap";
 const MAGIC: &[u8; 4] = b"UDL1";
 /// Magic, flags, ordinal, one offset per stream.
 const HEADER_BYTES: usize = 4 + 1 + 8 + 8 * 4;
@@ -33,7 +38,10 @@ pub struct Spool {
     acknowledged: [u64; 4],
     ordinal: u64,
     limited: bool,
+    /// Bytes are missing for good.
+    gapped: bool,
     synced: bool,
+    segment_bytes: u64,
 }
 
 struct Segment {
@@ -41,7 +49,9 @@ struct Segment {
     file: File,
     path: PathBuf,
     len: u64,
-    /// Where each stream stands at its end.
+    /// Where each stream stands at its start,
+    start: [u64; 4],
+    /// and at its end.
     end: [u64; 4],
 }
 
@@ -57,6 +67,8 @@ pub struct Record {
 pub struct Cursor {
     segment: u64,
     position: u64,
+    /// Where each stream stands for its reader.
+    next: Option<[u64; 4]>,
 }
 
 fn slot(stream: Stream) -> usize {
@@ -82,16 +94,23 @@ impl Spool {
             acknowledged: [0; 4],
             ordinal: 0,
             limited: false,
+            gapped: dir.join(GAP_MARK).exists(),
             synced: true,
+            segment_bytes: SEGMENT_BYTES,
         };
         for (index, path) in found {
             spool.load_segment(index, path)?;
         }
         if let Some(first) = spool.segments.front() {
             // What older segments held was acknowledged, or they would be there.
-            spool.acknowledged = read_header(&first.file)?.offsets;
+            spool.acknowledged = first.start;
         }
         Ok(spool)
+    }
+
+    /// Small spools have small segments, so that room is made in small steps.
+    pub fn set_segment_bytes(&mut self, bytes: u64) {
+        self.segment_bytes = bytes.clamp(256, SEGMENT_BYTES);
     }
 
     fn load_segment(&mut self, index: u64, path: PathBuf) -> io::Result<()> {
@@ -116,11 +135,11 @@ impl Spool {
             position = after;
         }
         file.set_len(position)?;
-        self.segments.push_back(Segment { index, file, path, len: position, end: self.next });
+        self.segments.push_back(Segment { index, file, path, len: position, start: header.offsets, end: self.next });
         Ok(())
     }
 
-    /// Appends one piece of at most 64 KiB.
+    /// Appends one piece of at most 64 KiB. Nothing of it is kept when this fails.
     pub fn append(&mut self, stream: Stream, payload: LogPayload) -> io::Result<()> {
         let (kind, length, bytes): (u8, u64, &[u8]) = match &payload {
             LogPayload::Bytes(bytes) => (KIND_BYTES, bytes.len() as u64, bytes),
@@ -157,46 +176,141 @@ impl Spool {
 
     fn writable_segment(&mut self) -> io::Result<&mut Segment> {
         let index = match self.segments.back() {
-            Some(last) if last.len < SEGMENT_BYTES => last.index,
+            Some(last) if last.len < self.segment_bytes => last.index,
             Some(last) => last.index + 1,
             None => 1,
         };
         if self.segments.back().is_none_or(|last| last.index != index) {
             let path = self.dir.join(format!("log.{index:08}"));
             let mut file = OpenOptions::new().read(true).append(true).create_new(true).open(&path)?;
-            let mut header = Vec::with_capacity(HEADER_BYTES);
-            header.extend(MAGIC);
-            header.push(u8::from(self.limited));
-            header.extend(self.ordinal.to_be_bytes());
-            for offset in self.next {
-                header.extend(offset.to_be_bytes());
+            if let Err(error) = file.write_all(&self.header()) {
+                let _ = fs::remove_file(&path);
+                return Err(error);
             }
-            file.write_all(&header)?;
-            self.segments.push_back(Segment { index, file, path, len: HEADER_BYTES as u64, end: self.next });
+            let len = HEADER_BYTES as u64;
+            self.segments.push_back(Segment { index, file, path, len, start: self.next, end: self.next });
         }
         Ok(self.segments.back_mut().expect("a segment was there or has just been pushed"))
     }
 
-    /// The next record that is not acknowledged yet.
-    pub fn read_next(&self, cursor: &mut Cursor) -> io::Result<Option<Record>> {
+    fn header(&self) -> Vec<u8> {
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend(MAGIC);
+        header.push(u8::from(self.limited));
+        header.extend(self.ordinal.to_be_bytes());
+        for offset in self.next {
+            header.extend(offset.to_be_bytes());
+        }
+        header
+    }
+
+    /// Takes bytes as gone that could not be kept: the reader is told of a gap. Forgotten by a restart, which reads them again from
+    /// where they came.
+    pub fn skip(&mut self, stream: Stream, length: u64) {
+        self.next[slot(stream)] += length;
+        self.set_gapped();
+    }
+
+    /// Makes room: deletes a part between the beginning and the newest end. False: there is none that may go.
+    pub fn drop_middle(&mut self) -> bool {
+        // The first quarter tells how it began.
+        let head_bytes = self.stored_bytes() / 4;
+        let mut before = 0;
+        let middle = self.segments.iter().position(|segment| {
+            let is_head = before == 0 || before + segment.len <= head_bytes;
+            before += segment.len;
+            !is_head
+        });
+        let Some(middle) = middle.filter(|middle| middle + 1 < self.segments.len()) else { return false };
+        // The mark first: killed in between, the log says too much rather than too little.
+        self.set_gapped();
+        if let Some(dropped) = self.segments.remove(middle) {
+            let _ = fs::remove_file(dropped.path);
+        }
+        true
+    }
+
+    /// Begins the newest segment anew when the server has all of it: on a full disk no other can be made.
+    pub fn reuse_acknowledged(&mut self) -> bool {
+        let (header, acknowledged, next) = (self.header(), self.acknowledged, self.next);
+        let [last] = self.segments.make_contiguous() else { return false };
+        if last.len <= HEADER_BYTES as u64 || last.end.iter().zip(acknowledged).any(|(end, there)| *end > there) {
+            return false;
+        }
+        if last.file.set_len(0).and_then(|()| last.file.write_all(&header)).is_err() {
+            return false;
+        }
+        (last.len, last.start, last.end) = (HEADER_BYTES as u64, next, next);
+        // A new number, or readers of the old one would stand in the middle of it.
+        last.index += 1;
+        let path = self.dir.join(format!("log.{:08}", last.index));
+        let _ = fs::rename(std::mem::replace(&mut last.path, path.clone()), path);
+        true
+    }
+
+    fn set_gapped(&mut self) {
+        if !self.gapped {
+            self.gapped = true;
+            let _ = File::create(self.dir.join(GAP_MARK));
+        }
+    }
+
+    /// The next record that is not acknowledged yet, or the gap in front of it. `is_closed`: nothing follows, so that a gap at the
+    /// end is told too; until then it may still grow.
+    pub fn read_next(&self, cursor: &mut Cursor, is_closed: bool) -> io::Result<Option<Record>> {
+        let mut next = cursor.next.unwrap_or(self.acknowledged);
+        for (next, acknowledged) in next.iter_mut().zip(self.acknowledged) {
+            *next = (*next).max(acknowledged);
+        }
         for segment in &self.segments {
             if segment.index < cursor.segment {
                 continue;
             }
             if segment.index > cursor.segment {
-                *cursor = Cursor { segment: segment.index, position: HEADER_BYTES as u64 };
+                *cursor = Cursor { segment: segment.index, position: HEADER_BYTES as u64, next: None };
             }
             while let Some((record, after)) = read_record(&segment.file, cursor.position, segment.len)? {
-                cursor.position = after;
-                match record {
-                    Some(record) if record.offset + record.payload.len() > self.acknowledged[slot(record.stream)] => {
+                if let Some(record) = record {
+                    let (expected, end) = (&mut next[slot(record.stream)], record.offset + record.payload.len());
+                    if record.offset > *expected {
+                        let gap = Record {
+                            payload: LogPayload::Gap(record.offset - *expected),
+                            offset: std::mem::replace(expected, record.offset),
+                            ..record
+                        };
+                        cursor.next = Some(next);
+                        return Ok(Some(gap));
+                    }
+                    if end > self.acknowledged[slot(record.stream)] {
+                        *expected = end;
+                        (cursor.position, cursor.next) = (after, Some(next));
                         return Ok(Some(record));
                     }
-                    _ => {}
                 }
+                cursor.position = after;
             }
         }
-        Ok(None)
+        let trailing =
+            Stream::ALL.into_iter().find(|stream| is_closed && next[slot(*stream)] < self.next_offset(*stream));
+        let gap = trailing.map(|stream| {
+            let offset = std::mem::replace(&mut next[slot(stream)], self.next_offset(stream));
+            let payload = LogPayload::Gap(self.next_offset(stream) - offset);
+            Record { stream, ordinal: self.ordinal, offset, payload }
+        });
+        cursor.next = Some(next);
+        Ok(gap)
+    }
+
+    /// What the server has of `stream`, as it says in a welcome. After a restore of its database that may be less than it
+    /// acknowledged before; what is not there any more will show as a gap.
+    pub fn resume(&mut self, stream: Stream, next_offset: u64) {
+        let next = self.next_offset(stream);
+        let first = self.segments.front().map_or(next, |segment| segment.start[slot(stream)]);
+        if next_offset < first {
+            self.set_gapped();
+        }
+        self.acknowledged[slot(stream)] = next_offset.min(next);
+        self.acknowledge(stream, next_offset);
     }
 
     pub fn acknowledge(&mut self, stream: Stream, next_offset: u64) {
@@ -212,6 +326,11 @@ impl Spool {
         }
     }
 
+    /// Bytes on disk.
+    pub fn stored_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.len).sum()
+    }
+    /// Bytes that the server has not committed, or not been told to be gone.
     pub fn unacknowledged_bytes(&self) -> u64 {
         self.next.iter().zip(self.acknowledged).map(|(next, acknowledged)| next - acknowledged).sum()
     }
@@ -222,8 +341,15 @@ impl Spool {
     pub fn output_bytes(&self) -> u64 {
         Stream::ALL.into_iter().filter(|stream| *stream != Stream::System).map(|stream| self.next_offset(stream)).sum()
     }
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
     pub fn is_limited(&self) -> bool {
         self.limited
+    }
+    /// Bytes are missing for good.
+    pub fn is_gapped(&self) -> bool {
+        self.gapped
     }
     /// From here on output is discarded. Survives a restart.
     pub fn set_limited(&mut self) {

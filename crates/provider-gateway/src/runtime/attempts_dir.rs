@@ -2,25 +2,70 @@
 
 use crate::agent::Record;
 use domain::ids::AttemptId;
+use nix::{fcntl::posix_fallocate, sys::statvfs::statvfs};
 use std::{
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 const RECORD: &str = "record.json";
+/// Blocks that are kept for records: given back to the disk when it is full, so that a result is never lost for want of room.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, Debug)]
 pub struct AttemptsDir {
     root: PathBuf,
+    /// The disk did not take the last assignment.
+    has_refused: Arc<AtomicBool>,
 }
 
 impl AttemptsDir {
     pub fn open(root: &Path) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         fs::set_permissions(root, fs::Permissions::from_mode(0o711))?;
-        Ok(Self { root: root.to_owned() })
+        let dir = Self { root: root.to_owned(), has_refused: Arc::default() };
+        dir.keep_reserve();
+        Ok(dir)
+    }
+
+    /// Takes the reserve, where the disk has far more than that.
+    fn keep_reserve(&self) {
+        let path = self.root.join(RESERVE);
+        let Ok(disk) = statvfs(&self.root) else { return };
+        let available = disk.blocks_available() * disk.fragment_size();
+        let bytes = RESERVE_BYTES.min(disk.blocks() * disk.fragment_size() / 8);
+        if path.exists() || available < 4 * bytes {
+            return;
+        }
+        let kept = File::create(&path).and_then(|file| Ok(posix_fallocate(&file, 0, bytes as i64)?));
+        if let Err(error) = kept {
+            tracing::warn!(%error, "no room could be reserved for results");
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    pub(super) fn note_refusal(&self) {
+        self.has_refused.store(true, Ordering::Relaxed);
+    }
+
+    /// False: the disk refused an assignment, and would still refuse one. For a blocking thread.
+    pub(super) fn takes_work(&self) -> bool {
+        if !self.has_refused.load(Ordering::Relaxed) {
+            return true;
+        }
+        let probe = self.root.join("probe");
+        let takes = fs::write(&probe, [0; 256 << 10]).and_then(|()| File::open(&probe)?.sync_all());
+        let _ = fs::remove_file(&probe);
+        let takes = takes.is_ok();
+        self.has_refused.store(!takes, Ordering::Relaxed);
+        takes
     }
 
     pub fn dir(&self, attempt: AttemptId) -> PathBuf {
@@ -34,8 +79,20 @@ impl AttemptsDir {
         Ok(dir)
     }
 
-    /// Replaces the record in one step and makes it survive a power loss.
+    /// Replaces the record in one step and makes it survive a power loss. On a full disk the reserve makes room for it.
     pub fn write(&self, attempt: AttemptId, record: &Record) -> io::Result<()> {
+        match self.try_write(attempt, record) {
+            Err(error)
+                if error.kind() == io::ErrorKind::StorageFull && fs::remove_file(self.root.join(RESERVE)).is_ok() =>
+            {
+                tracing::warn!("the disk is full; a record takes from the reserve");
+                self.try_write(attempt, record)
+            }
+            written => written,
+        }
+    }
+
+    fn try_write(&self, attempt: AttemptId, record: &Record) -> io::Result<()> {
         let dir = self.dir(attempt);
         let (path, fresh) = (dir.join(RECORD), dir.join("record.new"));
         let is_first = !path.exists();
@@ -75,9 +132,11 @@ impl AttemptsDir {
     }
 
     pub fn remove(&self, attempt: AttemptId) -> io::Result<()> {
-        match fs::remove_dir_all(self.dir(attempt)) {
+        let removed = match fs::remove_dir_all(self.dir(attempt)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             done => done,
-        }
+        };
+        self.keep_reserve();
+        removed
     }
 }

@@ -61,8 +61,13 @@ impl Jobs {
     pub(super) fn open(&mut self, assign: &Assign) -> std::io::Result<()> {
         let attempt = assign.held.attempt;
         let dir = self.parts.attempts.create(attempt)?;
-        let log =
-            AttemptLog::open(&dir.join("spool"), assign.held, assign.spec.log_limit_bytes, self.logs.appended.clone())?;
+        let log = AttemptLog::open_in(
+            &dir.join("spool"),
+            assign.held,
+            assign.spec.log_limit_bytes,
+            self.logs.appended.clone(),
+            self.logs.room.clone(),
+        )?;
         self.logs.insert(attempt, log.clone());
         let job = Job {
             held: assign.held,
@@ -82,7 +87,14 @@ impl Jobs {
         Ok(())
     }
 
-    pub(super) fn persist(&self, attempt: AttemptId, record: &Record) {
+    /// Deletes what was begun of an assignment that the disk does not take.
+    pub(super) fn refuse(&mut self, attempt: AttemptId) {
+        self.parts.attempts.note_refusal();
+        self.carry_out(Action::Forget(attempt));
+    }
+
+    /// Errors: the record is not on disk.
+    pub(super) fn persist(&self, attempt: AttemptId, record: &Record) -> std::io::Result<()> {
         // Once its end is on disk nobody reads the container's log again: what it wrote last must be there too.
         if record.ending.is_some()
             && let Some((job, _)) = self.jobs.get(&attempt)
@@ -90,10 +102,7 @@ impl Jobs {
         {
             tracing::error!(attempt.id = %attempt, %error, "a log could not be synced to disk");
         }
-        // Without its record an attempt would be orphaned by a restart; the disk is full or broken, and the work itself goes on.
-        if let Err(error) = self.parts.attempts.write(attempt, record) {
-            tracing::error!(attempt.id = %attempt, %error, "an attempt's record could not be written");
-        }
+        self.parts.attempts.write(attempt, record)
     }
 
     /// Keeps books on what is being looked up.

@@ -7,6 +7,7 @@ mod full;
 mod races;
 mod small_disk;
 mod sources;
+mod spool;
 
 #[path = "../container/dockerd.rs"]
 #[expect(dead_code, reason = "shared with the tests of containers, which need more of it")]
