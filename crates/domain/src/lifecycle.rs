@@ -463,5 +463,6 @@ pub fn retry_ended(task: &mut TaskRow) -> Option<Vec<Event>> {
     Some(vec![Event::RetryAsked])
 }
 
+pub mod replay;
 #[cfg(test)]
 mod tests;

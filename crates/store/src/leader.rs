@@ -45,8 +45,10 @@ impl Store {
         known: Option<Leadership>,
     ) -> Result<Option<Leadership>, StoreError> {
         let row = sqlx::query!(
-            r#"INSERT INTO leader AS l (role, holder, epoch, renewed_at) VALUES ($1, $2, 1, now())
+            r#"INSERT INTO leader AS l (role, holder, epoch, renewed_at, led_since) VALUES ($1, $2, 1, now(), now())
                ON CONFLICT (role) DO UPDATE SET holder = $2, renewed_at = now(),
+                   led_since = CASE WHEN l.holder = $2 AND l.renewed_at > now() - interval '4 seconds' AND l.renewed_at <= now() + interval '4 seconds'
+                     THEN l.led_since ELSE now() END,
                    epoch = CASE WHEN l.holder = $2 AND l.renewed_at > now() - interval '4 seconds' AND l.renewed_at <= now() + interval '4 seconds'
                      THEN l.epoch ELSE l.epoch + 1 END
                WHERE l.holder = $2 OR l.renewed_at <= now() - interval '4 seconds' OR l.renewed_at > now() + interval '4 seconds'

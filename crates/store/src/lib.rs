@@ -8,6 +8,7 @@ mod access;
 mod attempts;
 mod clock;
 mod error;
+mod invariants;
 mod leader;
 mod logs;
 mod nodes;
@@ -27,6 +28,7 @@ pub use attempts::{
     record_reports::{NodeReport, ReportVerdict},
 };
 pub use error::StoreError;
+pub use invariants::{Depth, Finding, Outcome};
 pub use leader::{Leadership, Role as LeaderRole};
 pub use logs::{
     append::{LogAck, Piece as LogPiece},
@@ -39,6 +41,7 @@ pub use nodes::{
 };
 pub use tasks::{
     cancel::Cancelled,
+    feed::{FeedCursor, FeedPage},
     get::{AttemptView, TaskDetail, TaskView},
     history::EventRow,
     list::{ListCursor, TaskFilter, TaskList},

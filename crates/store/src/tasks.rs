@@ -1,6 +1,7 @@
 //! Operations on tasks.
 
 pub(crate) mod cancel;
+pub(crate) mod feed;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod list;

@@ -178,30 +178,43 @@ proptest! {
         let mut task = task();
         let mut attempts: Vec<AttemptRow> = Vec::new();
         let mut cancel_answered = false;
+        // The audit reads the history later: whatever the rules write, it finds lawful.
+        let mut history = replay::Replay::default();
+        prop_assert_eq!(history.entry(&[Event::Submitted], task.state), Ok(()));
         for (i, op) in ops.into_iter().enumerate() {
             let before = task.clone();
             let attempts_before = attempts.clone();
+            let mut told = None;
             match op {
                 Op::Place(n) => {
                     let live = task.live;
                     let previous = attempts.iter_mut().find(|a| Some(a.id) == live);
                     let new = NewAttempt { id: AttemptId::from_uuid(Uuid::from_u128(1000 + i as u128)), ..on(n) };
-                    if let Some((attempt, _)) = place(&mut task, previous, new, ClusterEpoch(1), at(1_000_000)) {
+                    if let Some((attempt, events)) = place(&mut task, previous, new, ClusterEpoch(1), at(1_000_000)) {
                         attempts.push(attempt);
+                        told = Some(events);
                     }
                 }
                 Op::Say(which, what) => if let Some(attempt) = attempts.get_mut(which) {
-                    say(&mut task, attempt, &what);
+                    if let Verdict::Recorded(events) = say(&mut task, attempt, &what) { told = Some(events); }
                 },
                 Op::Cancel(offline) => {
                     let live = task.live;
                     let verdict = cancel(&mut task, attempts.iter_mut().find(|a| Some(a.id) == live), offline, at(1));
                     cancel_answered |= verdict != CancelVerdict::AlreadyEnded;
+                    if let CancelVerdict::Cancelled(events) | CancelVerdict::Requested(events) = verdict { told = Some(events); }
                 }
-                Op::AllowReplacement => { allow_replacement(&mut task); }
-                Op::GiveUp(which) => if let Some(attempt) = attempts.get_mut(which) { give_up(&mut task, attempt, "gone", at(1)); },
-                Op::Retry => if retry_ended(&mut task).is_some() { cancel_answered = false; },
+                Op::AllowReplacement => told = allow_replacement(&mut task),
+                Op::GiveUp(which) => if let Some(attempt) = attempts.get_mut(which) { told = give_up(&mut task, attempt, "gone", at(1)); },
+                Op::Retry => {
+                    told = retry_ended(&mut task);
+                    cancel_answered &= told.is_none();
+                }
             }
+            if let Some(events) = told.filter(|events| !events.is_empty()) {
+                prop_assert_eq!(history.entry(&events, task.state), Ok(()));
+            }
+            prop_assert_eq!(history.live(), task.live);
             // At most one attempt is live, and it is the one that the task names.
             let live: Vec<_> = attempts.iter().filter(|a| !a.state.is_terminal()).map(|a| a.id).collect();
             prop_assert!(live.len() <= 1, "{live:?}");

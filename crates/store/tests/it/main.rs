@@ -1,6 +1,8 @@
 //! Every operation against a real PostgreSQL: one test per answer that it can give, and races with one winner.
 
 mod access;
+mod audit;
+mod feed;
 mod leader;
 mod liveness;
 mod logs;
