@@ -4,8 +4,10 @@
 //! Must not know: how a task is placed, what SQL is. Begin at [`router()`]; then `tasks/submit.rs`, the way of a request, and
 //! `streaming.rs`, the way of everything that is followed.
 
+mod audit;
 mod auth;
 mod cluster;
+mod events;
 mod failed;
 mod fleet;
 mod middleware;

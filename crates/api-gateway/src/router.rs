@@ -1,6 +1,6 @@
 //! Which route is whose, and what every request passes through.
 
-use crate::{AppState, auth, cluster, middleware, providers, tasks};
+use crate::{AppState, audit, auth, cluster, events, middleware, providers, tasks};
 use axum::{
     Router,
     extract::Request,
@@ -24,7 +24,9 @@ pub fn router(state: AppState, extra: Router) -> Router {
         .route("/api/v1/tasks/{id}/events", get(tasks::events::events))
         .route("/api/v1/tasks/{id}/logs", get(tasks::logs::logs))
         .route("/api/v1/tasks/{id}/why", get(tasks::why::why))
+        .route("/api/v1/events", get(events::events))
         .route("/api/v1/cluster/status", get(cluster::status))
+        .route("/api/v1/audit/invariants", get(audit::invariants))
         .with_state(state.clone());
     let api = ours.merge(extra).route_layer(from_fn_with_state(state.clone(), auth::require));
     let store = state.store.clone();

@@ -1,5 +1,5 @@
-//! Answers that are followed. A producer reads a little, writes it to a short queue and waits for room: nothing is buffered for a
-//! slow reader, and one that takes nothing for a while is cut off. It comes back with the cursor of what it saw last.
+//! Answers that are followed. A producer reads a little, writes it to a short queue and waits for room: for a slow reader at most
+//! 2 MiB are kept, and one that takes nothing for ten seconds is cut off. It comes back with the cursor of what it saw last.
 
 use axum::{
     body::{Body, Bytes},
@@ -19,10 +19,12 @@ use tokio::sync::{
     mpsc,
 };
 
-/// Messages between a producer and its connection, each of at most about 100 KiB.
-const QUEUE: usize = 4;
+/// Pieces between a producer and its connection. Beside them a producer holds one page of what it read, of about a megabyte.
+const QUEUE: usize = 16;
+/// Of one piece. Whoever takes no whole one within `PATIENCE` takes nothing, so it is small enough for the slowest of lines.
+const PIECE_BYTES: usize = 16 * 1024;
 /// A reader that took nothing for so long is gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A silent stream says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -51,10 +53,15 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) async fn send(&mut self, bytes: impl Into<Bytes>) -> Result<(), Cut> {
-        let bytes = bytes.into();
-        if bytes.is_empty() {
-            return Ok(());
+        let mut bytes = bytes.into();
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
+            self.send_piece(piece).await?;
         }
+        Ok(())
+    }
+
+    async fn send_piece(&mut self, bytes: Bytes) -> Result<(), Cut> {
         self.last_sent = Instant::now();
         match self.queue.send_timeout(Some(bytes), PATIENCE).await {
             Ok(()) => Ok(()),
@@ -86,18 +93,27 @@ impl Sink {
 pub(crate) struct Changes {
     wakeups: broadcast::Receiver<Topic>,
     pub(crate) topics: Vec<Topic>,
+    every_task: bool,
 }
 
 impl Changes {
     pub(crate) fn of(wakeups: &Wakeups, topics: Vec<Topic>) -> Self {
-        Self { wakeups: wakeups.subscribe(), topics }
+        Self { wakeups: wakeups.subscribe(), topics, every_task: false }
+    }
+
+    pub(crate) fn of_every_task(wakeups: &Wakeups) -> Self {
+        Self { wakeups: wakeups.subscribe(), topics: vec![Topic::Queue], every_task: true }
+    }
+
+    fn is_about(&self, topic: Topic) -> bool {
+        self.topics.contains(&topic) || self.every_task && matches!(topic, Topic::Task(_))
     }
 
     async fn next(&mut self, at_most: Duration) {
         let heard = async {
             loop {
                 match self.wakeups.recv().await {
-                    Ok(topic) if self.topics.contains(&topic) => return,
+                    Ok(topic) if self.is_about(topic) => return,
                     Ok(_) => {}
                     Err(RecvError::Lagged(_)) => return,
                     // The process ends; the poll does the rest.

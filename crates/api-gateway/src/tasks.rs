@@ -52,7 +52,7 @@ fn bad_parameter(name: &str, detail: impl Into<String>) -> ApiError {
         .into()
 }
 
-fn bad_header(name: &str, detail: impl Into<String>) -> ApiError {
+pub(crate) fn bad_header(name: &str, detail: impl Into<String>) -> ApiError {
     let detail = detail.into();
     Problem::new("invalid-request", detail.clone()).errors(vec![Fault::header(name, "invalid_header", detail)]).into()
 }

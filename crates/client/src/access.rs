@@ -2,6 +2,7 @@
 
 use crate::{Client, ClientError};
 use api_types::access::{ApiKey, ApiKeyList, CreateApiKey, CreatedApiKey, TokenAnswer, TokenRequest, WhoAmI};
+use api_types::audit::Audit;
 use domain::ids::ApiKeyId;
 
 impl Client {
@@ -21,6 +22,11 @@ impl Client {
     /// Exchanges an API key for a short-lived token. Needed only by those who must not keep the key.
     pub async fn exchange_token(&self, api_key: &str) -> Result<TokenAnswer, ClientError> {
         self.act("/auth/token", &TokenRequest { api_key: api_key.to_owned() }).await
+    }
+
+    /// Asks the live database whether everything is true that always should be. Takes up to half a minute.
+    pub async fn audit(&self) -> Result<Audit, ClientError> {
+        self.get("/audit/invariants", &()).await
     }
 
     pub async fn who_am_i(&self) -> Result<WhoAmI, ClientError> {

@@ -59,6 +59,11 @@ impl Client {
         follow(self, &format!("/tasks/{id}/events"), decode_event)
     }
 
+    /// The events of all tasks that this caller may see, from now on and without an end.
+    pub fn follow_all_events(&self) -> impl Stream<Item = Result<Followed<TaskEvent>, ClientError>> + Send + use<> {
+        follow(self, "/events", decode_feed)
+    }
+
     /// Waits for the task's end, however often the connection is cut. Errors: what trying again can't mend.
     pub async fn wait(&self, id: TaskId) -> Result<Task, ClientError> {
         loop {
@@ -76,6 +81,11 @@ impl Client {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
+}
+
+/// The first message says where the reader stands; it goes on from there, though nothing has happened yet.
+fn decode_feed(message: Message) -> Decoded<TaskEvent> {
+    if message.event == "here" { Decoded::Skip } else { decode_event(message) }
 }
 
 fn decode_event(message: Message) -> Decoded<TaskEvent> {

@@ -5,11 +5,13 @@ use crate::{Config, sweeper::Sweeper};
 use chrono::TimeDelta;
 use service_kit::{Pass, Service};
 use std::{sync::Arc, time::Duration};
-use store::{Store, StoreError};
+use store::{Depth, Finding, Outcome, Store, StoreError};
 use tokio::sync::{Mutex, Notify};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(600);
+/// Of the invariants that cost little.
+const AUDIT_EVERY: Duration = Duration::from_secs(600);
 const BATCH: i64 = 1_000;
 /// They are promised for a day.
 const KEYS_KEPT: TimeDelta = TimeDelta::days(7);
@@ -25,9 +27,10 @@ pub(crate) fn start(service: &Service, config: &Config, store: Store) {
         stop.cancelled().await;
         last.lock().await.resign().await;
     });
-    let (queue, drains) = (store.clone(), store.clone());
+    let (queue, drains, audited) = (store.clone(), store.clone(), store.clone());
     service.repeat("queue timeouts", SWEEP_EVERY, never(), move || expire_queued(queue.clone()));
     service.repeat("drains", SWEEP_EVERY, never(), move || finish_drains(drains.clone()));
+    service.repeat("audit", AUDIT_EVERY, never(), move || audit(audited.clone()));
     service.repeat("forget", FORGET_EVERY, never(), move || forget_keys(store.clone()));
 }
 
@@ -43,6 +46,26 @@ async fn expire_queued(store: Store) -> Result<Pass, StoreError> {
 
 async fn finish_drains(store: Store) -> Result<Pass, StoreError> {
     store.finish_drains().await?;
+    Ok(Pass::Idle)
+}
+
+/// What should never be is an error in the log, with the rows: nobody looks at an audit that nobody asked for.
+async fn audit(store: Store) -> Result<Pass, StoreError> {
+    for Finding { id, says, outcome } in store.audit(Depth::Living, Duration::from_secs(10)).await? {
+        match &outcome {
+            Outcome::Holds => {}
+            Outcome::Broken { rows, .. } => {
+                tracing::error!(
+                    invariant = id,
+                    says,
+                    rows = outcome.count(),
+                    first = rows.first(),
+                    "an invariant is broken; unidesk audit shows all of it"
+                );
+            }
+            Outcome::Unknown(because) => tracing::warn!(invariant = id, because, "an invariant was not looked at"),
+        }
+    }
     Ok(Pass::Idle)
 }
 

@@ -74,7 +74,11 @@ async fn follow(
         for entry in page {
             at = entry.state;
             let after_seq = entry.seq;
-            write_events(&mut text, entry, cursor.seen);
+            // Only the last one of an entry has the entry's number, so that a cut in between loses none.
+            write_events(&mut text, &entry, cursor.seen, |event| match event {
+                None => after_seq.to_string(),
+                Some(event) => format!("{after_seq}.{event}"),
+            });
             cursor = Cursor { after_seq, seen: 0 };
         }
         sink.send(text).await?;
@@ -87,15 +91,15 @@ async fn follow(
     }
 }
 
-fn write_events(text: &mut String, entry: EventRow, seen: usize) {
+/// Writes the events of an entry after the first `seen`. `id`: of the entry as a whole, or of the event with this index in it.
+pub(crate) fn write_events(text: &mut String, entry: &EventRow, seen: usize, id: impl Fn(Option<usize>) -> String) {
     let last = entry.events.len().saturating_sub(1);
-    for (n, event) in entry.events.into_iter().enumerate().skip(seen) {
+    for (n, event) in entry.events.iter().enumerate().skip(seen) {
+        let event = event.clone();
         let event = TaskEvent { seq: entry.seq, task: entry.task, at: entry.at, state: entry.state, event };
         let data = serde_json::to_value(&event).unwrap_or(Value::Null);
         let name = data.get("event").and_then(Value::as_str).unwrap_or("event").to_owned();
-        // Only the last one of an entry has the entry's number, so that a cut in between loses none.
-        let cursor = if n == last { entry.seq.to_string() } else { format!("{}.{n}", entry.seq) };
-        text.push_str(&streaming::event(&cursor, &name, &data));
+        text.push_str(&streaming::event(&id((n != last).then_some(n)), &name, &data));
     }
 }
 

@@ -127,9 +127,10 @@ impl LogReader {
         let ending = detail
             .and_then(|detail| detail.attempts.into_iter().find(|attempt| attempt.row.number == number))
             .and_then(|attempt| attempt.row.ending);
-        // The agent says how much there was; a lost attempt has nobody who knows.
+        // The agent says how much there was in the task's own three streams: what the platform says beside them makes up for none
+        // of it. A lost attempt has nobody who knows.
         let complete = attempt_state != AttemptState::Lost
-            && ending.is_some_and(|ending| ending.log.complete && offsets.iter().sum::<u64>() >= ending.log.bytes);
+            && ending.is_some_and(|ending| ending.log.complete && offsets[..3].iter().sum::<u64>() >= ending.log.bytes);
         Ok(LogEnd { number, state, bytes, complete })
     }
 }

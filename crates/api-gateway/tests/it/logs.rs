@@ -203,3 +203,86 @@ async fn a_task_that_ends_without_an_attempt_has_an_empty_log() {
     );
     world.stop().await;
 }
+
+/// The log as a viewer gets it that reads a byte a second for 15 s, from a small buffer, and then all that is there for it.
+async fn read_slowly(world: &World, task: TaskId) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = world.url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/api/v1")).expect("a URL");
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4_096).expect("a small buffer");
+    let mut line = socket.connect(address.parse().expect("an address")).await.expect("connected");
+    let request = format!(
+        "GET /api/v1/tasks/{task}/logs?follow=true HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nauthorization: Bearer {}\r\n\r\n",
+        world.member
+    );
+    line.write_all(request.as_bytes()).await.expect("sent");
+    let mut read = vec![0; 15];
+    for byte in &mut read {
+        line.read_exact(std::slice::from_mut(byte)).await.expect("it is served");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut buffer = vec![0; 64 * 1024];
+    // An end or a reset: either way the connection is over.
+    while let Ok(count @ 1..) = line.read(&mut buffer).await {
+        read.extend_from_slice(&buffer[..count]);
+    }
+    let text = String::from_utf8(read).expect("text");
+    let (_, mut body) = text.split_once("\r\n\r\n").expect("a head");
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a chunk's size");
+        let (chunk, rest) = rest.split_at(size.min(rest.len()));
+        whole += chunk;
+        body = rest.strip_prefix("\r\n").unwrap_or_default();
+    }
+    whole
+}
+
+#[tokio::test]
+async fn a_viewer_that_hardly_reads_is_cut_off_and_goes_on_from_its_place_and_nobody_else_notices() {
+    let world = World::start().await;
+    let node = world.node("lab-3", facts(4, 8, &[])).await;
+    let task = world.submit(&ls()).await;
+    let held = world.start_on(task, &node).await;
+    // More than the buffers between the two can take.
+    let mut whole = String::new();
+    for n in 0..300u32 {
+        let data = format!("{n:0>60000}");
+        world.append(&node, held, 1, whole.len() as u64, data.as_bytes()).await;
+        whole += &data;
+    }
+    world.end(&node, held, exited(0), "", whole.len() as u64).await;
+    let other = async {
+        let began = std::time::Instant::now();
+        assert_eq!(text_of(&messages(&mut events(&world, task, "follow=true", None).await, is_over).await), whole);
+        began.elapsed()
+    };
+    let (slow, others) = tokio::join!(read_slowly(&world, task), other);
+    assert!(others < Duration::from_secs(10), "the other one waited {others:?}");
+    // What was on its way arrived; then it was cut off in the middle, and not at an end.
+    assert!(slow.len() < whole.len() && !slow.contains("event: end"), "{} bytes were sent on", slow.len());
+    let (complete, _) = slow.rsplit_once("\n\n").expect("whole messages");
+    let seen: Vec<Message> = complete.split("\n\n").filter_map(crate::world::parse).collect();
+    let last = seen.last().expect("a message").id.clone();
+    let rest = messages(&mut events(&world, task, "follow=true", Some(&last)).await, is_over).await;
+    assert_eq!(text_of(&seen) + &text_of(&rest), whole);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_platform_says_makes_up_for_no_byte_of_the_tasks_own() {
+    let world = World::start().await;
+    let node = world.node("lab-3", facts(4, 8, &[])).await;
+    let task = world.submit(&ls()).await;
+    let held = world.start_on(task, &node).await;
+    world.append(&node, held, 1, 0, b"01234").await;
+    world.append(&node, held, 4, 0, b"image is here\n").await;
+    // The node wrote ten bytes, and five of them are not here.
+    world.end(&node, held, exited(0), "", 10).await;
+    let end = messages(&mut events(&world, task, "", None).await, is_over).await;
+    assert_eq!(end.last().expect("an end").data["complete"], json!(false));
+    world.append(&node, held, 2, 0, b"56789").await;
+    let end = messages(&mut events(&world, task, "", None).await, is_over).await;
+    assert_eq!(end.last().expect("an end").data["complete"], json!(true));
+    world.stop().await;
+}

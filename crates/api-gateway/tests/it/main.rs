@@ -3,6 +3,7 @@
 mod access;
 mod batch;
 mod events;
+mod feed;
 mod logs;
 mod refusals;
 mod submit;

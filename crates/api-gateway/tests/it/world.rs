@@ -306,7 +306,7 @@ pub(crate) async fn messages(response: &mut Response, mut enough: impl FnMut(&[M
     found
 }
 
-fn parse(text: &str) -> Option<Message> {
+pub(crate) fn parse(text: &str) -> Option<Message> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").to_owned();
     let event = field("event: ");
     (!event.is_empty()).then(|| Message {
