@@ -16,6 +16,21 @@ test *arguments:
 demo *arguments:
     scripts/demo.sh {{ arguments }}
 
+# Break a platform on purpose and count what is lost: all faults, or `just chaos F06 F13`; --list names them (needs root)
+[positional-arguments]
+chaos *arguments:
+    cargo build --quiet --locked -p unidesk -p shim -p chaos
+    ${CARGO_TARGET_DIR:-target}/debug/chaos "$@"
+
+# Kill services and agents N times at system calls, rotating, and count what is lost (needs root and strace)
+kill-sweep kills="20" *arguments:
+    cargo build --quiet --locked -p unidesk -p shim -p chaos
+    ${CARGO_TARGET_DIR:-target}/debug/chaos --kill-sweep {{ kills }} {{ arguments }}
+
+# A task counts to sixty while its gateway, its agent and the database are killed; --fast in a tenth of the time
+demo-unplug *arguments:
+    scripts/demo-unplug.sh {{ arguments }}
+
 # Rewrite .sqlx after a change of a query or a migration
 sqlx:
     scripts/sqlx-prepare.sh

@@ -30,7 +30,7 @@ impl Default for Settings {
 
 /// The route where agents connect.
 pub fn router(service: &Service, store: &Store) -> Router {
-    router_with(service, store, Settings::default())
+    router_with(service, store, Settings { heartbeat: store.heartbeat_every(), ..Settings::default() })
 }
 
 /// As [`router`], with other times.

@@ -29,5 +29,10 @@ pub const MAX_FRAME_BYTES: usize = 256 * 1024;
 pub const MAX_LOG_BYTES: usize = 64 * 1024;
 /// How often an agent sends a heartbeat, unless the server says otherwise.
 pub const HEARTBEAT_MS: u64 = 15_000;
-/// A peer that was silent for this long is given up and redialled.
-pub const SILENCE_MS: u64 = 45_000;
+/// So many heartbeats in a row may be missed.
+pub const MISSED_HEARTBEATS: u32 = 3;
+
+/// A peer that was silent for longer is given up and redialled. Both sides count from the heartbeat that the welcome names.
+pub fn silence_after(heartbeat: std::time::Duration) -> std::time::Duration {
+    heartbeat * MISSED_HEARTBEATS
+}

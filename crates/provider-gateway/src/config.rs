@@ -32,6 +32,8 @@ pub struct ProviderSettings {
     pub spool: SpoolLimits,
     /// The Docker socket; the usual one by default.
     pub docker_socket: Option<PathBuf>,
+    /// The longest pause between two tries to reach the server, in milliseconds; 30,000 by default.
+    pub reconnect_cap_ms: Option<u64>,
 }
 
 /// What the owner allows.

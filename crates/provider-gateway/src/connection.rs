@@ -21,7 +21,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const BACKOFF_BASE_MS: u64 = 1_000;
-const BACKOFF_CAP_MS: u64 = 30_000;
+/// The longest pause between two dials, unless `provider.toml` says otherwise.
+pub(crate) const BACKOFF_CAP_MS: u64 = 30_000;
 /// Only a session that held so long starts the backoff anew: a server that drops everybody at once is not to be hammered.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// A token that is not taken may be taken later (a person mends it), but there is no hurry.
@@ -32,6 +33,8 @@ const REFUSED_WAIT: Duration = Duration::from_secs(300);
 pub struct Link {
     pub url: String,
     pub token: String,
+    /// The longest pause between two dials.
+    pub reconnect_cap_ms: u64,
     pub instance: InstanceId,
     pub facts: watch::Receiver<NodeFacts>,
     pub registry: Registry,
@@ -72,8 +75,12 @@ impl Link {
             self.connected.send_replace(false);
             self.handle.session_closed();
             failures = if began.elapsed() >= HEALTHY_AFTER { 1 } else { failures.saturating_add(1) };
-            let jittered =
-                Duration::from_millis(backoff::delay_ms(failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, rand::random()));
+            let jittered = Duration::from_millis(backoff::delay_ms(
+                failures,
+                BACKOFF_BASE_MS,
+                self.reconnect_cap_ms,
+                rand::random(),
+            ));
             let wait = match &end {
                 SessionEnd::Lost(error) => {
                     tracing::warn!(error = %service_kit::lifecycle::Chain(error), again_in_ms = jittered.as_millis() as u64, "not connected; work goes on");

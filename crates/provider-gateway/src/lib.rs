@@ -149,6 +149,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     let link = Link {
         url: config.server.clone(),
         token: config.token.clone(),
+        reconnect_cap_ms: config.settings.reconnect_cap_ms.unwrap_or(connection::BACKOFF_CAP_MS),
         instance,
         facts,
         registry,

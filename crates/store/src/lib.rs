@@ -56,6 +56,9 @@ use sqlx::{
 };
 use std::{str::FromStr, time::Duration};
 
+/// How often nodes beat, unless told otherwise; after three missed beats no new work is given.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
 
 /// A connection that was idle for less need not be asked whether it lives.
@@ -68,6 +71,7 @@ pub struct Store {
     /// Heartbeats never wait behind queries.
     beats: PgPool,
     wakeups: Wakeups,
+    heartbeat_every: Duration,
 }
 
 /// How to reach PostgreSQL.
@@ -134,7 +138,7 @@ impl Store {
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let beats = pool(2).connect_lazy_with(options);
         let wakeups = Wakeups::new(config.shared.then(|| main.clone()));
-        Ok(Self { pool: main, beats, wakeups })
+        Ok(Self { pool: main, beats, wakeups, heartbeat_every: HEARTBEAT_EVERY })
     }
 
     async fn check_durability(&self) -> Result<(), StoreError> {
@@ -171,6 +175,20 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query_scalar!("SELECT 1 AS one").fetch_one(&self.pool).await?;
         Ok(())
+    }
+
+    /// With nodes that beat this often. All services of an installation must be told the same.
+    pub fn with_heartbeat(self, every: Duration) -> Self {
+        Self { heartbeat_every: every, ..self }
+    }
+
+    pub fn heartbeat_every(&self) -> Duration {
+        self.heartbeat_every
+    }
+
+    /// Silent for so long, a node is taken for gone: it gets no new work, and another installation may use its token.
+    pub(crate) fn silence_s(&self) -> f64 {
+        3.0 * self.heartbeat_every.as_secs_f64()
     }
 
     pub fn wakeups(&self) -> &Wakeups {

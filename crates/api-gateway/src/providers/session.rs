@@ -9,10 +9,9 @@ use super::{
 use domain::{ids::NodeId, node::NodeMetrics};
 use futures::{SinkExt, StreamExt, stream::SplitStream};
 use protocol::{
-    Frame, FromNode, LogFrame, SILENCE_MS, ToNode,
+    Frame, FromNode, LogFrame, ToNode, silence_after,
     transport::{Message, Transport, TransportError},
 };
-use std::time::Duration;
 use store::{NodeReport, SessionKey};
 use tokio::sync::mpsc;
 
@@ -82,7 +81,7 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
                 }
                 if let Err(error) = sent { return error }
                 // A node that does not read is given up, not waited for.
-                match tokio::time::timeout(Duration::from_millis(SILENCE_MS), sink.flush()).await {
+                match tokio::time::timeout(silence_after(door.settings.heartbeat), sink.flush()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return error,
                     Err(_) => return TransportError::Silent,
@@ -100,7 +99,7 @@ async fn read<T: Transport>(
     outbound: &Outbound,
 ) -> TransportError {
     loop {
-        let message = match tokio::time::timeout(Duration::from_millis(SILENCE_MS), stream.next()).await {
+        let message = match tokio::time::timeout(silence_after(door.settings.heartbeat), stream.next()).await {
             Err(_) => return TransportError::Silent,
             Ok(None) => return TransportError::Closed("without a word".into()),
             Ok(Some(Err(error))) => return error,

@@ -8,7 +8,7 @@ use domain::{
 };
 use futures::{SinkExt, StreamExt, stream::SplitSink};
 use protocol::{
-    Frame, FromNode, Hello, SILENCE_MS, ToNode, Welcome,
+    Frame, FromNode, Hello, ToNode, Welcome, silence_after,
     transport::{Message, Transport, TransportError},
     version,
 };
@@ -119,7 +119,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                 if measuring.is_none() {
                     measuring = Some(Box::pin(link.metrics()));
                 }
-                if last_heard.elapsed() > Duration::from_millis(SILENCE_MS) { Err(TransportError::Silent) } else { Ok(()) }
+                if last_heard.elapsed() > silence_after(heartbeat) { Err(TransportError::Silent) } else { Ok(()) }
             }
             // At once: until the server knows it, it sends what nobody here takes.
             Ok(()) = stopping.changed(), if measuring.is_none() => {

@@ -76,8 +76,10 @@ impl Store {
         let nodes = sqlx::query_as!(
             NodeRecord,
             r#"SELECT n.id, n.name, n.admission, n.admission_note, n.facts, n.created_at, l.metrics, l.connected, l.connected_since, l.beat_at,
-                      (l.beat_at IS NULL OR l.offline_since IS NOT NULL) AS "offline!", (l.beat_at NOT BETWEEN now() - interval '45 seconds' AND now() + interval '5 seconds') AS silent
-               FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.admission <> 'revoked' ORDER BY n.id"#
+                      (l.beat_at IS NULL OR l.offline_since IS NOT NULL) AS "offline!",
+                      (l.beat_at NOT BETWEEN now() - make_interval(secs => $1) AND now() + interval '5 seconds') AS silent
+               FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.admission <> 'revoked' ORDER BY n.id"#,
+            self.silence_s()
         )
         .fetch_all(&self.pool)
         .await?;

@@ -62,9 +62,10 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         let node = hello.node.as_uuid();
         let row = sqlx::query!(
-            r#"SELECT n.name, n.admission, l.instance, l.session_epoch, (l.connected AND l.beat_at > now() - interval '45 seconds') AS alive
+            r#"SELECT n.name, n.admission, l.instance, l.session_epoch, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
                FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1 FOR UPDATE OF l"#,
-            node
+            node,
+            self.silence_s()
         )
         .fetch_one(&mut *transaction)
         .await?;

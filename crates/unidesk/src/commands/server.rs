@@ -19,12 +19,16 @@ pub enum Which {
         #[command(flatten)]
         database: Database,
         #[command(flatten)]
+        nodes: Nodes,
+        #[command(flatten)]
         config: api_gateway::Config,
     },
     /// Places tasks. Any number may run: one leads, the others stand by
     Scheduler {
         #[command(flatten)]
         database: Database,
+        #[command(flatten)]
+        nodes: Nodes,
         #[command(flatten)]
         config: scheduler::Config,
         /// Address and port of /healthz and /readyz; none by default
@@ -41,6 +45,20 @@ pub enum Which {
         #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
         health: Option<std::net::SocketAddr>,
     },
+}
+
+/// What is true of all nodes, and so must be the same for all services.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Nodes {
+    /// Milliseconds between two heartbeats of a node; after three missed ones it gets no new work
+    #[arg(long, env = "UNIDESK_HEARTBEAT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(500..=60_000), value_name = "MS")]
+    pub heartbeat_ms: u64,
+}
+
+impl Nodes {
+    fn told(self, store: Store) -> Store {
+        store.with_heartbeat(Duration::from_millis(self.heartbeat_ms))
+    }
 }
 
 /// How services reach PostgreSQL.
@@ -69,16 +87,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     service_kit::telemetry::init("info");
     let service = Service::new();
     let store = match args.service {
-        Which::ApiGateway { database, config } => {
-            let store = database.connect().await?;
+        Which::ApiGateway { database, nodes, config } => {
+            let store = nodes.told(database.connect().await?);
             let listener = config.bind().await?;
             println!("ready http://{} service=api-gateway", listener.local_addr()?);
             // Stateless routes of other services are served right here: one hop less than forwarding them.
             api_gateway::run(&service, store.clone(), listener, node_registry::routes(store.clone())).await?;
             store
         }
-        Which::Scheduler { database, config, health } => {
-            let store = database.connect().await?;
+        Which::Scheduler { database, nodes, config, health } => {
+            let store = nodes.told(database.connect().await?);
             health_listener(&service, &store, health).await?;
             scheduler::run(&service, &config, store.clone());
             println!("ready service=scheduler");

@@ -1,0 +1,131 @@
+//! `chaos`: breaks a platform of its own in every way there is, and says what was lost.
+
+use anyhow::Context as _;
+use chaos::{
+    engine::{self, Sabotage},
+    inside::{self, Place},
+    report::Report,
+    scenario::Scenario,
+    scenarios, sweep,
+    world::Run,
+};
+use clap::Parser;
+use std::{path::PathBuf, process::ExitCode};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "chaos",
+    about = "Faults on real processes, a real PostgreSQL, Docker and networks; fails when anything was lost."
+)]
+struct Args {
+    /// Faults by their ids (F01 F13); all by default
+    faults: Vec<String>,
+    /// Name the faults and end
+    #[arg(long)]
+    list: bool,
+    /// Write all figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Do damage after each fault, to show that it is noticed
+    #[arg(long, value_enum)]
+    sabotage: Option<Sabotage>,
+    /// Instead of faults: so many kills at system calls of the services and agents
+    #[arg(long, value_name = "N")]
+    kill_sweep: Option<u32>,
+    /// Where the kills begin, so that each run makes others
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    from: u32,
+    /// Copy the logs of failed faults to this directory
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let chosen = choose(&args.faults)?;
+    if args.list {
+        for scenario in chosen {
+            println!("{:<5} {}", scenario.id, scenario.what);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let dir = match inside::enter().await? {
+        Place::Outside(code) => return Ok(code),
+        Place::Inside(dir) => dir,
+    };
+    tokio::select! {
+        outcome = play(&args, &chosen, dir) => outcome,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+    }
+}
+
+fn choose(faults: &[String]) -> anyhow::Result<Vec<Scenario>> {
+    let mut all = scenarios::all();
+    if let Some(unknown) = faults.iter().find(|id| !all.iter().any(|scenario| scenario.id == id.as_str())) {
+        anyhow::bail!("there is no fault {unknown}; chaos --list names them");
+    }
+    all.retain(|scenario| faults.is_empty() || faults.iter().any(|id| id == scenario.id));
+    Ok(all)
+}
+
+async fn play(args: &Args, chosen: &[Scenario], dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let mut run = Run::start(&dir).await.context("preparing the run")?;
+    let mut reports = Vec::new();
+    println!("{}", Report::heading());
+    let names: Vec<&Scenario> = if args.kill_sweep.is_some() { Vec::new() } else { chosen.iter().collect() };
+    for scenario in names {
+        let report = engine::play(&mut run, scenario, args.sabotage)
+            .await
+            .with_context(|| format!("{} could not be played", scenario.id));
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                keep(args, &run, scenario.id);
+                println!("{:<5} {:<52} FAILED: {error:#}", scenario.id, scenario.what);
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        println!("{}", report.lines());
+        if !report.is_clean() {
+            keep(args, &run, scenario.id);
+        }
+        reports.push(report);
+    }
+    if let Some(kills) = args.kill_sweep {
+        let report = sweep::run(&mut run, kills, args.from).await?;
+        println!("{}", report.lines());
+        if !report.is_clean() {
+            keep(args, &run, &report.id);
+        }
+        reports.push(report);
+    }
+    run.docker.stop().await?;
+    if let Some(file) = &args.json {
+        std::fs::write(file, serde_json::to_string_pretty(&reports)? + "\n")
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
+    let failed = reports.iter().filter(|report| report.verdict() == "FAILED").count();
+    let skipped = reports.iter().filter(|report| report.verdict() == "skipped").count();
+    let accepted: u32 = reports.iter().map(|report| report.findings.accepted).sum();
+    let lost: usize = reports.iter().map(|report| report.findings.lost.len()).sum();
+    let audited = if reports.iter().all(|report| report.audited) { "" } else { "; this build has no `unidesk audit`" };
+    println!(
+        "{} faults, {failed} failed, {skipped} skipped; {accepted} tasks accepted, {lost} lost{audited}",
+        reports.len()
+    );
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn keep(args: &Args, run: &Run, name: &str) {
+    let Some(to) = &args.keep else { return };
+    let from = run.dir.join(name);
+    let _ = std::fs::create_dir_all(to.join(name));
+    for part in ["logs", "ledger", "history.json"] {
+        let copied =
+            inside::run("cp", &["-r", &from.join(part).display().to_string(), &to.join(name).display().to_string()]);
+        if let Err(error) = copied {
+            eprintln!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Go-betweens that misbehave on purpose, always in the same way for the same seed.
+
+pub mod pg;
+pub mod ws;
