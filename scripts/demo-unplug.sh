@@ -66,7 +66,9 @@ stop_all() {
     [[ -z ${pid[postgres]:-} ]] || stop_process "${pid[postgres]}" 15 INT
 }
 
-as_database_user() { if ((EUID == 0)); then setpriv --reuid postgres --regid postgres --clear-groups "$@"; else "$@"; fi; }
+# PostgreSQL does not run as root.
+as_database_user=(env LC_ALL=C.UTF-8)
+if ((EUID == 0)); then as_database_user=(setpriv --reuid postgres --regid postgres --clear-groups "${as_database_user[@]}"); fi
 start_gateway() { start gateway unidesk server api-gateway --database-url "$database" --listen "127.0.0.1:$port"; }
 start_agent() {
     start agent unidesk provider --server "$UNIDESK_URL" --token-file "$scratch/node.token" --data-dir "$scratch/node"
@@ -75,7 +77,7 @@ start_postgres() {
     # What a killed server has left must be gone before the next one takes its files.
     local try
     for try in 1 2 3 4 5; do
-        launch postgres as_database_user "$pg/postgres" -D "$scratch/pg/data" -k "$scratch/pg" -c listen_addresses=
+        launch postgres "${as_database_user[@]}" "$pg/postgres" -D "$scratch/pg/data" -k "$scratch/pg" -c listen_addresses=
         if wait_until 20 eval "$pg/psql -X -q -h '$scratch/pg' -U unidesk -d postgres -c 'SELECT 1' || ! kill -0 ${pid[postgres]}" &&
             kill -0 "${pid[postgres]}" 2>/dev/null; then return 0; fi
         sleep "0.$try"
@@ -110,7 +112,7 @@ tell "built in $(took "$started"); now every part starts as a process of its own
 chmod 0711 "$scratch"
 mkdir -p "$scratch/pg/data" "$scratch/node"
 if ((EUID == 0)); then chown -R postgres "$scratch/pg"; fi
-quietly "initdb" as_database_user "$pg/initdb" -U unidesk -A trust -E UTF8 --locale=C.UTF-8 -D "$scratch/pg/data"
+quietly "initdb" "${as_database_user[@]}" "$pg/initdb" -U unidesk -A trust -E UTF8 --locale=C.UTF-8 -D "$scratch/pg/data"
 database="postgres://unidesk@localhost/postgres?host=${scratch//\//%2F}%2Fpg"
 port=7840
 until port_is_free "$port" && port_is_free $((port + 1)); do port=$((port + 2)); done
@@ -133,10 +135,13 @@ at_exit "docker images -q --filter 'label=unidesk.instance=$instance' | sort -u 
 at_exit "docker ps -aq --filter 'label=unidesk.instance=$instance' | xargs -r docker rm -f -v >/dev/null"
 tell "PostgreSQL ${pid[postgres]}, gateway ${pid[gateway]}, scheduler ${pid[scheduler]}, registry ${pid[registry]}, agent of node \"laptop\" ${pid[agent]}"
 
-mkdir -p "$scratch/git" "$scratch/env"
+mkdir -p "$scratch/git" "$scratch/env" "$scratch/code"
 say "FROM $test_image" >"$scratch/env/Dockerfile"
+say "i=0; while [ \$i -lt 60 ]; do i=\$((i+1)); echo \"\$i of 60\"; sleep \$1; done" >"$scratch/code/count.sh"
+code_commit=$(make_repository "$scratch/git/code.git" "$scratch/code")
 environment=$(make_repository "$scratch/git/env.git" "$scratch/env")
 serve_repositories "$scratch/git" $((port + 1))
+git=http://127.0.0.1:$((port + 1))/cgi-bin
 
 # The tasks ----------------------------------------------------------------------------------------------------------
 
@@ -150,26 +155,24 @@ while_away() { sleep "$(seconds "$away_ms")"; }
 # count KIND: runs the task, unplugs, and judges. False when anything is missing or twice.
 count() {
     local kind=$1 code=0 line task options=() out=$scratch/$1.log viewer run
-    line="i=0; while [ \$i -lt 60 ]; do i=\$((i+1)); echo \"\$i of 60\"; sleep $(seconds "$pause_ms"); done"
+    line="sh count.sh $(seconds "$pause_ms")"
+    options=(--code-repo-url "$git/code.git" --code-commit-id "$code_commit")
     case $kind in
     container)
-        options=(--env-repo-url "http://127.0.0.1:$((port + 1))/cgi-bin/env.git" --env-commit-id "$environment" --dockerfile-path Dockerfile)
+        options+=(--env-repo-url "$git/env.git" --env-commit-id "$environment" --dockerfile-path Dockerfile)
         ;;
-    process) options=(--executor process) ;;
+    process) options+=(--executor process) ;;
     esac
     say
-    tell "a task that counts to sixty, as a $kind:  unidesk run '...'"
+    tell "a task that counts to sixty, as a $kind:  unidesk run '$line'"
     : >"$out"
     UNIDESK_PROGRESS=plain unidesk run "$line" --timeout 10m "${options[@]}" >"$out" 2>"$scratch/$kind.err" </dev/null &
     run=$!
     # Its log as it comes, as whoever follows it sees it.
     (tail -n +1 -f "$out" "$scratch/$kind.err" 2>/dev/null --pid "$run" -q | sed -u "s/^/    $kind | /") &
     viewer=$!
-    wait_until 120 grep -q '^1 of 60' "$out" || {
-        kill "$run" 2>/dev/null || true
-        cat "$scratch/$kind.err" >&2
-        die "the task did not begin to count"
-    }
+    wait_until 120 eval "grep -q '^1 of 60' '$out' || ! kill -0 $run"
+    grep -q '^1 of 60' "$out" || die "the task did not begin to count"
     counting_since=$(now_ms)
 
     at 10

@@ -82,8 +82,7 @@ async fn play(args: &Args, chosen: &[Scenario], dir: PathBuf) -> anyhow::Result<
             Ok(report) => report,
             Err(error) => {
                 keep(args, &run, scenario.id);
-                println!("{:<5} {:<52} FAILED: {error:#}", scenario.id, scenario.what);
-                return Ok(ExitCode::FAILURE);
+                Report::unplayed(scenario, &error)
             }
         };
         println!("{}", report.lines());

@@ -1,6 +1,9 @@
 //! One line a scenario, and all figures for the documentation.
 
-use crate::{oracle::Findings, scenario::Seen};
+use crate::{
+    oracle::Findings,
+    scenario::{Scenario, Seen},
+};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -18,6 +21,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// The platform could not even be put up, or not be looked at.
+    pub fn unplayed(scenario: &Scenario, error: &anyhow::Error) -> Self {
+        let findings = Findings { broken: vec![format!("{error:#}")], ..Findings::default() };
+        let (id, what, seen) = (scenario.id.into(), scenario.what.into(), Seen::of(scenario.what));
+        Self { id, what, seen, findings, audited: true, took_s: 0.0 }
+    }
+
     pub fn verdict(&self) -> &'static str {
         match (&self.seen.skipped, self.is_clean()) {
             (Some(_), _) => "skipped",

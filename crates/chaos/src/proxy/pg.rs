@@ -18,6 +18,8 @@ use tokio::{
     task::JoinSet,
 };
 
+/// The body of the question whether the connection may be encrypted.
+const SSL_REQUEST: [u8; 4] = 80_877_103u32.to_be_bytes();
 const SOCKET: &str = ".s.PGSQL.5432";
 
 /// How it treats what passes.
@@ -117,7 +119,7 @@ async fn forth(
     mut shared: Shared,
     swallow: Swallow,
 ) -> anyhow::Result<()> {
-    // The first message alone has no letter.
+    // The first message has no letter, nor has the question for encryption before it.
     let mut has_started = false;
     loop {
         let mut message = Vec::new();
@@ -130,7 +132,7 @@ async fn forth(
         message.resize(head + length as usize, 0);
         from.read_exact(&mut message[head + 4..]).await?;
         let is_commit = has_started && message[0] == b'Q' && message[5..].starts_with(b"COMMIT");
-        has_started = true;
+        has_started = has_started || message[4..] != SSL_REQUEST;
         shared.pass().await;
         match is_commit.then(|| shared.cut()).flatten() {
             Some(true) => {
