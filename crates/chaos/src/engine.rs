@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// How often a short task is asked for meanwhile.
 const SHORT_EVERY: Duration = Duration::from_millis(700);
 
-/// Damage done on purpose after the run, to show that the oracle sees it.
+/// Damage done on purpose after the verdict, to show that the oracle would have seen it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sabotage {
     /// A piece of one stored log is deleted.
@@ -43,9 +43,6 @@ pub async fn play(run: &mut Run, scenario: &Scenario, sabotage: Option<Sabotage>
         Err(error) => Seen { broken: vec![format!("{error:#}")], ..Seen::of(scenario.what) },
     };
     let left = settle::quiet(&world, &run.docker).await;
-    if let Some(sabotage) = sabotage {
-        harm(&world, sabotage)?;
-    }
     let mut findings = oracle::judge(&evidence::gather(&world).await.context("gathering what is left to judge by")?);
     findings.left = left;
     findings.broken = settle::grown(&before, &world.usage());
@@ -55,6 +52,13 @@ pub async fn play(run: &mut Run, scenario: &Scenario, sabotage: Option<Sabotage>
     let audit = settle::audit(&world)?;
     let audited = audit.is_some();
     findings.broken.extend(audit.unwrap_or_default());
+    if let Some(sabotage) = sabotage {
+        harm(&world, sabotage)?;
+        let damaged = oracle::judge(&evidence::gather(&world).await?);
+        if damaged.is_clean() {
+            findings.broken.push(format!("the oracle is blind: it did not notice {sabotage:?}"));
+        }
+    }
     let history = serde_json::to_string_pretty(&world.submitter.history())?;
     fs::write(world.dir.join("history.json"), history)?;
     if let Err(error) = world.stop().await {

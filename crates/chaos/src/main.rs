@@ -26,7 +26,7 @@ struct Args {
     /// Write all figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Do damage after each fault, to show that it is noticed
+    /// Do damage after each verdict and judge again: fails when that is not noticed
     #[arg(long, value_enum)]
     sabotage: Option<Sabotage>,
     /// Instead of faults: so many kills at system calls of the services and agents
