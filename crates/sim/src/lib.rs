@@ -9,6 +9,7 @@ pub mod assertions;
 mod dice;
 mod fakes;
 pub mod faults;
+pub mod reference;
 pub mod shrink;
 mod trace;
 mod world;

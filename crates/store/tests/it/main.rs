@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod feed;
+mod differential;
 mod leader;
 mod liveness;
 mod logs;
