@@ -41,6 +41,9 @@ pub struct Task {
     /// Something that is not the task's state: `node_offline`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub condition: Option<String>,
+    /// While its node is offline: from then on another node may have the task.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub replaceable_at: Option<DateTime<Utc>>,
     pub log: TaskLog,
     /// Commits, trees, image, driver: what exactly ran.
     pub image: Option<Image>,

@@ -290,8 +290,12 @@ fn settle(
                 requeue(task, attempt.node, not_before, format!("{kind}: {}", ending.message), events);
             }
             Decision::End { because } => {
-                let reason = if because.is_empty() { String::new() } else { format!(" (not retried: {because})") };
-                finish(task, TaskState::Failed, Some(kind), format!("{}{reason}", ending.message));
+                let message = match because.as_str() {
+                    "" => ending.message.clone(),
+                    // The reason goes on with the sentence, which is over only after it.
+                    because => format!("{} (not retried: {because})", ending.message.trim_end_matches('.')),
+                };
+                finish(task, TaskState::Failed, Some(kind), message);
             }
         },
     }

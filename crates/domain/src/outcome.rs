@@ -119,6 +119,9 @@ pub struct ExitFacts {
     pub started_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended_at: Option<Timestamp>,
+    /// Why the user's program never began, in words, where the code alone would leave people guessing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_started: Option<String>,
 }
 
 impl ExitFacts {

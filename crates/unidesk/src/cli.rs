@@ -103,6 +103,8 @@ pub enum Command {
     NodeToken(commands::node_token::Args),
     /// Keys of people and programs
     ApiKey(commands::api_key::Args),
+    /// Check that all holds in the live database that always should
+    Audit(commands::audit::Args),
     /// Store a credential for a server
     Login(commands::login::Args),
     /// Who the server takes you for
@@ -129,7 +131,7 @@ Run a commit on a machine that fits, and know years later exactly what ran.
 Tasks      run  submit  list  status  logs  why  wait  cancel  retry
 Machines   node  node-token  provider
 Access     login  whoami  api-key
-Platform   up  server  migrate
+Platform   up  server  migrate  audit
 
 Everywhere: -o json, --color, --progress, --server, -h short help, --help with examples
 Exit codes: unidesk help exit

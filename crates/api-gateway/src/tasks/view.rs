@@ -53,6 +53,7 @@ pub(super) fn summary(task: TaskView) -> Task {
         node: task.node,
         attempt: task.attempts,
         cancel_requested: task.cancel_requested,
+        replaceable_at: task.replaceable_at.filter(|_| condition.is_some()),
         condition,
         log: TaskLog {
             bytes: task.log_bytes,

@@ -90,6 +90,7 @@ fn task(name: &str, state: TaskState, body: Value) -> TaskDetail {
         attempts: 0,
         node: None,
         node_offline: false,
+        replaceable_at: None,
         started_at: None,
         exit: None,
         ending: None,

@@ -459,10 +459,11 @@ fn describe(exit: &ExitFacts) -> String {
     let signal = exit.signal.map(|signal| format!(" (signal {signal})")).unwrap_or_default();
     let code = exit.code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit {code}"));
     // Said by shells and by our own supervisors alike, and no number that people know.
-    let means = match exit.code {
-        Some(126) => ": the program could not be executed",
-        Some(127) => ": the program was not found",
-        _ => "",
+    let means = match (&exit.not_started, exit.code) {
+        (Some(why), _) => format!(": {why}"),
+        (None, Some(126)) => ": the program could not be executed".to_owned(),
+        (None, Some(127)) => ": the program was not found".to_owned(),
+        (None, _) => String::new(),
     };
     match exit.failure() {
         None => String::new(),

@@ -35,6 +35,7 @@ impl ContainerExecutor {
         }
         if let (Some(code @ (126 | 127)), Some(why)) = (exit.code, not_executed(&stderr_head)) {
             job.log.note(&format!("{why} (exit code {code})")).await;
+            exit.not_started = Some(why);
         }
         Ok(exit)
     }

@@ -89,13 +89,15 @@ impl ExitFile {
         })
     }
 
+    /// What kept the user's program from beginning.
+    pub(super) fn why_not_started(&self, spec: &TaskSpec, path: &str) -> Option<String> {
+        self.not_started.as_ref().map(|(step, errno)| why_not_started(spec, path, step, *errno))
+    }
+
     /// Sentences for the log that the exit code alone would leave people guessing about.
     pub(super) fn explanations(&self, job: &Job, path: &str) -> Vec<String> {
         let spec = &job.spec;
-        let mut notes = Vec::new();
-        if let Some((step, errno)) = &self.not_started {
-            notes.push(why_not_started(spec, path, step, *errno));
-        }
+        let mut notes: Vec<String> = self.why_not_started(spec, path).into_iter().collect();
         if self.oom {
             notes.push(format!(
                 "killed: the task's processes used more than their {} of memory (peak {})",

@@ -145,7 +145,7 @@ async fn finish(executor: &ProcessExecutor, job: &Job, exit: &ExitFile) -> Resul
         let dropped = show_bytes(exit.dropped_bytes);
         job.log.note(&format!("{dropped} of output could not be kept, because the node's disk was full")).await;
     }
-    exit.facts()
+    Ok(ExitFacts { not_started: exit.why_not_started(&job.spec, &path), ..exit.facts()? })
 }
 
 fn vanished() -> Failure {

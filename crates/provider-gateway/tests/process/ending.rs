@@ -43,8 +43,11 @@ async fn a_file_that_is_no_program_ends_with_126() {
     assert_eq!(rig.run(&job).await.code, Some(126));
     assert!(notes(&job).contains("may not be executed"), "{}", notes(&job));
     let job = rig.job_of(json!({ "command": ["true"], "workdir": "/workspace/src" }));
-    assert_eq!(rig.run(&job).await.code, Some(126));
+    let facts = rig.run(&job).await;
+    assert_eq!(facts.code, Some(126));
     assert!(notes(&job).contains("/workspace/src does not exist in the code"), "{}", notes(&job));
+    // Also where the log is not looked at.
+    assert_eq!(facts.not_started.as_deref(), Some(notes(&job).trim_end()));
 }
 
 #[tokio::test]

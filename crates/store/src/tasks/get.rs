@@ -36,6 +36,8 @@ pub struct TaskView {
     pub attempts: u32,
     pub node: Option<String>,
     pub node_offline: bool,
+    /// From when on another node may have the task, if its own stays offline.
+    pub replaceable_at: Option<Timestamp>,
     pub started_at: Option<Timestamp>,
     pub exit: Option<ExitFacts>,
     pub ending: Option<Ending>,
@@ -75,6 +77,7 @@ pub(crate) struct ViewRecord {
     pub(crate) attempts: i32,
     pub(crate) node: Option<String>,
     pub(crate) node_offline: Option<bool>,
+    pub(crate) replaceable_at: Option<Timestamp>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) exit: Option<serde_json::Value>,
     pub(crate) ending: Option<serde_json::Value>,
@@ -102,6 +105,7 @@ impl ViewRecord {
             attempts: self.attempts as u32,
             node: self.node,
             node_offline: self.node_offline.unwrap_or(false),
+            replaceable_at: self.replaceable_at,
             started_at: self.started_at,
             exit: self.exit.map(read_json).transpose()?,
             ending: self.ending.map(read_json).transpose()?,
@@ -158,7 +162,9 @@ impl Store {
             ViewRecord,
             r#"SELECT t.id, t.project_id, p.slug, t.name, COALESCE(k.name, 'unknown') AS "created_by!", t.created_at, s.state, s.queued, s.failure,
                       s.exit_code, s.message, s.cancel_requested, s.not_before, s.ended_at, s.attempts,
-                      n.name AS "node?", (l.offline_since IS NOT NULL) AS node_offline, a.started_at AS "started_at?", a.exit AS "exit?", a.ending AS "ending?",
+                      n.name AS "node?", (l.offline_since IS NOT NULL) AS node_offline,
+                      l.offline_since + COALESCE((t.spec->'on_node_loss'->>'replace_after_ms')::bigint, 0) * interval '1 millisecond' AS replaceable_at,
+                      a.started_at AS "started_at?", a.exit AS "exit?", a.ending AS "ending?",
                       a.provenance AS "provenance?", h.next_offsets[1] + h.next_offsets[2] + h.next_offsets[3] AS log_bytes
                FROM UNNEST($1::uuid[]) WITH ORDINALITY AS w(id, place)
                JOIN tasks t ON t.id = w.id JOIN task_state s ON s.task_id = t.id JOIN projects p ON p.id = t.project_id

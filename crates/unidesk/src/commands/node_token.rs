@@ -99,13 +99,23 @@ async fn create(context: &Context, server: &Server, name: &str, no_wait: bool) -
     }
 }
 
+/// What to do with the secret: the whole line, for any POSIX shell, so that nothing is left to fill in.
 fn hints(created: &CreatedNodeToken, url: &str, shown: bool) -> Vec<String> {
     let name = clean(&created.name);
-    let token = if shown { created.token.as_str() } else { "TOKEN" };
-    vec![
-        format!("This secret is shown once and never expires until revoked. On {name}, paste:"),
-        format!("  (umask 077; cat > t <<< {token}); unidesk provider --server {} --token-file t", clean(url)),
-    ]
+    let start = format!("unidesk provider --server {} --token-file", clean(url));
+    if shown {
+        vec![
+            format!("This secret is shown once and never expires until revoked. On {name}, paste:"),
+            format!("  (umask 077; echo {} > node.token); {start} node.token", created.token),
+            "To have it run from boot on: deploy/systemd/unidesk-provider.service".to_owned(),
+        ]
+    } else {
+        // It went into a file or another program: that is where it stays.
+        vec![
+            "This secret is shown once and never expires until revoked.".to_owned(),
+            format!("Copy it to {name} as the file node.token, and there: {start} node.token"),
+        ]
+    }
 }
 
 /// Looks until the machine has called. Only a convenience: the token is made, whatever becomes of this.
@@ -149,4 +159,27 @@ fn machine(node: &Node) -> String {
     parts.extend(capacity.gpus.iter().map(|gpu| clean(&gpu.model)));
     parts.extend(node.facts.docker_version.iter().map(|version| format!("Docker {}", clean(version))));
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::ids::NodeId;
+    use uuid::Uuid;
+
+    #[test]
+    fn the_line_to_paste_is_whole_and_a_secret_that_was_not_shown_is_not_shown_here_either() {
+        let created = CreatedNodeToken {
+            id: NodeTokenId::from_uuid(Uuid::nil()),
+            node_id: NodeId::from_uuid(Uuid::nil()),
+            name: "lab-8".into(),
+            token: "ud_node_Hk3v9".into(),
+        };
+        let line = &hints(&created, "https://unidesk.example", true)[1];
+        assert_eq!(
+            line,
+            "  (umask 077; echo ud_node_Hk3v9 > node.token); unidesk provider --server https://unidesk.example --token-file node.token"
+        );
+        assert!(hints(&created, "https://unidesk.example", false).iter().all(|line| !line.contains("Hk3v9")));
+    }
 }

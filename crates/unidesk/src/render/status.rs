@@ -11,6 +11,7 @@ use crate::{
     text::{clean, clean_lines, show_clock, show_limit, show_needs, show_span, split_not_retried},
 };
 use api_types::task::{Attempt, Task};
+use chrono::{DateTime, FixedOffset};
 use domain::{
     quantity::{show_bytes, show_duration_ms},
     spec::TaskSpec,
@@ -22,6 +23,7 @@ pub fn for_people(task: &Task, view: &View) -> String {
     let (message, not_retried) = split_not_retried(&task.message);
     lines.extend(clean_lines(message).into_iter().take(20).map(|line| format!("           {line}")));
     lines.extend(not_retried.map(|reason| format!("           not retried: {}", clean(reason))));
+    lines.extend(offline(task, view.now).map(|text| format!("waits      {text}")));
     let what = task.spec.as_ref().map(|spec| spec.command.display()).filter(|command| !command.is_empty());
     let what = what.map_or_else(String::new, |command| format!(": {}", clean(&command)));
     let when = show_clock(task.created_at, view.now);
@@ -36,6 +38,17 @@ pub fn for_people(task: &Task, view: &View) -> String {
         text += &attempt_table(task, attempts, view).for_people(&view.style, view.width);
     }
     text
+}
+
+/// What a task waits for whose node is offline: to come back, or to be replaced. None: it is not, or waits for a node like others.
+pub fn offline(task: &Task, now: DateTime<FixedOffset>) -> Option<String> {
+    let until = task.replaceable_at.filter(|_| task.condition.as_deref() == Some("node_offline"))?;
+    let node = clean(task.node.as_deref().unwrap_or("its node"));
+    Some(if until > now.to_utc() {
+        format!("for {node}, which is offline, until {}; then for any node that fits", show_clock(until, now))
+    } else {
+        format!("for {node}, which is offline, or for any node that fits")
+    })
 }
 
 fn headline(task: &Task, view: &View) -> String {

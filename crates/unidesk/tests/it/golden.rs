@@ -53,6 +53,25 @@ fn list() {
 }
 
 #[test]
+fn status_of_a_task_whose_node_is_offline() {
+    let away = json!({"condition": "node_offline", "replaceable_at": "2026-11-22T15:31:52Z", "node": "lab-3", "started_at": "2026-11-22T14:00:00Z"});
+    let shown = render::status::for_people(&task("running", away), &view());
+    assert_snapshot!("status_offline", shown);
+}
+
+#[test]
+fn audit() {
+    let audit: api_types::audit::Audit = serde_json::from_value(json!({"clean": false, "invariants": [
+        {"id": "one-live-attempt", "says": "A task has at most one live attempt.", "state": "holds"},
+        {"id": "fences-grow", "says": "Each attempt of a task has a higher fence than the one before.", "state": "broken",
+         "rows": ["attempt 7 of task 1 has fence 4 after 5", "attempt 8\u{1b}[2J"], "more": 1_204},
+        {"id": "logs-have-no-silent-gap", "says": "What is missing has a record.", "state": "unknown", "because": "it took longer than 25 s"},
+    ]}))
+    .expect("an audit");
+    assert_snapshot!("audit", render::audit::for_people(&audit, &Style::PLAIN));
+}
+
+#[test]
 fn status() {
     assert_snapshot!("status_running", render::status::for_people(&moved("running", json!({})), &view()));
     assert_snapshot!(

@@ -4,11 +4,12 @@ use crate::{
     render::{
         phases::{self, BuildStep},
         provenance::Provenance,
+        status,
     },
-    style::Style,
+    style::{Glyph, Style},
 };
 use api_types::{event::TaskEvent, task::Task};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, FixedOffset, Utc};
 use domain::{ids::NodeId, lifecycle::Event};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub(super) struct Story {
     current: Option<Current>,
     why: Option<String>,
     over: bool,
+    /// What was told of a node that is offline.
+    offline: Option<String>,
     lines: Vec<String>,
 }
 
@@ -60,6 +63,7 @@ impl Story {
             current: None,
             why: None,
             over: false,
+            offline: None,
             lines: Vec::new(),
         }
     }
@@ -99,7 +103,7 @@ impl Story {
                 self.current = None;
                 self.waits_since = (told.at, now);
                 let because = crate::text::clean(because.lines().next().unwrap_or_default());
-                self.lines.push(self.style.phase(crate::style::Glyph::Warning, "requeued", &because));
+                self.lines.push(self.style.phase(Glyph::Warning, "requeued", &because));
             }
             Event::Finished { .. } => self.over = true,
             Event::RetryAsked => self.over = false,
@@ -123,6 +127,22 @@ impl Story {
                 current.provenance = Some(Provenance::read(provenance));
             }
         }
+    }
+
+    /// Its node is offline, or back: told when it changes. No entry of the history tells of it, since nothing happened to the task.
+    pub(super) fn on_condition(&mut self, task: &Task, now: DateTime<FixedOffset>) {
+        let offline = status::offline(task, now).filter(|_| !self.over);
+        if offline == self.offline {
+            return;
+        }
+        let node = crate::text::clean(task.node.as_deref().unwrap_or("its node"));
+        let is_there = !task.state.is_terminal() && task.condition.is_none();
+        if let Some(text) = &offline {
+            self.lines.push(self.style.phase(Glyph::Warning, "waiting", text));
+        } else if is_there {
+            self.lines.push(self.style.phase(Glyph::Done, "back", &format!("{node} is connected again")));
+        }
+        self.offline = offline;
     }
 
     pub(super) fn on_why(&mut self, summary: &str) {

@@ -145,3 +145,28 @@ fn the_end_lets_everything_through() {
     assert_eq!(told.due(210), ["✓ placed     on lab-3 after 0.1 s"]);
     assert_eq!(told.story.status(told.now(300)), None);
 }
+
+#[test]
+fn a_node_that_is_offline_is_told_once_with_the_time_until_which_it_is_waited_for_and_so_is_its_return() {
+    let mut told = Told::new();
+    told.event(100, placed(1));
+    told.story.on_task(&task(&[(1, "lab-3", None)]));
+    told.event(200, Event::Started { attempt: attempt(1) });
+    told.due(300);
+    let mut away = task(&[(1, "lab-3", None)]);
+    (away.state, away.node) = (TaskState::Running, Some("lab-3".into()));
+    (away.condition, away.replaceable_at) = (Some("node_offline".into()), Some(at(3_600_000)));
+    let clock = |ms: i64| at(ms).fixed_offset();
+    told.story.on_condition(&away, clock(10_000));
+    told.story.on_condition(&away, clock(20_000));
+    let until = crate::text::show_clock(at(3_600_000), clock(0));
+    let line = format!("! waiting    for lab-3, which is offline, until {until}; then for any node that fits");
+    assert_eq!(told.due(20_000), [line]);
+    // The time is over, and no other node has it yet.
+    told.story.on_condition(&away, clock(3_600_001));
+    assert_eq!(told.due(20_000), ["! waiting    for lab-3, which is offline, or for any node that fits"]);
+    (away.condition, away.replaceable_at) = (None, None);
+    told.story.on_condition(&away, clock(3_700_000));
+    told.story.on_condition(&away, clock(3_710_000));
+    assert_eq!(told.due(30_000), ["✓ back       lab-3 is connected again"]);
+}
