@@ -106,6 +106,7 @@ impl Deployment {
         until_true("the attempts' directories are gone", SOON, || self.home.attempts().is_empty()).await;
         assert_eq!(self.home.instances().len(), 1);
         assert_eq!(self.home.containers(), Vec::<String>::new(), "containers are left");
+        world::assert_invariants(&self.client).await;
         let agent = self.agent.as_mut().expect("it runs");
         assert!(agent.stop().await.success());
         for program in self.gateways.iter_mut().flatten().chain(&mut self.schedulers).chain([&mut self.registry]) {

@@ -7,6 +7,7 @@ use crate::{
     until::{until, until_true},
 };
 use api_types::{
+    audit::InvariantState,
     log::LogQuery,
     node::Node,
     task::{Task, TaskQuery},
@@ -187,7 +188,9 @@ impl World {
         self.stop().await;
     }
 
+    /// Ends the platform. Whatever a test did to it, nothing is true at its end that never should be.
     pub(crate) async fn stop(mut self) {
+        assert_invariants(&self.client).await;
         self.platform.take().expect("it runs").stop().await;
     }
 
@@ -266,6 +269,13 @@ impl World {
         until_true("the attempts' directories are gone", SOON, || self.home.attempts().is_empty()).await;
         assert_eq!(self.home.containers(), Vec::<String>::new(), "containers are left");
     }
+}
+
+/// The audit of the live database finds nothing.
+pub(crate) async fn assert_invariants(client: &Client) {
+    let audit = client.audit().await.expect("an audit");
+    let broken: Vec<_> = audit.invariants.iter().filter(|one| one.state != InvariantState::Holds).collect();
+    assert!(audit.clean, "these invariants do not hold: {broken:#?}");
 }
 
 pub(crate) async fn task_until(client: &Client, id: TaskId, what: &str, holds: impl Fn(&Task) -> bool) -> Task {
