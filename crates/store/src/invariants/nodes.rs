@@ -34,7 +34,7 @@ pub(super) const INVARIANTS: &[Invariant] = &[
            FROM attempts a, jsonb_array_elements_text(COALESCE(a.reservation->'gpu_ids', '[]')) AS gpu
            WHERE a.reserved GROUP BY a.node_id, gpu HAVING count(*) > 1"#
     ),
-    // Only while somebody could notice the silence: the sweep leads now, and did so all the while. Where at least three nodes and
+    // Only while somebody could notice the silence: the sweep leads now, and did so all the while, and a gateway was there to hear. Where at least three nodes and
     // half of all are silent at once, the sweep waits for one more period, since then it is rather the platform that does not hear.
     invariant!(
         Living,
@@ -44,8 +44,8 @@ pub(super) const INVARIANTS: &[Invariant] = &[
              SELECT node_id, beat_at, count(*) OVER () AS nodes, count(*) FILTER (WHERE beat_at < now() - interval '92 seconds') OVER () AS silent
              FROM node_live WHERE connected)
            SELECT 'node ' || n.name || ' (' || n.id || ') is connected, and was last heard of at ' || c.beat_at AS "row!"
-           FROM connected c JOIN nodes n ON n.id = c.node_id, leader s
-           WHERE s.role = 'sweeper' AND s.renewed_at > now() - interval '5 seconds' AND GREATEST(c.beat_at, s.led_since)
+           FROM connected c JOIN nodes n ON n.id = c.node_id CROSS JOIN leader s LEFT JOIN platform_presence p ON true
+           WHERE s.role = 'sweeper' AND s.renewed_at > now() - interval '5 seconds' AND GREATEST(c.beat_at, s.led_since, p.since)
              < now() - CASE WHEN c.silent >= 3 AND c.silent * 2 >= c.nodes THEN interval '182 seconds' ELSE interval '92 seconds' END"#
     ),
     invariant!(

@@ -385,6 +385,11 @@ async fn a_connected_node_that_is_silent_is_found_while_somebody_watches() {
         .execute(&format!("{}UPDATE leader SET renewed_at = now() - interval '1 minute'", watched("1 hour")))
         .await;
     assert_eq!(broken(&mixed.world, Depth::Living).await, []);
+    // No gateway was there to hear.
+    let heard = "INSERT INTO platform_presence (since, renewed_at) VALUES (now() - interval '30 seconds', now());";
+    mixed.world.database.execute(&format!("{heard}{}", watched("1 hour"))).await;
+    assert_eq!(broken(&mixed.world, Depth::Living).await, []);
+    mixed.world.database.execute("DELETE FROM platform_presence").await;
     // Half of all at once: the sweep waits for one period more, and no longer.
     for name in ["three", "four"] {
         mixed.world.node(name).await;

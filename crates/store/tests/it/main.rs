@@ -2,8 +2,8 @@
 
 mod access;
 mod audit;
-mod feed;
 mod differential;
+mod feed;
 mod leader;
 mod liveness;
 mod logs;
