@@ -14,8 +14,10 @@ pub type BootMs = u64;
 
 /// So long may the platform's own signs of life be missing before silence proves nothing about nodes.
 pub const ABSENT_AFTER_MS: u64 = 10_000;
-/// Less is drift, or the way to the database and back.
+/// Less is told nobody.
 const NOTICED_STEP_MS: i64 = 2_000;
+/// Less is drift. After more, timestamps say nothing about ages.
+const UNEVEN_MS: i64 = 100;
 /// Fewer silent nodes than this may well have died of different causes.
 const LEAST_OF_A_WAVE: usize = 3;
 
@@ -80,6 +82,8 @@ struct Read {
 struct KnownPlatform {
     row: Platform,
     renewed_at: BootMs,
+    /// Seen to be renewed. Until then its timestamp may be by any clock.
+    is_proven: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,7 +143,7 @@ pub fn sweep(memory: &Memory, sight: &Sight, limits: &Limits) -> (Findings, Memo
         platform.is_none_or(|platform| sight.answered_at - platform.renewed_at > limits.absent_after_ms);
     let was_away =
         memory.last.is_none_or(|last| sight.asked_at.saturating_sub(last.answered_at) > limits.absent_after_ms);
-    let starts_anew = platform_is_away || was_away;
+    let starts_anew = platform_is_away || was_away || platform.is_none_or(|platform| !platform.is_proven);
     let counts_from =
         if starts_anew { sight.answered_at } else { memory.counts_from.max(came_back_at.unwrap_or_default()) };
     let heard = memory.listen(sight);
@@ -201,11 +205,16 @@ impl Memory {
     fn look_at_platform(&self, sight: &Sight, limits: &Limits) -> (Option<KnownPlatform>, Option<BootMs>) {
         let Some(row) = sight.platform else { return (None, None) };
         let before = self.platform;
+        let is_renewed = before.is_some_and(|before| before.row.renewed_at != row.renewed_at);
         let renewed_at = match before {
-            Some(before) if before.row.renewed_at == row.renewed_at => before.renewed_at,
+            Some(before) if !is_renewed => before.renewed_at,
             _ => {
                 let earliest = sight.asked_at.saturating_sub(age_ms(sight, row.renewed_at));
-                earliest.max(self.last.map_or(0, |last| last.asked_at))
+                match self.last {
+                    Some(last) if is_uneven(&last, sight, UNEVEN_MS) => last.asked_at,
+                    Some(last) => earliest.max(last.asked_at),
+                    None => earliest,
+                }
             }
         };
         // A step of the clock makes the row begin anew too. How long nobody renewed it is measured here.
@@ -214,7 +223,8 @@ impl Memory {
             .map(|before| (before, self.heard_at(sight, row.since)))
             .filter(|(before, back)| back.saturating_sub(before.renewed_at) > limits.absent_after_ms)
             .map(|(_, back)| back);
-        (Some(KnownPlatform { row, renewed_at }), came_back_at)
+        let is_proven = is_renewed || before.is_some_and(|before| before.is_proven);
+        (Some(KnownPlatform { row, renewed_at, is_proven }), came_back_at)
     }
 
     /// When each node was last heard.
@@ -227,11 +237,11 @@ impl Memory {
     }
 
     /// At the latest when something happened that is seen for the first time. A timestamp from before the last read, which did not
-    /// show it, is late or by another clock: then all that is known is that it happened by now.
+    /// show it, is late or by another clock, as is any when the clock was set: then all that is known is that it happened by now.
     fn heard_at(&self, sight: &Sight, stamped: Timestamp) -> BootMs {
         let at = sight.answered_at.saturating_sub(age_ms(sight, stamped));
         match self.last {
-            Some(last) if at < last.asked_at => sight.answered_at,
+            Some(last) if at < last.asked_at || is_uneven(&last, sight, UNEVEN_MS) => sight.answered_at,
             _ => at,
         }
     }
@@ -255,12 +265,25 @@ fn age_ms(sight: &Sight, stamped: Timestamp) -> u64 {
 
 /// What the database's clock did beyond what time itself did. A read that took long is no step: its moment is known as an interval.
 fn find_step(last: &Read, sight: &Sight) -> Option<Step> {
-    let went_ms = (sight.now - last.now).num_milliseconds();
-    let least_ms = sight.asked_at.saturating_sub(last.answered_at).cast_signed();
-    let most_ms = sight.answered_at.saturating_sub(last.asked_at).cast_signed();
-    let is_step = went_ms < least_ms - NOTICED_STEP_MS || went_ms > most_ms + NOTICED_STEP_MS;
     // The largest that it may have been: a deadline is moved too far rather than too little.
-    is_step.then_some(Step { since: last.now, by_ms: went_ms - least_ms })
+    let by_ms = went_ms(last, sight) - least_ms(last, sight);
+    is_uneven(last, sight, NOTICED_STEP_MS).then_some(Step { since: last.now, by_ms })
+}
+
+/// The database's clock went on by another time than has passed.
+fn is_uneven(last: &Read, sight: &Sight, by_more_than_ms: i64) -> bool {
+    let went_ms = went_ms(last, sight);
+    let most_ms = sight.answered_at.saturating_sub(last.asked_at).cast_signed();
+    went_ms < least_ms(last, sight) - by_more_than_ms || went_ms > most_ms + by_more_than_ms
+}
+
+fn went_ms(last: &Read, sight: &Sight) -> i64 {
+    (sight.now - last.now).num_milliseconds()
+}
+
+/// The least time that has passed between the moments of two reads.
+fn least_ms(last: &Read, sight: &Sight) -> i64 {
+    sight.asked_at.saturating_sub(last.answered_at).cast_signed()
 }
 
 #[cfg(test)]

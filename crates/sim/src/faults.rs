@@ -46,10 +46,18 @@ pub enum Fault {
     SlowQueries,
     HintsLost,
     Drain,
+    /// Nobody listens for nodes, for minutes.
+    AllGatewaysAway,
+    /// The database's clock is set, forward or back, by seconds or by an hour.
+    DatabaseClockStep,
+    /// Most nodes are cut off at once.
+    MassSilence,
+    /// A session is open, and its heartbeats do not get into the database.
+    BeatsLost,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 27] = [
+    pub const ALL: [Fault; 31] = [
         Self::GatewayCrash,
         Self::GatewayPause,
         Self::SchedulerCrash,
@@ -77,7 +85,13 @@ impl Fault {
         Self::SlowQueries,
         Self::HintsLost,
         Self::Drain,
+        Self::AllGatewaysAway,
+        Self::DatabaseClockStep,
+        Self::MassSilence,
+        Self::BeatsLost,
     ];
+    /// Kinds that came later draw by themselves, so that older seeds keep their plans.
+    const FIRST_KINDS: usize = 27;
 
     /// Faults that strike at moments; the others colour what happens anyway.
     pub(crate) fn strikes(self) -> bool {
@@ -98,7 +112,8 @@ impl Fault {
     /// Strikes in ten minutes, at most.
     pub(crate) fn often(self) -> u64 {
         match self {
-            Self::NodeGone | Self::DiskLoss | Self::DatabaseAway => 2,
+            Self::NodeGone | Self::DiskLoss | Self::DatabaseAway | Self::AllGatewaysAway | Self::MassSilence => 2,
+            Self::DatabaseClockStep => 4,
             Self::HostCrash | Self::Drain | Self::PlannedStop => 6,
             Self::GatewayPause | Self::SchedulerPause | Self::Partition | Self::DockerAway => 10,
             _ => 20,
@@ -137,6 +152,12 @@ pub struct Planted {
     pub assigns_known_attempts: bool,
     /// The end of an attempt is on disk before the last bytes of its log are.
     pub end_before_log_sync: bool,
+    /// Silence counts though no gateway was there to hear.
+    pub absence_counts: bool,
+    /// A node is offline when its heartbeat's timestamp is old, whatever happened to the clock.
+    pub clock_steps_count: bool,
+    /// A heartbeat that ends an offline time leaves the node's tasks to be replaced.
+    pub heartbeat_leaves_queued: bool,
 }
 
 /// Sizes and times, now and then absurd ones.
@@ -175,7 +196,9 @@ pub struct Plan {
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 1);
-        let faults = Fault::ALL.into_iter().filter(|_| dice.chance(0.5)).collect();
+        let (first, later) = Fault::ALL.split_at(Fault::FIRST_KINDS);
+        let mut faults: BTreeSet<Fault> = first.iter().copied().filter(|_| dice.chance(0.5)).collect();
+        faults.extend(later.iter().copied().filter(|fault| Dice::new(seed, 300 + *fault as u64).chance(0.5)));
         let nodes = (0..dice.between(1, 8)).map(|_| machine(&mut dice)).collect();
         Self {
             seed,
@@ -187,7 +210,7 @@ impl Plan {
             nodes,
             tasks: dice.log_uniform(5, 50),
             chaos_ms: dice.between(90, 360) * 1_000,
-            knobs: knobs(&mut dice),
+            knobs: knobs(&mut dice, Dice::new(seed, 5)),
         }
     }
 
@@ -213,16 +236,18 @@ fn machine(dice: &mut Dice) -> Capacity {
     }
 }
 
-fn knobs(dice: &mut Dice) -> Knobs {
-    // A short silence makes offline nodes frequent; the order heartbeat < silence < offline stays.
+fn knobs(dice: &mut Dice, mut later: Dice) -> Knobs {
+    // A short silence makes offline nodes frequent; the order heartbeat < silence < offline mostly stays.
     let offline_s = if dice.chance(0.5) { 90 } else { dice.between(8, 40) as i64 };
-    let silence_ms = offline_s as u64 * 500;
+    let half_ms = offline_s as u64 * 500;
+    // Both are settings. Where a session outlives its node's being called offline, a heartbeat brings the node back.
+    let silence_ms = if later.chance(0.3) { half_ms * 4 } else { half_ms };
     let absurd = |dice: &mut Dice, usual: u64, low: u64, high: u64| {
         if dice.chance(0.25) { dice.log_uniform(low, high) } else { usual }
     };
     let ceiling = |dice: &mut Dice, low: u64, high: u64| (1, dice.log_uniform(low, high));
     Knobs {
-        heartbeat_ms: silence_ms / 3,
+        heartbeat_ms: half_ms / 3,
         silence_ms,
         offline_s,
         outbox_every_ms: absurd(dice, 2_000, 300, 20_000),

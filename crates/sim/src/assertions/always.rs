@@ -4,24 +4,29 @@
 use super::{Hits, Sometimes, Violation};
 use crate::{
     Ms,
-    fakes::store::{Change, FakeStore, NodeReport, ReportVerdict, SessionKey},
+    fakes::store::{Change, FakeStore, NodeReport, ReportVerdict, Returned, SessionKey},
     faults::Knobs,
 };
 use domain::{
-    Timestamp,
     attempt::{AttemptRow, AttemptState, Report},
     ids::{AttemptId, Fence, NodeId, TaskId},
     lifecycle::Event,
     node::Admission,
     outcome::{Ending, FailureKind},
     resources::Ledger,
+    sweep::ABSENT_AFTER_MS,
     task::{TaskRow, TaskState},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) struct Checker {
     pub(crate) hits: Hits,
-    offline_s: i64,
+    offline_ms: Ms,
+    /// Time in which the platform was there, up to its last sign of life; and when that was.
+    present_ms: Ms,
+    present_at: Ms,
+    /// How much of it there was when a node was last heard.
+    heard: BTreeMap<NodeId, Ms>,
     /// The slowest answer of Docker.
     docker_ms: Ms,
     accepted: BTreeSet<TaskId>,
@@ -57,7 +62,10 @@ impl Checker {
     pub(crate) fn new(knobs: &Knobs) -> Self {
         Self {
             hits: Hits::default(),
-            offline_s: knobs.offline_s,
+            offline_ms: knobs.offline_s as u64 * 1_000,
+            present_ms: 0,
+            present_at: 0,
+            heard: BTreeMap::new(),
             docker_ms: knobs.docker_ms.1,
             accepted: BTreeSet::new(),
             timeouts: BTreeMap::new(),
@@ -142,19 +150,16 @@ impl Checker {
 
     // What is written --------------------------------------------------------------------------------------------------
 
-    pub(crate) fn check(&mut self, changes: &[Change], store: &FakeStore, now: Timestamp) -> Option<Violation> {
+    pub(crate) fn check(&mut self, changes: &[Change], store: &FakeStore, now: Ms) -> Option<Violation> {
         for change in changes {
             let broken = match change {
                 Change::Task { before, after, events } => self.task_changed(before.as_deref(), after, events),
                 Change::Attempt { before, after } => self.attempt_changed(before.as_deref(), after, store),
-                Change::Offline { node, last_beat } => {
-                    self.hits.add(Sometimes::NodeOffline);
-                    self.incidents += 1;
-                    let silent = now - *last_beat;
-                    let is_due = silent >= chrono::TimeDelta::seconds(self.offline_s);
-                    (!is_due).then(|| {
-                        Violation::new("I23 no node is offline before its time", format!("{node:?} after {silent}"))
-                    })
+                Change::Offline { node } => self.node_offline(*node, now),
+                Change::Heard { node, returned } => self.node_heard(*node, returned.as_ref(), store, now),
+                Change::Present => {
+                    self.platform_present(now);
+                    None
                 }
                 Change::SessionOpened { key, inventory } => self.session_opened(*key, inventory, store),
             };
@@ -172,6 +177,62 @@ impl Checker {
         self.rows_agree(changes, store)
     }
 
+    /// With the time since its last sign of life, for as long as that is no gap.
+    fn presence_at(&self, now: Ms) -> Ms {
+        self.present_ms + (now - self.present_at).min(ABSENT_AFTER_MS)
+    }
+
+    fn platform_present(&mut self, now: Ms) {
+        if now - self.present_at <= ABSENT_AFTER_MS {
+            self.present_ms += now - self.present_at;
+        }
+        // A gap counts for nothing, though it had seemed short.
+        self.heard.values_mut().for_each(|at| *at = (*at).min(self.present_ms));
+        self.present_at = now;
+    }
+
+    fn node_offline(&mut self, node: NodeId, now: Ms) -> Option<Violation> {
+        self.hits.add(Sometimes::NodeOffline);
+        self.incidents += 1;
+        let silent_ms = self.presence_at(now) - self.heard.get(&node).copied().unwrap_or_default();
+        promise!(
+            silent_ms >= self.offline_ms,
+            "I23 no node is offline before its time",
+            "{node:?} after {silent_ms} ms of the platform's presence"
+        );
+        None
+    }
+
+    fn node_heard(
+        &mut self,
+        node: NodeId,
+        returned: Option<&Returned>,
+        store: &FakeStore,
+        now: Ms,
+    ) -> Option<Violation> {
+        self.heard.insert(node, self.presence_at(now));
+        let returned = returned?;
+        self.hits.add(Sometimes::HeartbeatEndedOffline);
+        if returned.kept > 0 {
+            self.hits.add(Sometimes::HeartbeatKeptWork);
+        }
+        self.returned_work_is_kept(&returned.has, store)
+    }
+
+    fn returned_work_is_kept(&self, has: &BTreeSet<AttemptId>, store: &FakeStore) -> Option<Violation> {
+        for attempt in has.iter().filter_map(|id| store.attempts.get(id)) {
+            let task = &store.tasks[&attempt.task].row;
+            promise!(
+                task.live != Some(attempt.id) || !task.queued || task.cancel_requested,
+                "I11 a node that comes back with its work keeps it",
+                "{:?} is there, and {:?} still waits for a replacement",
+                attempt.id,
+                task.id
+            );
+        }
+        None
+    }
+
     fn session_opened(
         &mut self,
         key: SessionKey,
@@ -180,17 +241,7 @@ impl Checker {
     ) -> Option<Violation> {
         let last = self.epochs.insert(key.node, key.epoch);
         promise!(last.is_none_or(|last| last < key.epoch), "I25 session epochs grow", "{key:?} after {last:?}");
-        for attempt in inventory.iter().filter_map(|id| store.attempts.get(id)) {
-            let task = &store.tasks[&attempt.task].row;
-            promise!(
-                task.live != Some(attempt.id) || !task.queued || task.cancel_requested,
-                "I11 a node that comes back with its work keeps it",
-                "{:?} is in the inventory, and {:?} still waits for a replacement",
-                attempt.id,
-                task.id
-            );
-        }
-        None
+        self.returned_work_is_kept(inventory, store)
     }
 
     fn task_changed(&mut self, before: Option<&TaskRow>, after: &TaskRow, events: &[Event]) -> Option<Violation> {
@@ -371,6 +422,8 @@ impl Checker {
             Change::Attempt { after, .. } => after.state.as_str(),
             Change::Offline { .. } => "offline",
             Change::SessionOpened { .. } => "session",
+            Change::Heard { .. } => "heard",
+            Change::Present => "present",
         }
     }
 
@@ -385,7 +438,12 @@ impl Checker {
                     after.id, after.task, after.node, after.state, after.reserved
                 )
             }
-            Change::Offline { node, .. } => format!("{node:?} is offline"),
+            Change::Offline { node } => format!("{node:?} is offline"),
+            Change::Heard { node, returned: None } => format!("{node:?} was heard"),
+            Change::Heard { node, returned: Some(returned) } => {
+                format!("{node:?} was heard, and keeps {} tasks that were to be replaced", returned.kept)
+            }
+            Change::Present => "the platform is there".to_owned(),
             Change::SessionOpened { key, inventory } => format!("{key:?} with {inventory:?}"),
         }
     }

@@ -32,6 +32,13 @@ impl World {
 
     /// Nothing is held, run or kept that no task wants.
     fn nodes_at_rest(&self) -> Option<Violation> {
+        for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_gone) {
+            let row = &self.store.nodes[&node.id];
+            if row.beat_at.is_some() && row.offline_since.is_none() {
+                let detail = format!("node {n}: heard at {:?}, and it is {}", row.beat_at, self.timestamp());
+                return Some(Violation::new("I23 a silent node is offline in the end", detail));
+            }
+        }
         for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.is_gone) {
             if let Some(attempt) = self.store.held_on(node.id).next() {
                 return Some(Violation::new("I05 every reservation is released", format!("{attempt:?}")));

@@ -51,6 +51,11 @@ sometimes! {
     KeyReplayed: "an idempotency key was replayed",
     UserRetry: "a person had an ended task run again",
     LogOverlapCut: "log bytes came twice and were stored once",
+    BreakerTripped: "many nodes fell silent at once and were given one more period",
+    ClockStepNoticed: "a step of the database's clock was noticed",
+    PlatformAbsenceNotCounted: "a silent node was not called offline, since the platform was away",
+    HeartbeatEndedOffline: "a heartbeat ended an offline time",
+    HeartbeatKeptWork: "a heartbeat took its node's work off the queue again",
 }
 
 /// How often each happened.

@@ -6,17 +6,19 @@ use crate::{
     fakes::{
         gateway::Tag,
         store::{
-            Cancelled, Leadership, LogAck, NewTask, NodeReport, OpenSession, Opened, Outbox, Piece, ReportVerdict,
-            Retried, Role, SessionKey, StoreError, Submitted, Topic,
+            Cancelled, Leadership, Liveness, LogAck, NewTask, NodeReport, OpenSession, Opened, Outbox, Piece,
+            ReportVerdict, Retried, Role, SessionKey, StoreError, Submitted, Topic,
         },
     },
     faults::Fault,
     world::{Event, GatewayEvent, SchedulerEvent, SweeperEvent, World},
 };
 use domain::{
+    Timestamp,
     ids::{AttemptId, NodeId, TaskId},
     node::{Admission, NodeMetrics},
     placement::{Placement, Snapshot},
+    sweep::Findings,
 };
 use std::collections::BTreeSet;
 
@@ -28,7 +30,9 @@ pub(crate) enum Call {
     Lead { role: Role, holder: u64, known: Option<Leadership> },
     Snapshot,
     Commit { leadership: Leadership, plan: Vec<Placement> },
-    Sweep(Leadership),
+    Liveness,
+    Sweep { leadership: Leadership, as_of: Timestamp, findings: Box<Findings> },
+    RenewPresence,
     SetAdmission { node: NodeId, admission: Admission },
     OpenSession(Box<OpenSession>),
     CloseSession(SessionKey),
@@ -48,6 +52,7 @@ pub(crate) enum Answer {
     Counted(Vec<SessionKey>),
     Recorded(Vec<ReportVerdict>),
     Logged(Vec<LogAck>),
+    Liveness(Timestamp, Liveness),
     Outbox(Outbox),
     Done,
 }
@@ -73,7 +78,7 @@ impl Call {
     fn role(&self) -> Option<Role> {
         match self {
             Self::Lead { role, .. } => Some(*role),
-            Self::Commit { leadership, .. } | Self::Sweep(leadership) => Some(leadership.role),
+            Self::Commit { leadership, .. } | Self::Sweep { leadership, .. } => Some(leadership.role),
             _ => None,
         }
     }
@@ -187,9 +192,15 @@ impl World {
                 }
                 Answer::Committed(placed)
             }
-            Call::Sweep(leadership) => {
-                store.mark_offline(&leadership, self.plan.knobs.offline_s, now)?;
-                store.queue_replaceable(&leadership, now)?;
+            Call::Liveness => Answer::Liveness(now, store.liveness()),
+            Call::RenewPresence => {
+                store.renew_presence(now);
+                Answer::Done
+            }
+            Call::Sweep { leadership, as_of, findings } => {
+                store.require(&leadership, now)?;
+                store.record_sweep(as_of, &findings);
+                store.queue_replaceable(as_of, now);
                 store.expire_queued(now);
                 store.finish_drains();
                 Answer::Done

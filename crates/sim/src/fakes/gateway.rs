@@ -10,7 +10,6 @@ use crate::{
     world::{Event, GatewayEvent, Process, World},
 };
 use domain::{
-    Timestamp,
     ids::{AttemptId, DEFAULT_PROJECT, NodeId},
     node::NodeMetrics,
 };
@@ -20,6 +19,7 @@ use protocol::{
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const HELLO_WITHIN_MS: Ms = 30_000;
+const PRESENT_EVERY_MS: Ms = 2_000;
 
 #[derive(Default)]
 pub(crate) struct Gateway {
@@ -33,7 +33,7 @@ pub(crate) struct GatewaySession {
     pub(crate) node: NodeId,
     pub(crate) key: Option<SessionKey>,
     pub(crate) last_heard: Ms,
-    accepted_at: Timestamp,
+    newest_epoch: i64,
     inventory: BTreeSet<AttemptId>,
     pub(crate) reports: VecDeque<(u64, NodeReport)>,
     pub(crate) recording: Vec<(u64, NodeReport)>,
@@ -62,12 +62,14 @@ pub(crate) enum Tag {
     Logs(LineId),
     Outbox(LineId),
     Beats,
+    Presence,
     Close,
 }
 
 impl World {
     pub(crate) fn start_gateway(&mut self, g: usize) {
         self.gateways[g].process.start();
+        self.gateway_after(g, 0, GatewayEvent::RenewPresence);
     }
 
     pub(crate) fn crash_gateway(&mut self, g: usize) {
@@ -95,7 +97,7 @@ impl World {
             node: self.nodes[self.lines[&line].node].id,
             key: None,
             last_heard: self.now,
-            accepted_at: self.timestamp(),
+            newest_epoch: self.store.nodes[&self.nodes[self.lines[&line].node].id].session_epoch,
             inventory: BTreeSet::new(),
             reports: VecDeque::new(),
             recording: Vec::new(),
@@ -116,6 +118,7 @@ impl World {
         match event {
             GatewayEvent::Answered(tag, answer) => self.gateway_answered(g, tag, answer),
             GatewayEvent::Tell(line) => self.tell(g, line),
+            GatewayEvent::RenewPresence => self.gateway_calls(g, Tag::Presence, Call::RenewPresence),
             GatewayEvent::ReportsAgain(line) => self.record_batch(g, line),
             GatewayEvent::LogsAgain(line) => self.log_batch(g, line),
             GatewayEvent::BeatsAgain => self.write_beats(g),
@@ -146,6 +149,7 @@ impl World {
             (Tag::Outbox(line), Ok(Answer::Outbox(outbox))) => self.told(g, line, Some(outbox)),
             (Tag::Outbox(line), _) => self.told(g, line, None),
             (Tag::Beats, answer) => self.beats_written(g, answer),
+            (Tag::Presence, _) => self.gateway_after(g, PRESENT_EVERY_MS, GatewayEvent::RenewPresence),
             (Tag::Close, _) => {}
         }
     }
@@ -185,6 +189,9 @@ impl World {
                 }
                 FromNode::Heartbeat { metrics } => {
                     let Some(key) = session.key else { return };
+                    if self.nodes[self.lines[&line].node].beats_lost_until > now {
+                        return;
+                    }
                     self.gateways[g].beats.push((line, key, *metrics));
                     self.write_beats(g);
                 }
@@ -204,7 +211,7 @@ impl World {
             facts: hello.facts.clone(),
             metrics: hello.metrics.clone(),
             attempts: hello.inventory.attempts.iter().map(|attempt| attempt.held).collect(),
-            accepted_at: session.accepted_at,
+            newest_epoch: session.newest_epoch,
             complete_executors: executors.map(|(name, _)| name.clone()).collect(),
         };
         self.gateway_calls(g, Tag::Open(line), Call::OpenSession(Box::new(open)));

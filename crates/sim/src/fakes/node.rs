@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) containers: BTreeMap<AttemptId, Container>,
     pub(crate) disk: FakeDisk,
     pub(crate) partitioned_until: Ms,
+    /// Its heartbeats are not written.
+    pub(crate) beats_lost_until: Ms,
     // The agent's process: gone with a crash.
     pub(crate) process: Process,
     pub(crate) agent: Agent,
@@ -82,6 +84,7 @@ impl Node {
             containers: BTreeMap::new(),
             disk: FakeDisk::default(),
             partitioned_until: 0,
+            beats_lost_until: 0,
             process: Process::default(),
             agent: Agent::default(),
             is_stopping: false,

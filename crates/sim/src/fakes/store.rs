@@ -10,7 +10,7 @@ mod tasks;
 pub(crate) use attempts::{NodeReport, Outbox, OutboxItem, ReportVerdict};
 pub(crate) use leader::{Leadership, Role};
 pub(crate) use logs::{LogAck, Piece};
-pub(crate) use nodes::{OpenSession, Opened, SessionKey};
+pub(crate) use nodes::{Liveness, OpenSession, Opened, SessionKey};
 pub(crate) use tasks::{Cancelled, NewTask, Retried, Submitted};
 
 use crate::faults::Planted;
@@ -21,6 +21,7 @@ use domain::{
     lifecycle::Event,
     node::{Admission, NodeFacts, NodeMetrics},
     spec::{Needs, TaskSpec},
+    sweep::{Platform, Step},
     task::TaskRow,
 };
 use std::{
@@ -62,10 +63,36 @@ pub(crate) struct NodeRow {
 
 /// One write, with what was there before: what the assertions look at after every step.
 pub(crate) enum Change {
-    Task { before: Option<Box<TaskRow>>, after: Box<TaskRow>, events: Vec<Event> },
-    Attempt { before: Option<Box<AttemptRow>>, after: Box<AttemptRow> },
-    Offline { node: NodeId, last_beat: Timestamp },
-    SessionOpened { key: SessionKey, inventory: BTreeSet<AttemptId> },
+    Task {
+        before: Option<Box<TaskRow>>,
+        after: Box<TaskRow>,
+        events: Vec<Event>,
+    },
+    Attempt {
+        before: Option<Box<AttemptRow>>,
+        after: Box<AttemptRow>,
+    },
+    Offline {
+        node: NodeId,
+    },
+    SessionOpened {
+        key: SessionKey,
+        inventory: BTreeSet<AttemptId>,
+    },
+    /// A node was heard; with what it has, if it was called offline until now.
+    Heard {
+        node: NodeId,
+        returned: Option<Returned>,
+    },
+    /// An api-gateway said that the platform is there.
+    Present,
+}
+
+/// A node that was called offline until a heartbeat of the same session.
+pub(crate) struct Returned {
+    pub(crate) has: BTreeSet<AttemptId>,
+    /// Tasks of it that were to be replaced.
+    pub(crate) kept: usize,
 }
 
 /// A hint that the real store sends by NOTIFY.
@@ -83,6 +110,9 @@ pub(crate) struct FakeStore {
     pub(crate) nodes: BTreeMap<NodeId, NodeRow>,
     logs: BTreeMap<AttemptId, logs::Head>,
     leaders: BTreeMap<Role, leader::LeaderRow>,
+    platform: Option<Platform>,
+    /// The last step of the clock that was added to the deadlines.
+    step: Option<Step>,
     keys: BTreeMap<String, (u64, TaskId)>,
     classes: BTreeMap<Needs, i64>,
     /// Indexes: what waits, and what holds resources on each node.

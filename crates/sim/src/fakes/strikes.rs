@@ -117,6 +117,30 @@ impl World {
                 self.after(for_ms, Event::Host { node: n, boot, event: HostEvent::DockerBack });
             }
             Fault::DatabaseAway => self.database_away_until = until,
+            Fault::AllGatewaysAway => {
+                for gateway in 0..self.gateways.len() {
+                    self.crash_gateway(gateway);
+                    self.after(2 * for_ms + 10_000, Event::StartGateway { gateway });
+                }
+            }
+            Fault::DatabaseClockStep => {
+                let by_ms = 2_500 << ((draw >> 1) % 11);
+                self.clock_ahead_ms += if draw.is_multiple_of(2) { by_ms } else { -by_ms };
+            }
+            Fault::BeatsLost => {
+                self.nodes[n].beats_lost_until = until + self.plan.knobs.offline_s as u64 * 1_000;
+            }
+            Fault::MassSilence => {
+                // Long enough to be noticed, and now and then longer than an alarm.
+                let until = until + self.plan.knobs.offline_s as u64 * 1_000;
+                let spared = (draw >> 8) as usize % self.nodes.len();
+                for node in (0..self.nodes.len()).filter(|node| *node != spared || draw.is_multiple_of(2)) {
+                    self.nodes[node].partitioned_until = until;
+                    if let Some(line) = self.nodes[node].line {
+                        self.cut(line, false);
+                    }
+                }
+            }
             Fault::Drain => {
                 self.set_admission(n, Admission::Draining);
                 self.after(for_ms, Event::Reopen { node: n });
@@ -191,6 +215,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].process.paused_until = 0;
             self.nodes[node].partitioned_until = 0;
+            self.nodes[node].beats_lost_until = 0;
             let boot = self.nodes[node].boot;
             self.after(0, Event::Host { node, boot, event: HostEvent::DockerBack });
             self.after(0, Event::Boot { node });

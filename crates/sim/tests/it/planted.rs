@@ -69,4 +69,7 @@ planted! {
     an_end_on_disk_before_the_last_bytes_of_its_log: [end_before_log_sync] by ["I29"],
     a_new_installation_that_gets_the_work_of_the_old: [new_instance_gets_old_work] by ["I17"],
     a_hello_that_counts_however_late_it_is: [late_hello_counts] by ["I17"],
+    silence_that_counts_while_the_platform_is_away: [absence_counts] by ["I23"],
+    a_node_that_is_offline_for_a_step_of_the_clock: [clock_steps_count] by ["I23"],
+    a_heartbeat_that_leaves_its_nodes_work_queued: [heartbeat_leaves_queued] by ["I11"],
 }

@@ -81,8 +81,9 @@ impl FakeStore {
         self.nodes
             .iter()
             .map(|(id, node)| {
-                let is_silent =
-                    node.beat_at.is_some_and(|at| at < now - chrono::TimeDelta::milliseconds(silence_ms as i64));
+                let silence = chrono::TimeDelta::milliseconds(silence_ms as i64);
+                let soon = chrono::TimeDelta::seconds(5);
+                let is_silent = node.beat_at.is_some_and(|at| at < now - silence || at > now + soon);
                 let presence =
                     match (node.beat_at.is_none() || node.offline_since.is_some(), node.connected && !is_silent) {
                         (true, _) => Presence::Offline,

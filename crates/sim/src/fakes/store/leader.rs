@@ -1,4 +1,4 @@
-//! Leadership: one row a role, renewed by its holder, taken over when it was not renewed for 4 s.
+//! Leadership: one row a role, renewed by its holder, taken over when it was not renewed for 4 s, or by a clock of the future.
 
 use super::{FakeStore, StoreError};
 use domain::Timestamp;
@@ -31,12 +31,13 @@ impl FakeStore {
         known: Option<Leadership>,
         now: Timestamp,
     ) -> Option<Leadership> {
-        let stale_at = now - chrono::TimeDelta::seconds(4);
+        let (stale_at, ahead_at) = (now - chrono::TimeDelta::seconds(4), now + chrono::TimeDelta::seconds(4));
         let row = self.leaders.entry(role).or_insert(LeaderRow { holder, epoch: 0, renewed_at: stale_at });
-        if row.holder != holder && row.renewed_at > stale_at {
+        let is_stale = row.renewed_at <= stale_at || row.renewed_at > ahead_at;
+        if row.holder != holder && !is_stale {
             return None;
         }
-        if row.holder != holder || row.renewed_at <= stale_at {
+        if row.holder != holder || is_stale {
             row.epoch += 1;
         }
         row.holder = holder;

@@ -1,6 +1,6 @@
 //! Sessions, heartbeats, admission and the offline sweep.
 
-use super::{Change, FakeStore, Leadership, StoreError, Topic};
+use super::{Change, FakeStore, Returned, Topic};
 use domain::{
     Timestamp,
     attempt::Report,
@@ -8,8 +8,9 @@ use domain::{
     lifecycle::{self, Verdict},
     node::{Admission, NodeFacts, NodeMetrics},
     retry::RetryPolicy,
+    sweep::{ABSENT_AFTER_MS, Findings, Platform, Step},
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SessionKey {
@@ -25,8 +26,8 @@ pub(crate) struct OpenSession {
     pub(crate) metrics: NodeMetrics,
     pub(crate) attempts: Vec<Held>,
     pub(crate) complete_executors: BTreeSet<String>,
-    /// When the gateway took the connection, before the hello could be said.
-    pub(crate) accepted_at: Timestamp,
+    /// The node's newest session when the gateway took the connection, before the hello could be said.
+    pub(crate) newest_epoch: i64,
 }
 
 #[derive(Clone)]
@@ -42,15 +43,21 @@ pub(crate) enum Opened {
     Superseded,
 }
 
-fn seconds(count: i64) -> chrono::TimeDelta {
-    chrono::TimeDelta::seconds(count)
+/// What the sweep decides from.
+pub(crate) struct Liveness {
+    pub(crate) platform: Option<Platform>,
+    pub(crate) nodes: BTreeMap<NodeId, Timestamp>,
+}
+
+fn milliseconds(count: i64) -> chrono::TimeDelta {
+    chrono::TimeDelta::milliseconds(count)
 }
 
 impl FakeStore {
     pub(crate) fn open_session(&mut self, hello: &OpenSession, silence_ms: u64, now: Timestamp) -> Opened {
         let node = self.nodes.get_mut(&hello.node).expect("nodes are made before the world begins");
         // Its inventory is of then: what was accepted since would seem missing.
-        if node.connected_since.is_some_and(|since| since > hello.accepted_at) && !self.planted.late_hello_counts {
+        if node.session_epoch > hello.newest_epoch && !self.planted.late_hello_counts {
             return Opened::Superseded;
         }
         let silence = chrono::TimeDelta::milliseconds(silence_ms as i64);
@@ -76,6 +83,7 @@ impl FakeStore {
         self.topics.extend([Topic::Queue, Topic::Node(hello.node)]);
         let inventory = hello.attempts.iter().map(|held| held.attempt).collect();
         self.journal.push(Change::SessionOpened { key, inventory });
+        self.journal.push(Change::Heard { node: hello.node, returned: None });
         Opened::Session { key, draining, unknown, log_offsets }
     }
 
@@ -141,6 +149,7 @@ impl FakeStore {
         }
     }
 
+    /// The real one takes two steps for a node that is offline. Nobody is answered between them, so they may be one.
     pub(crate) fn heartbeat(&mut self, beats: &[(SessionKey, NodeMetrics)], now: Timestamp) -> Vec<SessionKey> {
         let mut counted = Vec::new();
         for (key, metrics) in beats {
@@ -152,10 +161,28 @@ impl FakeStore {
             node.beat_at = Some(now);
             node.metrics = metrics.clone();
             node.connected = true;
-            node.offline_since = None;
+            let was_offline = node.offline_since.take().is_some();
+            let returned = was_offline.then(|| self.return_to_work(key.node, now));
+            self.journal.push(Change::Heard { node: key.node, returned });
             counted.push(*key);
         }
         counted
+    }
+
+    /// What the node has accepted is not to be replaced any more.
+    fn return_to_work(&mut self, node: NodeId, now: Timestamp) -> Returned {
+        let accepted: Vec<(Held, bool, String)> = self
+            .held_on(node)
+            .filter(|attempt| attempt.accepted_at.is_some())
+            .map(|attempt| (attempt.held(), false, String::new()))
+            .collect();
+        let has = accepted.iter().map(|(held, ..)| held.attempt).collect();
+        let waiting = self.queue.len();
+        if !self.planted.heartbeat_leaves_queued {
+            self.keep_returned(&accepted, &has, now);
+        }
+        self.topics.extend([Topic::Queue, Topic::Node(node)]);
+        Returned { has, kept: waiting - self.queue.len() }
     }
 
     pub(crate) fn close_session(&mut self, key: SessionKey) {
@@ -164,28 +191,51 @@ impl FakeStore {
         }
     }
 
-    pub(crate) fn mark_offline(
-        &mut self,
-        leadership: &Leadership,
-        silence_s: i64,
-        now: Timestamp,
-    ) -> Result<usize, StoreError> {
-        self.require(leadership, now)?;
-        let mut marked = 0;
-        for (id, node) in &mut self.nodes {
-            let Some(beat_at) = node.beat_at.filter(|_| node.offline_since.is_none()) else { continue };
-            if beat_at.min(now).max(leadership.since) <= now - seconds(silence_s) {
-                node.offline_since = Some(now);
-                node.connected = false;
-                marked += 1;
-                self.journal.push(Change::Offline { node: *id, last_beat: beat_at });
-            }
+    pub(crate) fn liveness(&self) -> Liveness {
+        let online = self.nodes.iter().filter(|(_, node)| node.offline_since.is_none());
+        Liveness {
+            platform: self.platform,
+            nodes: online.filter_map(|(id, node)| Some((*id, node.beat_at?))).collect(),
         }
-        Ok(marked)
     }
 
-    pub(crate) fn queue_replaceable(&mut self, leadership: &Leadership, now: Timestamp) -> Result<usize, StoreError> {
-        self.require(leadership, now)?;
+    pub(crate) fn renew_presence(&mut self, now: Timestamp) {
+        let gap = milliseconds(ABSENT_AFTER_MS as i64);
+        let since = self.platform.filter(|row| (now - row.renewed_at).abs() <= gap).map_or(now, |row| row.since);
+        self.platform = Some(Platform { since, renewed_at: now });
+        self.journal.push(Change::Present);
+    }
+
+    /// Writes what a sweep found in what it read at `as_of`. The leadership was required already.
+    pub(crate) fn record_sweep(&mut self, as_of: Timestamp, findings: &Findings) {
+        findings.step.iter().for_each(|step| self.add_step(step, as_of));
+        for (id, beat_at) in &findings.offline {
+            let Some(node) = self.nodes.get_mut(id).filter(|node| node.beat_at == Some(*beat_at)) else { continue };
+            if node.offline_since.is_none() {
+                node.offline_since = Some(as_of);
+                node.connected = false;
+                self.journal.push(Change::Offline { node: *id });
+            }
+        }
+    }
+
+    /// Once per step, and what is known of it may grow.
+    fn add_step(&mut self, step: &Step, as_of: Timestamp) {
+        let added_ms = self.step.filter(|noted| noted.since == step.since).map_or(0, |noted| noted.by_ms);
+        let more = milliseconds(step.by_ms - added_ms);
+        self.step = Some(*step);
+        for since in self.nodes.values_mut().filter_map(|node| node.offline_since.as_mut()) {
+            *since += more;
+        }
+        if more < milliseconds(0) {
+            let waiting = self.tasks.values_mut().filter(|record| record.row.queued);
+            for at in waiting.filter_map(|record| record.row.not_before.as_mut()).filter(|at| **at >= as_of - more) {
+                *at += more;
+            }
+        }
+    }
+
+    pub(crate) fn queue_replaceable(&mut self, as_of: Timestamp, now: Timestamp) {
         let away: Vec<(NodeId, Timestamp)> =
             self.nodes.iter().filter_map(|(id, node)| Some((*id, node.offline_since?))).collect();
         let mut queued = 0;
@@ -195,8 +245,8 @@ impl FakeStore {
                 .filter(|attempt| attempt.ended_at.is_none())
                 .filter_map(|attempt| {
                     let record = &self.tasks[&attempt.task];
-                    let wait = chrono::TimeDelta::milliseconds(record.spec.on_node_loss.replace_after_ms as i64);
-                    let is_due = record.row.cancel_requested || !record.row.queued && since + wait <= now;
+                    let wait = milliseconds(record.spec.on_node_loss.replace_after_ms as i64);
+                    let is_due = record.row.cancel_requested || !record.row.queued && since + wait <= as_of;
                     let is_due = is_due && record.row.live == Some(attempt.id);
                     is_due.then(|| attempt.clone())
                 })
@@ -224,7 +274,6 @@ impl FakeStore {
         if queued > 0 {
             self.topics.insert(Topic::Queue);
         }
-        Ok(queued)
     }
 
     pub(crate) fn set_admission(&mut self, id: NodeId, admission: Admission) {
