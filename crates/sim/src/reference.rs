@@ -246,7 +246,7 @@ impl Reference {
                 "silent".into()
             }
             Op::Replace => {
-                let queued = self.store.queue_replaceable(&self.leaders[&Role::Sweeper], now);
+                let queued = self.store.queue_replaceable(&self.leaders[&Role::Sweeper], now, now);
                 format!("queued {}", queued.map_or_else(|error| format!("{error:?}"), |queued| queued.to_string()))
             }
             Op::Admit { node, admission } => {
@@ -269,7 +269,7 @@ impl Reference {
             metrics: NodeMetrics::default(),
             attempts: held.iter().flatten().copied().collect(),
             complete_executors: BTreeSet::from(["process".to_owned()]),
-            accepted_at: chrono::DateTime::<chrono::Utc>::MAX_UTC,
+            newest_epoch: i64::MAX,
         };
         match self.store.open_session(&hello, 45_000, now) {
             Opened::Session { key, draining, unknown, .. } => {

@@ -198,9 +198,8 @@ impl World {
                 Answer::Done
             }
             Call::Sweep { leadership, as_of, findings } => {
-                store.require(&leadership, now)?;
-                store.record_sweep(as_of, &findings);
-                store.queue_replaceable(as_of, now);
+                store.record_sweep(&leadership, as_of, &findings, now)?;
+                store.queue_replaceable(&leadership, as_of, now)?;
                 store.expire_queued(now);
                 store.finish_drains();
                 Answer::Done

@@ -1,6 +1,6 @@
 //! Sessions, heartbeats, admission and the offline sweep.
 
-use super::{Change, FakeStore, Returned, Topic};
+use super::{Change, FakeStore, Leadership, Returned, StoreError, Topic};
 use domain::{
     Timestamp,
     attempt::Report,
@@ -206,8 +206,15 @@ impl FakeStore {
         self.journal.push(Change::Present);
     }
 
-    /// Writes what a sweep found in what it read at `as_of`. The leadership was required already.
-    pub(crate) fn record_sweep(&mut self, as_of: Timestamp, findings: &Findings) {
+    /// Writes what a sweep found in what it read at `as_of`.
+    pub(crate) fn record_sweep(
+        &mut self,
+        leadership: &Leadership,
+        as_of: Timestamp,
+        findings: &Findings,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.require(leadership, now)?;
         findings.step.iter().for_each(|step| self.add_step(step, as_of));
         for (id, beat_at) in &findings.offline {
             let Some(node) = self.nodes.get_mut(id).filter(|node| node.beat_at == Some(*beat_at)) else { continue };
@@ -217,6 +224,7 @@ impl FakeStore {
                 self.journal.push(Change::Offline { node: *id });
             }
         }
+        Ok(())
     }
 
     /// Once per step, and what is known of it may grow.
@@ -235,7 +243,13 @@ impl FakeStore {
         }
     }
 
-    pub(crate) fn queue_replaceable(&mut self, as_of: Timestamp, now: Timestamp) {
+    pub(crate) fn queue_replaceable(
+        &mut self,
+        leadership: &Leadership,
+        as_of: Timestamp,
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
+        self.require(leadership, now)?;
         let away: Vec<(NodeId, Timestamp)> =
             self.nodes.iter().filter_map(|(id, node)| Some((*id, node.offline_since?))).collect();
         let mut queued = 0;
@@ -274,6 +288,7 @@ impl FakeStore {
         if queued > 0 {
             self.topics.insert(Topic::Queue);
         }
+        Ok(queued)
     }
 
     pub(crate) fn set_admission(&mut self, id: NodeId, admission: Admission) {
