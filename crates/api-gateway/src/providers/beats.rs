@@ -87,3 +87,6 @@ async fn let_back_in(store: Store, key: SessionKey, metrics: NodeMetrics, answer
         Err(error) => tracing::debug!(%error, "a node could not be let back in; its next heartbeat is"),
     }
 }
+
+#[cfg(test)]
+mod tests;

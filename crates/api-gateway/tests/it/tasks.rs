@@ -123,5 +123,13 @@ async fn the_cluster_is_counted() {
     assert_eq!(status["nodes"], json!({"connected": 1, "disconnected": 0, "offline": 0}));
     assert_eq!((&status["cpu_millis_total"], &status["cpu_millis_reserved"]), (&json!(4_000), &json!(1_000)));
     assert_eq!((&status["gpus_total"], &status["gpus_reserved"]), (&json!(1), &json!(0)));
+    assert!(status.get("alarm").is_none());
+    world
+        .database
+        .execute("UPDATE sweep SET alarm_silent = 12, alarm_of = 15, alarm_until = date_trunc('second', now()) + interval '90 seconds'")
+        .await;
+    let alarm = json_of(world.get("/cluster/status").await).await["alarm"].take();
+    assert_eq!((&alarm["silent_nodes"], &alarm["of_nodes"]), (&json!(12), &json!(15)));
+    assert!(alarm["nothing_offline_before"].as_str().is_some_and(|at| at.ends_with('Z')), "{alarm}");
     world.stop().await;
 }

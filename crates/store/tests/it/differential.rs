@@ -182,13 +182,7 @@ impl Real {
             }
             Op::Replace => {
                 let leader = self.world.leads(LeaderRole::Sweeper).await;
-                format!(
-                    "queued {}",
-                    store
-                        .queue_replaceable(&leader, chrono::DateTime::<chrono::Utc>::MAX_UTC, 100)
-                        .await
-                        .expect("answered")
-                )
+                format!("queued {}", store.queue_replaceable(&leader, chrono::DateTime::<chrono::Utc>::MAX_UTC, 100).await.expect("answered"))
             }
             Op::Admit { node, admission } => {
                 assert!(store.set_admission(node_id(node), *admission, "", &origin()).await.expect("answered"));

@@ -2,8 +2,8 @@
 
 mod access;
 mod audit;
-mod differential;
 mod feed;
+mod differential;
 mod leader;
 mod liveness;
 mod logs;

@@ -1,7 +1,7 @@
 //! Every rendering as people see it. A changed golden is a changed interface.
 
 use crate::values::{ID, attempt, ended, moved, node, now, provenance, spec, task, view};
-use api_types::{Problem, why::Why};
+use api_types::{Problem, node::SilenceAlarm, why::Why};
 use domain::fault::Fault;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
@@ -231,6 +231,13 @@ fn nodes() {
         "node_list_footers",
         [render::node::list_footer(&nodes, Some("1.4.0")), render::node::list_footer(&[], None)].join("\n")
     );
+    let alarm: SilenceAlarm = serde_json::from_value(
+        json!({"silent_nodes": 12, "of_nodes": 15, "nothing_offline_before": "2026-11-22T14:32:05Z"}),
+    )
+    .expect("an alarm");
+    let told = render::node::alarm(&alarm, &view());
+    assert!(told.starts_with("12 of 15 nodes fell silent at once; nothing is called offline before "), "{told}");
+    assert!(told.ends_with(":32:05"), "{told}");
     assert_snapshot!("node_show", render::node::show(&nodes[1], &view()));
     assert_snapshot!("node_show_offline", render::node::show(&nodes[0], &view()));
     let unwell = node("evil\u{1b}[2J", json!({"metrics": {"conditions": ["docker_unavailable"]}}));
