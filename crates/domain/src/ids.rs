@@ -92,6 +92,10 @@ impl Fence {
     pub const fn get(self) -> i64 {
         self.0
     }
+    /// The epoch that it was given in.
+    pub const fn epoch(self) -> ClusterEpoch {
+        ClusterEpoch((self.0 >> 32) as i32)
+    }
     /// The fence of the next lease in the cluster's current epoch.
     pub fn next(self, epoch: ClusterEpoch) -> Self {
         Self((self.0 + 1).max((i64::from(epoch.0) << 32) + 1))

@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod placement;
 pub mod principal;
 pub mod quantity;
+pub mod reconcile;
 pub mod resources;
 pub mod retry;
 pub mod source;

@@ -4,7 +4,7 @@
 use crate::{
     Timestamp,
     attempt::{self, AttemptRow, AttemptState, Report, Step},
-    ids::{AttemptId, ClusterEpoch, Held, NodeId},
+    ids::{AttemptId, ClusterEpoch, Fence, Held, NodeId},
     outcome::{Ending, FailureKind},
     resources::Reservation,
     retry::{self, Decision, RetryPolicy},
@@ -94,8 +94,46 @@ pub fn place(
         lose(previous, "its node was offline and the task was placed again", now, &mut events);
         task.node_losses += 1;
     }
-    task.fence = task.fence.next(epoch);
-    task.attempts += 1;
+    let (fence, number) = (task.fence.next(epoch), task.attempts + 1);
+    let attempt = lease(task, placed, fence, number, now, &mut events);
+    Some((attempt, events))
+}
+
+/// Takes up again what a node still has and the database, restored from a backup, has forgotten: it was leased after all that is
+/// known of its task, so it holds the task. What the database takes for the task's attempt was replaced by it.
+///
+/// `None`: the task has ended, or was leased again since.
+pub fn adopt(
+    task: &mut TaskRow,
+    previous: Option<&mut AttemptRow>,
+    forgotten: NewAttempt,
+    fence: Fence,
+    number: u32,
+    now: Timestamp,
+) -> Option<(AttemptRow, Vec<Event>)> {
+    if task.state.is_terminal() || fence <= task.fence {
+        return None;
+    }
+    let mut events = Vec::new();
+    if let Some(previous) = previous.filter(|previous| task.live == Some(previous.id) && !previous.state.is_terminal())
+    {
+        lose(previous, "it had been replaced before the database was restored from a backup", now, &mut events);
+    }
+    let number = number.max(task.attempts + 1);
+    let attempt = lease(task, forgotten, fence, number, now, &mut events);
+    Some((attempt, events))
+}
+
+fn lease(
+    task: &mut TaskRow,
+    placed: NewAttempt,
+    fence: Fence,
+    number: u32,
+    now: Timestamp,
+    events: &mut Vec<Event>,
+) -> AttemptRow {
+    task.fence = fence;
+    task.attempts = number;
     task.live = Some(placed.id);
     task.state = TaskState::Assigned;
     task.queued = false;
@@ -119,7 +157,7 @@ pub fn place(
         provenance: None,
     };
     events.push(Event::Placed { attempt: attempt.id, number: attempt.number, node: attempt.node });
-    Some((attempt, events))
+    attempt
 }
 
 /// The attempt that a placement makes.

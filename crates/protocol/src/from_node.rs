@@ -2,9 +2,10 @@
 
 use crate::version::Versions;
 use domain::{
-    attempt::{AttemptState, Report},
+    attempt::Report,
     ids::{Held, InstanceId},
     node::{NodeFacts, NodeMetrics},
+    reconcile::HeldAttempt,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -56,11 +57,4 @@ pub struct Inventory {
 pub enum Completeness {
     Complete,
     Unknown,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldAttempt {
-    #[serde(flatten)]
-    pub held: Held,
-    pub state: AttemptState,
 }

@@ -13,8 +13,9 @@ mod to_node;
 pub mod transport;
 pub mod version;
 
+pub use domain::reconcile::HeldAttempt;
 pub use frame::{DecodeError, Frame};
-pub use from_node::{Completeness, FromNode, HeldAttempt, Hello, Inventory};
+pub use from_node::{Completeness, FromNode, Hello, Inventory};
 pub use handshake::{RefusalCode, Refused};
 pub use log_frame::{LogFrame, LogPayload, Stream};
 pub use to_node::{Assign, LogOffset, ToNode, Welcome};

@@ -263,7 +263,7 @@ impl Agent {
 
     /// All attempts, for the hello.
     pub fn inventory(&self) -> Vec<HeldAttempt> {
-        self.attempts.values().map(|attempt| HeldAttempt { held: attempt.held, state: attempt.state() }).collect()
+        self.attempts.values().map(Attempt::as_said).collect()
     }
 
     /// What to keep on disk. None for an attempt that this agent only answers for.

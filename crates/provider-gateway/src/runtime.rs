@@ -18,7 +18,7 @@ use domain::{
     node::Condition,
 };
 use jobs::Jobs;
-use protocol::{FromNode, Inventory, LogOffset};
+use protocol::{FromNode, Inventory, LogOffset, Stream};
 use service_kit::Service;
 use std::{
     collections::BTreeMap,
@@ -204,7 +204,13 @@ impl Runtime {
         if self.waiting.is_empty() || self.jobs.is_adopting() {
             return;
         }
-        let inventory = Inventory { executors: self.jobs.completeness(), attempts: self.agent.inventory() };
+        let mut inventory = Inventory { executors: self.jobs.completeness(), attempts: self.agent.inventory() };
+        for attempt in &mut inventory.attempts {
+            if let Some(log) = self.jobs.logs.get(attempt.held.attempt) {
+                let offsets = Stream::ALL.map(|stream| (stream.as_str().to_owned(), log.offset(stream)));
+                attempt.log_offsets = offsets.into_iter().filter(|(_, offset)| *offset > 0).collect();
+            }
+        }
         for answer in self.waiting.drain(..) {
             let _ = answer.send(inventory.clone());
         }

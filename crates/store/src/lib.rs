@@ -36,6 +36,7 @@ pub use logs::{
 };
 pub use nodes::{
     offline::Liveness,
+    restored::{Restored, declare_restored},
     session::{OpenSession, Opened, SessionKey},
     view::NodeWithLoad,
 };

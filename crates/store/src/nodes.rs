@@ -2,5 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod offline;
+pub(crate) mod reconcile;
+pub(crate) mod restored;
 pub(crate) mod session;
 pub(crate) mod view;

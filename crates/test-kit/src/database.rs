@@ -48,6 +48,15 @@ impl TestDatabase {
         Self { url: url_of(&name), server, name }
     }
 
+    /// Another database with what is in this one now: a backup, or its restore. Ends this one's connections.
+    pub async fn copy(&self) -> Self {
+        let mut connection = connect(&self.server).await;
+        let ended = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", self.name);
+        sqlx::raw_sql(AssertSqlSafe(ended)).execute(&mut connection).await.expect("a superuser's right");
+        connection.close().await.expect("leaving the server");
+        Self::create_like(&self.name).await
+    }
+
     /// For programs that are given a URL: `postgres://...`.
     pub fn url(&self) -> &str {
         &self.url

@@ -18,7 +18,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Greeted {
     pub(super) key: SessionKey,
     /// To be stopped and removed there.
-    pub(super) unknown: Vec<Held>,
+    pub(super) stop: Vec<Held>,
     /// What the node has: no assignment of these is sent.
     pub(super) inventory: BTreeSet<AttemptId>,
 }
@@ -77,7 +77,14 @@ pub(super) async fn greet<T: Transport>(
         Opened::Superseded => {
             refuse(transport, RefusalCode::Unknown, "This node has connected anew since.", Some(1_000)).await
         }
-        Opened::Session { key, name, draining, unknown, log_offsets } => {
+        Opened::Session { key, name, draining, stop, orphans, adopted, log_offsets } => {
+            if !adopted.is_empty() {
+                tracing::info!(node.id = %caller.node, attempts = ?adopted, "what was leased after the backup is taken up again");
+            }
+            if !orphans.is_empty() {
+                tracing::warn!(node.id = %caller.node, attempts = ?orphans,
+                    "the node runs what this database has forgotten; it is left to its end, which is kept in rejected_reports as `orphan`");
+            }
             let welcome = Welcome {
                 version: picked,
                 server_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -93,7 +100,7 @@ pub(super) async fn greet<T: Transport>(
             };
             transport.send(Message::Text(Frame::new(ToNode::Welcome(welcome)).encode())).await?;
             let inventory = hello.inventory.attempts.iter().map(|attempt| attempt.held.attempt).collect();
-            Ok(Some(Greeted { key, unknown, inventory }))
+            Ok(Some(Greeted { key, stop, inventory }))
         }
     }
 }
@@ -105,7 +112,7 @@ fn request(caller: &Caller, hello: &Hello) -> OpenSession {
         instance: hello.instance,
         facts: hello.facts.clone(),
         metrics: hello.metrics.clone(),
-        attempts: hello.inventory.attempts.iter().map(|attempt| attempt.held).collect(),
+        attempts: hello.inventory.attempts.clone(),
         complete_executors: hello
             .inventory
             .executors

@@ -37,7 +37,7 @@ pub(super) async fn record_reports(
                 ReportVerdict::Conflict => {
                     tracing::warn!(attempt.id = %report.held.attempt, "an attempt ended twice, differently; the first end counts")
                 }
-                ReportVerdict::Fenced | ReportVerdict::Recorded | ReportVerdict::Repeated => {}
+                ReportVerdict::Fenced | ReportVerdict::Orphan | ReportVerdict::Recorded | ReportVerdict::Repeated => {}
             }
         }
         if let Some((seq, _)) = batch.last() {

@@ -55,11 +55,11 @@ pub(super) async fn run<T: Transport + 'static>(door: Door, caller: Caller, mut 
 }
 
 async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> String {
-    let Greeted { key, unknown, inventory } = greeted;
+    let Greeted { key, stop, inventory } = greeted;
     let (mut sink, stream) = transport.split();
     let (out, mut outgoing) = mpsc::unbounded_channel::<ToNode>();
     let outbound = Outbound::new(out);
-    for held in unknown {
+    for held in stop {
         outbound.send(ToNode::Stop { held });
     }
     let (reports, report_queue) = mpsc::channel(QUEUE);

@@ -70,7 +70,18 @@ fn pin<M: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message:
 
 #[test]
 fn frames_from_a_node_are_pinned() {
-    let attempts = vec![HeldAttempt { held: held(), state: AttemptState::Running }];
+    let ended = HeldAttempt {
+        held: Held { attempt: AttemptId::from_uuid(Uuid::from_u128(0xc)), ..held() },
+        state: AttemptState::Failed,
+        task: Some(TaskId::from_uuid(Uuid::from_u128(0xd))),
+        number: 2,
+        gpu_ids: vec!["GPU-1".into()],
+        exit: None,
+        ending: Some(ending()),
+        log_offsets: [("stdout".into(), 12)].into(),
+    };
+    // The first as an older agent says it.
+    let attempts = vec![HeldAttempt::new(held(), AttemptState::Running), ended];
     let inventory = Inventory { executors: [("container".into(), Completeness::Unknown)].into(), attempts };
     let instance = InstanceId::from_uuid(Uuid::from_u128(0xb));
     pin(

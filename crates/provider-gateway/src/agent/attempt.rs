@@ -7,7 +7,7 @@ use domain::{
     ids::{AttemptId, Held},
     outcome::{Ending, ExitFacts, FailureKind, LogTotals},
 };
-use protocol::Assign;
+use protocol::{Assign, HeldAttempt};
 
 /// A failed removal is tried again after so long: Docker may be away.
 pub(super) const REMOVE_AGAIN_MS: Millis = 5_000;
@@ -346,9 +346,7 @@ impl Attempt {
         self.ending = Some(ending);
         actions.push(Action::Persist(self.id()));
         // A planned stop is no exit of the task's own: it will run again.
-        if let Some(exit) =
-            self.exit.clone().filter(|_| self.ending.as_ref().is_some_and(|ending| !ending.planned_stop))
-        {
+        if let Some(exit) = self.exit.clone().filter(|_| !self.ends_planned()) {
             self.report(Report::Exited { exit }, actions);
         }
         actions.push(Action::AwaitLog(self.id()));
@@ -437,6 +435,25 @@ impl Attempt {
             Step::Running => [self.timeout_at, self.kill_at].into_iter().flatten().min(),
             Step::Preparing | Step::Starting | Step::Draining | Step::Ending | Step::Released => None,
         }
+    }
+
+    /// As the hello says it. Where its log stands is known to the shell.
+    pub(super) fn as_said(&self) -> HeldAttempt {
+        let is_over = matches!(self.step, Step::Ending | Step::Removing { .. } | Step::Released) && !self.fenced;
+        let assign = self.assign.as_deref();
+        HeldAttempt {
+            task: assign.map(|assign| assign.task),
+            number: assign.map_or(0, |assign| assign.number),
+            gpu_ids: assign.map(|assign| assign.gpu_ids.clone()).unwrap_or_default(),
+            ending: self.ending.clone().filter(|_| is_over),
+            // A planned stop is no exit of the task's own.
+            exit: self.exit.clone().filter(|_| self.step == Step::Draining && !self.ends_planned()),
+            ..HeldAttempt::new(self.held, self.state())
+        }
+    }
+
+    fn ends_planned(&self) -> bool {
+        self.ending.as_ref().is_some_and(|ending| ending.planned_stop)
     }
 
     pub(super) fn state(&self) -> AttemptState {

@@ -8,12 +8,12 @@ use domain::{
 };
 use futures::{SinkExt, StreamExt, stream::SplitSink};
 use protocol::{
-    Frame, FromNode, Hello, ToNode, Welcome, silence_after,
+    Frame, FromNode, HeldAttempt, Hello, MAX_FRAME_BYTES, ToNode, Welcome, silence_after,
     transport::{Message, Transport, TransportError},
     version,
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
@@ -47,10 +47,16 @@ async fn greet<T: Transport>(link: &Link, transport: &mut T) -> Result<Welcome, 
         metrics: link.metrics().await,
         inventory: link.handle.inventory().await,
     };
-    transport
-        .send(Message::Text(Frame::new(FromNode::Hello(Box::new(hello))).encode()))
-        .await
-        .map_err(SessionEnd::Lost)?;
+    let mut text = Frame::new(FromNode::Hello(Box::new(hello.clone()))).encode();
+    if text.len() > MAX_FRAME_BYTES {
+        // What has ended is reported once more after the hello anyway.
+        let slim =
+            |attempt: HeldAttempt| HeldAttempt { exit: None, ending: None, log_offsets: BTreeMap::new(), ..attempt };
+        let mut hello = hello;
+        hello.inventory.attempts = hello.inventory.attempts.into_iter().map(slim).collect();
+        text = Frame::new(FromNode::Hello(Box::new(hello))).encode();
+    }
+    transport.send(Message::Text(text)).await.map_err(SessionEnd::Lost)?;
     let answer = tokio::time::timeout(WELCOME_WITHIN, transport.next())
         .await
         .map_err(|_| SessionEnd::Lost(TransportError::Silent))?;

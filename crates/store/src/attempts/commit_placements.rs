@@ -98,7 +98,7 @@ async fn room_on(connection: &mut sqlx::PgConnection, nodes: &[Uuid]) -> Result<
     Ok(room)
 }
 
-async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[AttemptRow]) -> Result<(), StoreError> {
+pub(crate) async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[AttemptRow]) -> Result<(), StoreError> {
     if new.is_empty() {
         return Ok(());
     }

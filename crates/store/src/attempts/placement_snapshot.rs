@@ -1,10 +1,6 @@
 //! What the leader looks at: the head of every class of the queue, and the nodes with what is held on them.
 
-use crate::{
-    Store, StoreError,
-    nodes::view::NodeRecord,
-    rows::{now, read_json},
-};
+use crate::{Store, StoreError, nodes::view::NodeRecord, rows::read_json};
 use domain::{
     ids::{NodeId, TaskId},
     placement::{Candidate, Head, Snapshot},
@@ -29,7 +25,20 @@ impl Store {
     /// Work here grows with the number of classes and nodes, not with the queue.
     pub async fn placement_snapshot(&self, heads_per_class: i64) -> Result<Snapshot, StoreError> {
         let mut connection = self.pool.acquire().await?;
-        let now = now(&mut connection).await?;
+        let moment = sqlx::query!(
+            r#"SELECT now() AS "now!", EXISTS (
+                 SELECT 1 FROM cluster c, node_live l JOIN nodes n ON n.id = l.node_id
+                 WHERE c.restored_at IS NOT NULL AND l.instance IS NOT NULL AND l.offline_since IS NULL AND n.admission <> 'revoked'
+                   AND l.connected_since IS NULL) AS "awaits_nodes!""#
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let now = moment.now;
+        if moment.awaits_nodes {
+            // What waits here may be running there.
+            drop(connection);
+            return Ok(Snapshot { now, heads: Vec::new(), nodes: self.candidates().await? });
+        }
         // Walks the queue's index from class to class.
         let rows = sqlx::query!(
             r#"WITH RECURSIVE classes AS (

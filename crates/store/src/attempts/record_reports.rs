@@ -6,7 +6,7 @@ use crate::{
 };
 use domain::{
     attempt::{AttemptRow, Report},
-    ids::{AttemptId, Held, TaskId},
+    ids::{AttemptId, ClusterEpoch, Held, TaskId},
     lifecycle::{self, Event, Verdict},
     retry::RetryPolicy,
     task::TaskRow,
@@ -30,6 +30,8 @@ pub enum ReportVerdict {
     Fenced,
     /// It ended otherwise before.
     Conflict,
+    /// The database has forgotten it since a restore, and nobody leased its task again: it may end, and its end is kept aside.
+    Orphan,
     /// The session is not the node's newest: nothing was looked at.
     StaleSession,
 }
@@ -47,7 +49,8 @@ impl Store {
         // The session's row is held until the commit, so that none opened meanwhile finds these reports half counted.
         let Some(session_now) = sqlx::query!(
             r#"SELECT l.session_epoch, now() AS "at!",
-                      ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = $1) AS "tasks!"
+                      ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = $1) AS "tasks!",
+                      ARRAY(SELECT id FROM attempts WHERE id = ANY($2)) AS "known!", (SELECT epoch FROM cluster) AS "epoch!"
                FROM node_live l WHERE l.node_id = $1 FOR KEY SHARE"#,
             session.node.as_uuid(),
             &ids
@@ -58,6 +61,10 @@ impl Store {
             return Ok(vec![ReportVerdict::StaleSession; batch.len()]);
         };
         let (task_ids, at) = (session_now.tasks, session_now.at);
+        let is_orphan = |held: Held| {
+            held.fence.epoch() != ClusterEpoch(session_now.epoch)
+                && !session_now.known.contains(&held.attempt.as_uuid())
+        };
         let mut tasks: BTreeMap<TaskId, (TaskRow, Vec<Event>, bool)> = lock_tasks(&mut transaction, &task_ids)
             .await?
             .into_iter()
@@ -92,15 +99,19 @@ impl Store {
             verdicts.push(match verdict {
                 Verdict::Recorded(_) => ReportVerdict::Recorded,
                 Verdict::Repeated => ReportVerdict::Repeated,
+                Verdict::Fenced if is_orphan(item.held) => ReportVerdict::Orphan,
                 Verdict::Fenced => ReportVerdict::Fenced,
                 Verdict::Conflict => ReportVerdict::Conflict,
             });
-            let last = verdicts.last().copied();
-            // A late release is no evidence of anything.
-            if matches!(last, Some(ReportVerdict::Fenced | ReportVerdict::Conflict)) && item.report != Report::Released
-            {
-                rejected.push((item, if last == Some(ReportVerdict::Fenced) { "fenced" } else { "conflict" }));
-            }
+            let evidence = match verdicts.last() {
+                // A late release is no evidence of anything.
+                _ if item.report == Report::Released => None,
+                Some(ReportVerdict::Fenced) => Some("fenced"),
+                Some(ReportVerdict::Conflict) => Some("conflict"),
+                Some(ReportVerdict::Orphan) => Some("orphan"),
+                _ => None,
+            };
+            rejected.extend(evidence.map(|word| (item, word)));
         }
         let changed: Vec<(TaskRow, Vec<Event>)> =
             tasks.into_values().filter(|(.., changed)| *changed).map(|(task, events, _)| (task, events)).collect();
@@ -110,7 +121,9 @@ impl Store {
         save_tasks(&mut transaction, &changed).await?;
         for (item, verdict) in rejected {
             sqlx::query!(
-                "INSERT INTO rejected_reports (attempt_id, node_id, fence, verdict, report) VALUES ($1, $2, $3, $4, $5)",
+                "INSERT INTO rejected_reports (attempt_id, node_id, fence, verdict, report) SELECT $1, $2, $3, $4, $5
+                 WHERE NOT EXISTS (SELECT 1 FROM rejected_reports
+                                   WHERE attempt_id = $1 AND node_id = $2 AND fence = $3 AND verdict = $4 AND report = $5)",
                 item.held.attempt.as_uuid(),
                 session.node.as_uuid(),
                 item.held.fence.get(),

@@ -2,8 +2,8 @@
 
 use crate::{SessionKey, Store, StoreError, Topic};
 use bytes::Bytes;
-use domain::ids::{AttemptId, Held};
-use std::collections::BTreeMap;
+use domain::ids::{AttemptId, ClusterEpoch, Held};
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// A piece of one stream, as it came.
@@ -43,7 +43,7 @@ struct Head {
 impl Store {
     /// Stores a batch in one transaction and says where each touched stream stands. Safe to repeat: bytes that are stored already
     /// are cut off, whichever way they were split before; a piece beyond the end is not stored, since bytes before it are missing.
-    /// Pieces of attempts that are not this node's are skipped. Logs of fenced attempts are kept: they change no state.
+    /// Pieces of attempts that are not this node's are skipped; those of attempts that a restore has forgotten are let go of. Logs of fenced attempts are kept: they change no state.
     pub async fn append_logs(&self, session: SessionKey, pieces: &[Piece]) -> Result<Vec<LogAck>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let mut ids: Vec<Uuid> = pieces.iter().map(|piece| piece.held.attempt.as_uuid()).collect();
@@ -61,10 +61,20 @@ impl Store {
             .into_iter()
             .map(|row| (row.attempt_id, Head { next_offsets: row.next_offsets, next_ordinal: row.next_ordinal }))
             .collect();
+        let strangers =
+            pieces.iter().map(|piece| piece.held).filter(|held| !heads.contains_key(&held.attempt.as_uuid()));
+        let orphans = orphans(&mut transaction, strangers.collect()).await?;
         let mut chunks: Vec<ChunkRow> = Vec::new();
         let mut touched: BTreeMap<(AttemptId, u8), u64> = BTreeMap::new();
         for piece in pieces {
-            let Some(head) = heads.get_mut(&piece.held.attempt.as_uuid()) else { continue };
+            let Some(head) = heads.get_mut(&piece.held.attempt.as_uuid()) else {
+                // Nobody will read it, and the node may let go of it.
+                if orphans.contains(&piece.held) {
+                    let stored = touched.entry((piece.held.attempt, piece.stream)).or_default();
+                    *stored = (*stored).max(piece.end());
+                }
+                continue;
+            };
             let next = &mut head.next_offsets[usize::from(piece.stream - 1)];
             let stored = *next as u64;
             if piece.start <= stored && stored < piece.end() {
@@ -93,6 +103,24 @@ impl Store {
             .map(|((attempt, stream), next_offset)| LogAck { attempt, stream, next_offset })
             .collect())
     }
+}
+
+/// Those of these that the database has forgotten since a restore.
+async fn orphans(connection: &mut sqlx::PgConnection, strangers: BTreeSet<Held>) -> Result<BTreeSet<Held>, StoreError> {
+    if strangers.is_empty() {
+        return Ok(strangers);
+    }
+    let ids: Vec<Uuid> = strangers.iter().map(|held| held.attempt.as_uuid()).collect();
+    let known = sqlx::query!(
+        r#"SELECT epoch, ARRAY(SELECT id FROM attempts WHERE id = ANY($1)) AS "attempts!" FROM cluster"#,
+        &ids
+    )
+    .fetch_one(connection)
+    .await?;
+    let is_orphan = |held: &Held| {
+        held.fence.epoch() != ClusterEpoch(known.epoch) && !known.attempts.contains(&held.attempt.as_uuid())
+    };
+    Ok(strangers.into_iter().filter(is_orphan).collect())
 }
 
 async fn write(

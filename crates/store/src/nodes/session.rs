@@ -2,15 +2,14 @@
 
 use crate::{
     Store, StoreError, Topic,
-    attempts::replace::give_up,
-    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks, write_json},
+    nodes::reconcile::{hear, reconcile},
+    rows::write_json,
 };
 use domain::{
     attempt::Report,
-    ids::{AttemptId, Held, InstanceId, NodeId},
-    lifecycle::{self, Verdict},
+    ids::{AttemptId, Fence, Held, InstanceId, NodeId},
     node::{NodeFacts, NodeMetrics},
-    retry::RetryPolicy,
+    reconcile::HeldAttempt,
 };
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -30,7 +29,7 @@ pub struct OpenSession {
     pub facts: NodeFacts,
     pub metrics: NodeMetrics,
     /// All attempts that the agent has.
-    pub attempts: Vec<Held>,
+    pub attempts: Vec<HeldAttempt>,
     /// Executors that could be asked: absence from `attempts` counts for these only.
     pub complete_executors: BTreeSet<String>,
     /// The node's newest session when its connection was taken, before the hello could be said.
@@ -44,7 +43,11 @@ pub enum Opened {
         name: String,
         draining: bool,
         /// Attempts of the inventory that hold nothing here any more: to be stopped and removed there.
-        unknown: Vec<Held>,
+        stop: Vec<Held>,
+        /// Attempts of the inventory whose task nobody knows since a restore: left to their end.
+        orphans: Vec<Held>,
+        /// Attempts of the inventory that were forgotten by a restore and hold their task again.
+        adopted: Vec<Held>,
         /// (attempt, next offset by stream) of the inventory.
         log_offsets: Vec<(AttemptId, Vec<i64>)>,
     },
@@ -62,7 +65,7 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         let node = hello.node.as_uuid();
         let row = sqlx::query!(
-            r#"SELECT n.name, n.admission, l.instance, l.session_epoch, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
+            r#"SELECT n.name, n.admission, l.instance, l.session_epoch, l.connected_since, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
                FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1 FOR UPDATE OF l"#,
             node,
             self.silence_s()
@@ -94,19 +97,20 @@ impl Store {
         sqlx::query!("UPDATE nodes SET facts = $2 WHERE id = $1 AND facts <> $2", node, write_json(&hello.facts))
             .execute(&mut *transaction)
             .await?;
-        let (unknown, mut topics) = reconcile(&mut transaction, hello, is_new_instance).await?;
-        let ids: Vec<Uuid> = hello.attempts.iter().map(|held| held.attempt.as_uuid()).collect();
+        let settled = reconcile(&mut transaction, hello, is_new_instance, row.connected_since.is_none()).await?;
+        let ids: Vec<Uuid> = hello.attempts.iter().map(|said| said.held.attempt.as_uuid()).collect();
         let offsets = sqlx::query!("SELECT attempt_id, next_offsets FROM log_heads WHERE attempt_id = ANY($1)", &ids)
             .fetch_all(&mut *transaction)
             .await?;
         transaction.commit().await?;
-        topics.extend([Topic::Queue, Topic::Node(hello.node)]);
-        self.wakeups.publish(topics);
+        self.wakeups.publish(settled.topics.into_iter().chain([Topic::Queue, Topic::Node(hello.node)]));
         Ok(Opened::Session {
             key: SessionKey { node: hello.node, epoch },
             name: row.name,
             draining: matches!(row.admission.as_str(), "draining" | "drained"),
-            unknown,
+            stop: settled.stop,
+            orphans: settled.orphans,
+            adopted: settled.adopted,
             log_offsets: offsets
                 .into_iter()
                 .map(|row| (AttemptId::from_uuid(row.attempt_id), row.next_offsets))
@@ -156,14 +160,16 @@ impl Store {
         }
         // What was never accepted may never have arrived: it is sent again, and waits for whoever accepts first.
         let rows = sqlx::query!(
-            r#"SELECT a.id, a.task_id FROM attempts a JOIN task_state s ON s.task_id = a.task_id
+            r#"SELECT a.id, a.fence FROM attempts a JOIN task_state s ON s.task_id = a.task_id
                WHERE a.node_id = $1 AND a.reserved AND a.accepted_at IS NOT NULL AND s.queued AND s.live_attempt_id = a.id"#,
             node
         )
         .fetch_all(&mut *transaction)
         .await?;
-        let (attempts, tasks): (Vec<Uuid>, Vec<Uuid>) = rows.into_iter().map(|row| (row.id, row.task_id)).unzip();
-        let topics = keep(&mut transaction, &attempts, &tasks).await?;
+        let held = |id, fence| Held { attempt: AttemptId::from_uuid(id), fence: Fence::from_i64(fence) };
+        let kept: Vec<(Held, Report)> =
+            rows.into_iter().map(|row| (held(row.id, row.fence), Report::Accepted)).collect();
+        let topics = hear(&mut transaction, &kept).await?;
         transaction.commit().await?;
         self.wakeups.publish(topics.into_iter().chain([Topic::Queue, Topic::Node(key.node)]));
         Ok(true)
@@ -194,74 +200,4 @@ impl Store {
         self.wakeups.publish([Topic::Queue]);
         Ok(())
     }
-}
-
-/// Both directions: what the node lacks is given up, what it has too much is returned.
-async fn reconcile(
-    connection: &mut sqlx::PgConnection,
-    hello: &OpenSession,
-    is_new_instance: bool,
-) -> Result<(Vec<Held>, Vec<Topic>), StoreError> {
-    let expected = sqlx::query!(
-        r#"SELECT a.id, a.task_id, a.fence, (a.accepted_at IS NULL AND a.ended_at IS NULL) AS "unaccepted!", t.spec->>'executor' AS "executor!",
-                  (s.queued AND s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "to_be_replaced!"
-           FROM attempts a JOIN tasks t ON t.id = a.task_id JOIN task_state s ON s.task_id = a.task_id WHERE a.node_id = $1 AND a.reserved"#,
-        hello.node.as_uuid()
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let has: BTreeSet<Uuid> = hello.attempts.iter().map(|held| held.attempt.as_uuid()).collect();
-    let missing: Vec<Uuid> = expected
-        .iter()
-        // An assignment that was not accepted may never have arrived: it is sent again.
-        .filter(|row| {
-            !has.contains(&row.id)
-                && (!row.unaccepted || is_new_instance)
-                && hello.complete_executors.contains(&row.executor)
-        })
-        .map(|row| row.id)
-        .collect();
-    let returned: Vec<Uuid> =
-        expected.iter().filter(|row| row.to_be_replaced && has.contains(&row.id)).map(|row| row.id).collect();
-    // All at once and in their order; each step below finds its own locked already.
-    let of =
-        |ids: &[Uuid]| expected.iter().filter(|row| ids.contains(&row.id)).map(|row| row.task_id).collect::<Vec<_>>();
-    lock_tasks(connection, &[of(&missing), of(&returned)].concat()).await?;
-    let mut topics = give_up(connection, hello.node, &missing, "the node came back without it").await?;
-    topics.extend(keep(connection, &returned, &of(&returned)).await?);
-    let unknown = hello
-        .attempts
-        .iter()
-        .filter(|held| !expected.iter().any(|row| row.id == held.attempt.as_uuid() && row.fence == held.fence.get()))
-        .copied()
-        .collect();
-    Ok((unknown, topics))
-}
-
-/// The node is back with its work, so nobody is to replace it: as if it had reported it, in the transaction that opens the session.
-/// (The agent itself has nothing to say about an attempt whose reports were all committed.)
-async fn keep(
-    connection: &mut sqlx::PgConnection,
-    attempts: &[Uuid],
-    tasks: &[Uuid],
-) -> Result<Vec<Topic>, StoreError> {
-    if attempts.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut rows = load_attempts(&mut *connection, attempts).await?;
-    let at = now(&mut *connection).await?;
-    let mut changed = Vec::new();
-    for mut task in lock_tasks(&mut *connection, tasks).await? {
-        let Some(attempt) = rows.iter_mut().find(|attempt| task.live == Some(attempt.id)) else { continue };
-        let held = attempt.held();
-        let policy = RetryPolicy::default();
-        if let Verdict::Recorded(events) =
-            lifecycle::report(&mut task, attempt, held, &Report::Accepted, &policy, at, 0.0)
-        {
-            changed.push((task, events));
-        }
-    }
-    save_attempts(&mut *connection, &rows).await?;
-    save_tasks(&mut *connection, &changed).await?;
-    Ok(changed.iter().map(|(task, _)| Topic::Task(task.id)).collect())
 }

@@ -6,11 +6,13 @@
 
 use crate::world::{World, new_node, new_task, origin};
 use domain::{
+    attempt::AttemptState,
     ids::{Held, InstanceId, NodeId, TaskId},
     node::{Admission, NodeFacts, NodeMetrics},
     outcome::FailureKind,
     placement::Placement,
     principal::Scope,
+    reconcile::HeldAttempt,
     spec::TaskSpec,
 };
 use rand::{RngExt as _, SeedableRng, seq::IndexedRandom};
@@ -140,13 +142,18 @@ impl Real {
                         ..NodeFacts::default()
                     },
                     metrics: NodeMetrics::default(),
-                    attempts: resolved.held.iter().flatten().copied().collect(),
+                    attempts: resolved
+                        .held
+                        .iter()
+                        .flatten()
+                        .map(|held| HeldAttempt::new(*held, AttemptState::Running))
+                        .collect(),
                     complete_executors: BTreeSet::from(["process".to_owned()]),
                     newest_epoch: i64::MAX,
                 };
                 match store.open_session(&hello).await.expect("answered") {
-                    Opened::Session { key, draining, unknown, .. } => {
-                        let unknown: Vec<String> = unknown.iter().map(|held| self.attempt_label(held)).collect();
+                    Opened::Session { key, draining, stop, .. } => {
+                        let unknown: Vec<String> = stop.iter().map(|held| self.attempt_label(held)).collect();
                         format!("session {} draining {draining} unknown {unknown:?}", key.epoch)
                     }
                     Opened::OtherInstance => "other instance".into(),
@@ -182,7 +189,13 @@ impl Real {
             }
             Op::Replace => {
                 let leader = self.world.leads(LeaderRole::Sweeper).await;
-                format!("queued {}", store.queue_replaceable(&leader, chrono::DateTime::<chrono::Utc>::MAX_UTC, 100).await.expect("answered"))
+                format!(
+                    "queued {}",
+                    store
+                        .queue_replaceable(&leader, chrono::DateTime::<chrono::Utc>::MAX_UTC, 100)
+                        .await
+                        .expect("answered")
+                )
             }
             Op::Admit { node, admission } => {
                 assert!(store.set_admission(node_id(node), *admission, "", &origin()).await.expect("answered"));

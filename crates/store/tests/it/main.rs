@@ -2,14 +2,15 @@
 
 mod access;
 mod audit;
-mod feed;
 mod differential;
+mod feed;
 mod leader;
 mod liveness;
 mod logs;
 mod nodes;
 mod placements;
 mod reports;
+mod restore;
 mod returning;
 mod submit;
 mod tasks;

@@ -203,12 +203,12 @@ async fn a_session_settles_what_the_node_has_and_should_have() {
     let kept_held = world.start_on(kept, node).await;
     world.start_on(missing, node).await;
     let sent = world.place(unaccepted, node).await;
-    let stranger = Held { attempt: domain::ids::AttemptId::from_uuid(Uuid::from_u128(8)), fence: Fence::from_i64(1) };
+    let stranger = Held { attempt: domain::ids::AttemptId::from_uuid(Uuid::from_u128(8)), ..kept_held };
     let stale = Held { fence: Fence::from_i64(1), ..kept_held };
     let opened =
         world.store.open_session(&hello(node.id, node.instance, &[kept_held, stranger])).await.expect("opened");
-    let Opened::Session { key, unknown, draining, name, .. } = opened else { panic!("{opened:?}") };
-    assert_eq!((unknown, draining, name.as_str()), (vec![stranger], false, "n"));
+    let Opened::Session { key, stop, draining, name, .. } = opened else { panic!("{opened:?}") };
+    assert_eq!((stop, draining, name.as_str()), (vec![stranger], false, "n"));
     assert_eq!(key.epoch, node.session.epoch + 1);
     assert_eq!(world.state(kept).await, TaskState::Running);
     let given_up = world.task(missing).await;
@@ -219,7 +219,7 @@ async fn a_session_settles_what_the_node_has_and_should_have() {
     assert!(matches!(&outbox.items[..], [store::OutboxItem::Assign { held, .. }] if *held == sent), "{outbox:?}");
     // An attempt with an old fence is not the one that it should have.
     let opened = world.store.open_session(&hello(node.id, node.instance, &[stale])).await.expect("opened");
-    assert!(matches!(opened, Opened::Session { unknown, .. } if unknown == [stale]));
+    assert!(matches!(opened, Opened::Session { stop, .. } if stop == [stale]));
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ async fn a_node_that_comes_back_with_its_work_keeps_it_though_it_has_nothing_to_
     world.lose(node).await;
     assert!(world.task(task).await.view.queued);
     let opened = world.store.open_session(&hello(node.id, node.instance, &[held])).await.expect("opened");
-    assert!(matches!(opened, Opened::Session { unknown, .. } if unknown.is_empty()));
+    assert!(matches!(opened, Opened::Session { stop, .. } if stop.is_empty()));
     let kept = world.task(task).await;
     assert_eq!((kept.view.state, kept.view.queued), (TaskState::Running, false));
     assert_eq!(world.commit(task, other).await.expect("committed"), CommitReport { placed: 0, stale: 1 });

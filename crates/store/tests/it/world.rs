@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use domain::{
     Timestamp,
-    attempt::Report,
+    attempt::{AttemptState, Report},
     ids::{DEFAULT_PROJECT, Held, InstanceId, NodeId, NodeTokenId, PrincipalId, ProjectId, TaskId},
     node::{NodeFacts, NodeMetrics},
     outcome::{Ending, ExitFacts, FailureKind, LogTotals},
     placement::Placement,
     principal::{Origin, Principal, PrincipalKind, Role, Scope},
+    reconcile::HeldAttempt,
     resources::{Capacity, Reservation},
     spec::parse_spec,
     sweep::Findings,
@@ -154,7 +155,7 @@ pub(crate) fn hello(node: NodeId, instance: InstanceId, attempts: &[Held]) -> Op
         instance,
         facts: NodeFacts { capacity, executors, platform: "linux".into(), ..NodeFacts::default() },
         metrics: NodeMetrics::default(),
-        attempts: attempts.to_vec(),
+        attempts: attempts.iter().map(|held| HeldAttempt::new(*held, AttemptState::Running)).collect(),
         complete_executors: BTreeSet::from(["process".to_owned()]),
         newest_epoch: i64::MAX,
     }

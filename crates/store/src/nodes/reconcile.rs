@@ -1,0 +1,193 @@
+//! Settles at a hello what the node has with what it should have, in the transaction that opens the session. The rules are
+//! [`domain::reconcile`]'s; this locks the rows, asks for each, and writes what follows.
+
+use crate::{
+    OpenSession, StoreError, Topic,
+    attempts::{commit_placements::insert_attempts, replace::give_up},
+    rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks},
+};
+use domain::{
+    attempt::{AttemptRow, Report},
+    ids::{AttemptId, ClusterEpoch, Held, TaskId},
+    lifecycle::{self, NewAttempt, Verdict},
+    reconcile::{Absence, Answer, HeldAttempt, Inventory, Restore, absent, answer},
+    resources::Reservation,
+    retry::RetryPolicy,
+    spec::Requirements,
+    task::TaskRow,
+};
+use sqlx::PgConnection;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+#[derive(Default)]
+pub(crate) struct Settled {
+    pub(crate) stop: Vec<Held>,
+    pub(crate) orphans: Vec<Held>,
+    pub(crate) adopted: Vec<Held>,
+    pub(crate) topics: Vec<Topic>,
+}
+
+/// Both directions: what the node lacks is given up, and each attempt that it has gets its answer.
+pub(crate) async fn reconcile(
+    connection: &mut PgConnection,
+    hello: &OpenSession,
+    is_new_instance: bool,
+    is_first_hello: bool,
+) -> Result<Settled, StoreError> {
+    // A node that was made after the restore can have nothing from before it.
+    let cluster = sqlx::query!(
+        "SELECT c.epoch, CASE WHEN n.created_at < c.restored_at THEN c.restored_at END AS restored_at FROM cluster c, nodes n WHERE n.id = $1",
+        hello.node.as_uuid()
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let epoch = ClusterEpoch(cluster.epoch);
+    let expected = sqlx::query!(
+        r#"SELECT a.id, t.spec->>'executor' AS "executor!", (s.queued AND s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "to_be_replaced!"
+           FROM attempts a JOIN tasks t ON t.id = a.task_id JOIN task_state s ON s.task_id = a.task_id WHERE a.node_id = $1 AND a.reserved"#,
+        hello.node.as_uuid()
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let has: BTreeSet<Uuid> = hello.attempts.iter().map(|said| said.held.attempt.as_uuid()).collect();
+    let ids: Vec<Uuid> = expected.iter().map(|row| row.id).chain(has.iter().copied()).collect();
+    let rows: BTreeMap<Uuid, AttemptRow> =
+        load_attempts(&mut *connection, &ids).await?.into_iter().map(|row| (row.id.as_uuid(), row)).collect();
+
+    // What the node has not, and what nobody is to replace now that it has it.
+    let is_missing = |row: &AttemptRow, executor: &String| {
+        let inventory = Inventory { is_complete: hello.complete_executors.contains(executor), is_new_instance };
+        absent(row, inventory, epoch) == Absence::GiveUp
+    };
+    let mut missing: Vec<Uuid> = expected
+        .iter()
+        .filter(|row| !has.contains(&row.id) && rows.get(&row.id).is_some_and(|known| is_missing(known, &row.executor)))
+        .map(|row| row.id)
+        .collect();
+    let mut returned: Vec<(Held, Report)> = expected
+        .iter()
+        .filter(|row| row.to_be_replaced && has.contains(&row.id))
+        .filter_map(|row| Some((rows.get(&row.id)?.held(), Report::Accepted)))
+        .collect();
+
+    // All tasks that may change, at once and in their order; each step below finds its own locked already.
+    let is_old = |said: &&HeldAttempt| said.held.fence.epoch() != epoch;
+    let old = || hello.attempts.iter().filter(is_old);
+    let task_of = |id: &Uuid| rows.get(id).map(|row| row.task);
+    let concerned: BTreeSet<Uuid> = missing
+        .iter()
+        .filter_map(task_of)
+        .chain(returned.iter().filter_map(|(held, _)| task_of(&held.attempt.as_uuid())))
+        .chain(old().filter_map(|said| task_of(&said.held.attempt.as_uuid()).or(said.task)))
+        .map(TaskId::as_uuid)
+        .collect();
+    let concerned: Vec<Uuid> = concerned.into_iter().collect();
+    let tasks: BTreeMap<TaskId, TaskRow> =
+        lock_tasks(&mut *connection, &concerned).await?.into_iter().map(|task| (task.id, task)).collect();
+
+    let since = cluster.restored_at.filter(|_| is_first_hello);
+    let of_backup =
+        sqlx::query_scalar!("SELECT id FROM tasks WHERE id = ANY($1) AND created_at < $2", &concerned, since)
+            .fetch_all(&mut *connection)
+            .await?;
+
+    let mut settled = Settled::default();
+    for said in &hello.attempts {
+        let task = said.task.and_then(|task| tasks.get(&task));
+        let may_have_forgotten = task.is_some_and(|task| of_backup.contains(&task.id.as_uuid()));
+        let restore = Restore { epoch, may_have_forgotten };
+        match answer(said, hello.node, rows.get(&said.held.attempt.as_uuid()), task, restore) {
+            // The platform may know less of it than it once did.
+            Answer::Keep if is_old(&said) => returned.extend(said.as_report().map(|report| (said.held, report))),
+            Answer::Keep | Answer::Collect | Answer::Forget => {}
+            Answer::Stop => settled.stop.push(said.held),
+            Answer::GiveUp => missing.push(said.held.attempt.as_uuid()),
+            Answer::Orphan => settled.orphans.push(said.held),
+            Answer::Adopt => {
+                if let Some(task) = task
+                    && adopt(&mut *connection, hello, task.id, said).await?
+                {
+                    settled.topics.push(Topic::Task(task.id));
+                    settled.adopted.push(said.held);
+                    returned.extend(said.as_report().map(|report| (said.held, report)));
+                } else {
+                    settled.stop.push(said.held);
+                }
+            }
+        }
+    }
+    settled.topics.extend(give_up(&mut *connection, hello.node, &missing, "the node came back without it").await?);
+    settled.topics.extend(hear(connection, &returned).await?);
+    Ok(settled)
+}
+
+/// Takes up again what a restore has forgotten. False: it was leased again by now.
+async fn adopt(
+    connection: &mut PgConnection,
+    hello: &OpenSession,
+    task: TaskId,
+    said: &HeldAttempt,
+) -> Result<bool, StoreError> {
+    let requirements = sqlx::query_scalar!(
+        r#"SELECT spec->'requirements' AS "requirements!" FROM tasks WHERE id = $1"#,
+        task.as_uuid()
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let amounts = read_json::<Requirements>(requirements)?.amounts;
+    let reservation = Reservation {
+        cpu_millis: amounts.cpu_millis,
+        memory_bytes: amounts.memory_bytes,
+        disk_bytes: amounts.disk_bytes,
+        gpu_ids: said.gpu_ids.clone(),
+    };
+    let at = now(&mut *connection).await?;
+    // As it is by now: another attempt of the same task may stand in this very inventory.
+    let Some(mut task) = lock_tasks(&mut *connection, &[task.as_uuid()]).await?.pop() else { return Ok(false) };
+    let live: Vec<Uuid> = task.live.map(AttemptId::as_uuid).into_iter().collect();
+    let mut previous = load_attempts(&mut *connection, &live).await?.pop();
+    let forgotten = NewAttempt { id: said.held.attempt, node: hello.node, reservation };
+    let adopted = lifecycle::adopt(&mut task, previous.as_mut(), forgotten, said.held.fence, said.number, at);
+    let Some((attempt, events)) = adopted else { return Ok(false) };
+    // The lost one first: at no moment may a task have two that live.
+    save_attempts(&mut *connection, previous.as_slice()).await?;
+    insert_attempts(&mut *connection, &[attempt]).await?;
+    save_tasks(&mut *connection, &[(task, events)]).await?;
+    Ok(true)
+}
+
+/// The node is back with its work, so nobody is to replace it: as if it had reported it. (The agent itself has nothing to say about
+/// an attempt whose reports were all committed once.)
+pub(crate) async fn hear(connection: &mut PgConnection, reports: &[(Held, Report)]) -> Result<Vec<Topic>, StoreError> {
+    if reports.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = reports.iter().map(|(held, _)| held.attempt.as_uuid()).collect();
+    let mut rows = load_attempts(&mut *connection, &ids).await?;
+    let task_ids: Vec<Uuid> = rows.iter().map(|row| row.task.as_uuid()).collect();
+    let mut tasks = lock_tasks(&mut *connection, &task_ids).await?;
+    let mut policies: BTreeMap<TaskId, RetryPolicy> = BTreeMap::new();
+    for row in sqlx::query!(r#"SELECT id, spec->'retry' AS "retry!" FROM tasks WHERE id = ANY($1)"#, &task_ids)
+        .fetch_all(&mut *connection)
+        .await?
+    {
+        policies.insert(TaskId::from_uuid(row.id), read_json(row.retry)?);
+    }
+    let at = now(&mut *connection).await?;
+    let mut changed: BTreeMap<TaskId, (TaskRow, Vec<lifecycle::Event>)> = BTreeMap::new();
+    for (held, report) in reports {
+        let Some(attempt) = rows.iter_mut().find(|attempt| attempt.id == held.attempt) else { continue };
+        let Some(task) = tasks.iter_mut().find(|task| task.live == Some(attempt.id)) else { continue };
+        let policy = policies.get(&task.id).cloned().unwrap_or_default();
+        if let Verdict::Recorded(events) = lifecycle::report(task, attempt, *held, report, &policy, at, 0.0) {
+            let (row, all) = changed.entry(task.id).or_insert_with(|| (task.clone(), Vec::new()));
+            *row = task.clone();
+            all.extend(events);
+        }
+    }
+    save_attempts(&mut *connection, &rows).await?;
+    let changed: Vec<_> = changed.into_values().collect();
+    save_tasks(&mut *connection, &changed).await?;
+    Ok(changed.iter().map(|(task, _)| Topic::Task(task.id)).collect())
+}
