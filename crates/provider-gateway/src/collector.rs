@@ -41,11 +41,24 @@ pub struct Report {
     pub removed_scratch: Vec<PathBuf>,
 }
 
-/// Looks after both disks for as long as it is polled.
+/// How often orphans are looked for.
+const ORPHANS_EVERY: Duration = Duration::from_secs(20);
+
+/// Looks after both disks, and after containers that nobody knows, for as long as it is polled.
 pub async fn run(containers: Arc<ContainerExecutor>, disk: AgentDisk) {
+    let orphans = async {
+        loop {
+            tokio::time::sleep(ORPHANS_EVERY).await;
+            containers.remove_orphans(&disk.attempts).await;
+        }
+    };
+    futures::future::join(orphans, collect(&containers, &disk)).await;
+}
+
+async fn collect(containers: &ContainerExecutor, disk: &AgentDisk) {
     tokio::time::sleep(FIRST_AFTER).await;
     loop {
-        pass(&containers, disk.clone()).await;
+        pass(containers, disk.clone()).await;
         tokio::time::sleep(EVERY).await;
     }
 }

@@ -41,8 +41,35 @@ pub struct ProviderSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     pub source: SourcePolicy,
-    /// Executors that tasks may use; all that work here by default.
+    /// Executors that tasks may use. By default `container`, and `process` where an agent that is root runs on the machine itself:
+    /// elsewhere processes would run as the agent's own user, or end with the agent's container.
     pub executors: Option<BTreeSet<String>>,
+}
+
+/// Where the agent itself runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) is_root: bool,
+    pub(crate) is_container: bool,
+}
+
+impl Surroundings {
+    pub(crate) fn look() -> Self {
+        let marks = ["/.dockerenv", "/run/.containerenv"];
+        Self {
+            is_root: nix::unistd::geteuid().is_root(),
+            is_container: marks.iter().any(|mark| Path::new(mark).exists()),
+        }
+    }
+}
+
+impl Policy {
+    pub(crate) fn allows(&self, executor: &str, surroundings: Surroundings) -> bool {
+        match &self.executors {
+            Some(allowed) => allowed.contains(executor),
+            None => executor != "process" || surroundings.is_root && !surroundings.is_container,
+        }
+    }
 }
 
 /// Reads a settings file. A missing one is empty; a wrong one is named with its line.
@@ -51,5 +78,32 @@ pub fn read<T: DeserializeOwned + Default>(path: &Path) -> anyhow::Result<T> {
         Ok(text) => toml::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
         Err(error) => Err(anyhow::anyhow!("{}: {error}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_need_the_owners_word_where_they_would_not_be_apart_from_the_agent() {
+        let policy = |text: &str| toml::from_str::<Policy>(text).expect("valid");
+        let (silent, open) = (policy(""), policy("executors = ['container', 'process']"));
+        let on = |is_root, is_container| Surroundings { is_root, is_container };
+        for (at, by_default) in
+            [(on(true, false), true), (on(true, true), false), (on(false, false), false), (on(false, true), false)]
+        {
+            assert_eq!((silent.allows("process", at), silent.allows("container", at)), (by_default, true), "{at:?}");
+            assert!(open.allows("process", at), "{at:?}");
+        }
+        assert!(!policy("executors = ['container']").allows("process", on(true, false)));
+    }
+
+    #[test]
+    fn the_bounds_of_the_spool_are_settings() {
+        let settings: ProviderSettings = toml::from_str("[spool]\nnode_bytes = 1000\npatience_s = 1").expect("valid");
+        assert_eq!((settings.spool.node_bytes, settings.spool.attempt_bytes), (1_000, 64 << 20));
+        assert_eq!(settings.spool.patience.as_secs(), 1);
+        assert!(toml::from_str::<ProviderSettings>("[spool]\nattempts_bytes = 1").is_err());
     }
 }

@@ -16,6 +16,7 @@ mod flight;
 mod hardening;
 mod image;
 mod logs;
+mod orphans;
 mod prepare;
 mod raw;
 mod records;
@@ -33,7 +34,7 @@ use crate::{
 };
 use bytes::Bytes;
 use domain::{
-    ids::{AttemptId, Held, InstanceId},
+    ids::{AttemptId, InstanceId},
     node::Condition,
     outcome::{ExitFacts, FailureKind},
     source::{DockerfilePath, Pinned},
@@ -119,6 +120,8 @@ pub struct Settings {
     /// An image that takes longer to build is given up.
     pub build_timeout: Duration,
     pub disk: DiskSettings,
+    /// A container of ours without an attempt is removed after so long.
+    pub orphan_grace: Duration,
 }
 
 impl Settings {
@@ -132,6 +135,7 @@ impl Settings {
             pids_limit: 4_096,
             build_timeout: Duration::from_secs(2 * 3_600),
             disk: DiskSettings::default(),
+            orphan_grace: Duration::from_secs(60),
         }
     }
 }
@@ -146,6 +150,7 @@ pub struct ContainerExecutor {
     builds: builds::Builds,
     pins: image::Pins,
     collecting_garbage: tokio::sync::Mutex<()>,
+    orphans: orphans::Orphans,
     /// Attempts that this agent itself has sent a signal: their end is not blamed on Docker.
     signalled: Mutex<HashSet<AttemptId>>,
     /// The record of images was held against Docker's own list since this agent began.
@@ -165,6 +170,7 @@ impl ContainerExecutor {
             builds: builds::Builds::default(),
             pins: image::Pins::default(),
             collecting_garbage: tokio::sync::Mutex::new(()),
+            orphans: orphans::Orphans::default(),
             signalled: Mutex::default(),
             has_compared: AtomicBool::new(false),
             quota_refused: AtomicBool::new(false),
@@ -191,8 +197,10 @@ impl ContainerExecutor {
     }
 
     /// The attempts of this installation that have a container. Errors: Docker can't be asked, which is not an empty answer.
-    pub async fn inventory(&self) -> Result<Vec<Held>, Failure> {
-        adopt::inventory(&self.engine, self.settings.instance).await
+    pub async fn inventory(&self) -> Result<Vec<AttemptId>, Failure> {
+        let own = adopt::own_containers(&self.engine, self.settings.instance).await;
+        own.map(|own| own.into_iter().map(|(_, attempt)| attempt).collect())
+            .map_err(|error| error.into_failure("listing containers"))
     }
 
     fn was_signalled(&self, attempt: AttemptId) -> bool {

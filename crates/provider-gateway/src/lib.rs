@@ -121,11 +121,16 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     process_settings.disk = marks.clone();
     let processes = Arc::new(process::ProcessExecutor::new(process_settings, Arc::new(sources.clone())));
     let mut registry = Registry::default();
-    if allowed(&config.policy, "container") {
+    let surroundings = config::Surroundings::look();
+    if config.policy.allows("container", surroundings) {
         registry = registry.with(containers.clone());
     }
-    if allowed(&config.policy, "process") {
+    if config.policy.allows("process", surroundings) {
         registry = registry.with(processes.clone());
+    } else if config.policy.executors.is_none() {
+        tracing::info!(
+            "process tasks are off: this agent is not root, or runs in a container; `executors` in policy.toml turns them on"
+        );
     }
 
     let disk =
@@ -169,10 +174,6 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     service.spawn_until_stopped("survey", surveyor.keep_current(facts_sender));
     service.spawn_until_stopped("collect garbage", collector::run(containers, disk));
     Ok(Agent { handle, connected, stopping })
-}
-
-fn allowed(policy: &Policy, executor: &str) -> bool {
-    policy.executors.as_ref().is_none_or(|allowed| allowed.contains(executor))
 }
 
 /// Measures the machine, now and then again.

@@ -5,12 +5,12 @@ use super::{
     docker::{DockerError, Engine, QUICK},
     image::INSTANCE_LABEL,
 };
-use crate::executor::{Adopted, Failure, Job};
+use crate::executor::{Adopted, Job};
 use bollard::{
-    models::{ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status},
+    models::{ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, ContainerSummary},
     query_parameters::ListContainersOptionsBuilder,
 };
-use domain::ids::{Fence, Held, InstanceId};
+use domain::ids::{AttemptId, InstanceId};
 use std::collections::HashMap;
 
 const TASK: &str = "unidesk.task";
@@ -93,19 +93,14 @@ pub(super) fn is_over(state: &ContainerState) -> bool {
     matches!(state.status, Some(Status::EXITED | Status::DEAD | Status::REMOVING))
 }
 
-pub(super) async fn inventory(engine: &Engine, instance: InstanceId) -> Result<Vec<Held>, Failure> {
+/// All containers of this installation: (id, attempt).
+pub(super) async fn own_containers(
+    engine: &Engine,
+    instance: InstanceId,
+) -> Result<Vec<(String, AttemptId)>, DockerError> {
     let filter = HashMap::from([("label", vec![format!("{INSTANCE_LABEL}={instance}"), ATTEMPT.to_owned()])]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
-    let containers = engine
-        .call(QUICK, |docker| async move { docker.list_containers(Some(options)).await })
-        .await
-        .map_err(|error| error.into_failure("listing containers"))?;
-    Ok(containers
-        .into_iter()
-        .filter_map(|container| {
-            let labels = container.labels?;
-            let fence = Fence::from_i64(labels.get(FENCE)?.parse().ok()?);
-            Some(Held { attempt: labels.get(ATTEMPT)?.parse().ok()?, fence })
-        })
-        .collect())
+    let containers = engine.call(QUICK, |docker| async move { docker.list_containers(Some(options)).await }).await?;
+    let of = |container: ContainerSummary| Some((container.id?, container.labels?.get(ATTEMPT)?.parse().ok()?));
+    Ok(containers.into_iter().filter_map(of).collect())
 }

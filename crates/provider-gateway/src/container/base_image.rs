@@ -9,7 +9,7 @@ use super::{
 use crate::log::AttemptLog;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures::StreamExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The image that a BuildKit step wanted: `[internal] load metadata for docker.io/library/debian:12`.
 pub(super) fn wanted(step: &str) -> Option<&str> {
@@ -36,6 +36,22 @@ impl ContainerExecutor {
             }
         }
         Ok(())
+    }
+
+    /// Bases that Docker has not: what a build brings of them is its own.
+    pub(super) async fn absent_bases(&self, dockerfile: &[u8]) -> BTreeSet<String> {
+        let there = self.base_ids(dockerfile).await;
+        super::image::bases(dockerfile).into_iter().filter(|base| !there.contains_key(base)).collect()
+    }
+
+    /// Remembers which bases a build pulled, and that those of earlier builds were used again: they are collected like images that
+    /// were built here. What others had pulled before is theirs.
+    pub(super) async fn note_bases(&self, absent: BTreeSet<String>, dockerfile: &[u8]) {
+        for base in self.base_ids(dockerfile).await.into_keys() {
+            if absent.contains(&base) || self.records.get(&base).is_some_and(|record| record.is_base) {
+                self.records.touch_base(&base);
+            }
+        }
     }
 
     /// Id or digest of those bases that Docker knows by name.

@@ -147,7 +147,11 @@ impl ContainerExecutor {
             dockerfile: &dockerfile,
             dockerfile_sha256: &dockerfile_sha256,
         };
-        let (builder, steps) = self.run_builders(&build).await?;
+        let absent = self.absent_bases(&dockerfile).await;
+        let built = self.run_builders(&build).await;
+        // Also of a build that failed: what it pulled is here.
+        self.note_bases(absent, &dockerfile).await;
+        let (builder, steps) = built?;
         let build_ms = elapsed_ms(began);
         let image = self
             .find_image(identity)
@@ -160,6 +164,7 @@ impl ContainerExecutor {
             steps,
             builder: builder.to_owned(),
             bases: self.base_ids(&dockerfile).await,
+            is_base: false,
         };
         self.records.insert(&identity.tag, record.clone());
         let environment_facts = json!({

@@ -198,18 +198,36 @@ impl ContainerExecutor {
             self.engine.call(QUICK, |docker| async move { docker.list_containers(Some(options)).await }).await?;
         let in_use: HashSet<String> = containers.into_iter().filter_map(|container| container.image_id).collect();
         let own = self.settings.instance.to_string();
-        let idle = images
+        let environments = images
             .iter()
             .filter(|(tag, image)| {
                 image.labels.get(INSTANCE_LABEL) == Some(&own)
                     && !in_use.contains(&image.id)
                     && !self.pins.contains(tag)
             })
-            .filter_map(|(tag, _)| {
-                let last_used = Timestamp::from_timestamp_millis(self.records.get(tag)?.last_used_ms)?;
-                Some(Idle { item: tag.clone(), last_used })
-            });
+            .map(|(tag, _)| tag.clone());
+        // A build that needs a base while it goes pulls it again.
+        let bases = self.idle_bases(&in_use).await?;
+        let idle = environments.chain(bases).filter_map(|tag| {
+            let last_used = Timestamp::from_timestamp_millis(self.records.get(&tag)?.last_used_ms)?;
+            Some(Idle { item: tag, last_used })
+        });
         Ok(self.settings.disk.marks.eviction_order(used, chrono::Utc::now(), idle.collect()))
+    }
+
+    /// Bases that builds here have pulled and no container is made of. Those that somebody removed are forgotten.
+    async fn idle_bases(&self, in_use: &HashSet<String>) -> Result<Vec<String>, DockerError> {
+        let mut idle = Vec::new();
+        for base in self.records.bases() {
+            let name = base.clone();
+            match self.engine.call(QUICK, |docker| async move { docker.inspect_image(&name).await }).await {
+                Ok(image) if image.id.as_ref().is_some_and(|id| in_use.contains(id)) => {}
+                Ok(_) => idle.push(base),
+                Err(error) if error.is_missing() => self.records.forget(&base),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(idle)
     }
 
     async fn prune_cache(&self) -> Result<u64, DockerError> {

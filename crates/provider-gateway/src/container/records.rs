@@ -20,6 +20,8 @@ pub(super) struct ImageRecord {
     pub(super) builder: String,
     /// Base image -> its id or digest, where known.
     pub(super) bases: BTreeMap<String, String>,
+    /// Pulled by a build here, under a name of others.
+    pub(super) is_base: bool,
 }
 
 pub(super) struct ImageRecords {
@@ -47,7 +49,8 @@ impl ImageRecords {
         self.lock().get(tag).cloned()
     }
     pub(super) fn keys(&self) -> Vec<String> {
-        let keys: BTreeSet<String> = self.lock().values().map(|record| record.key.clone()).collect();
+        let keys: BTreeSet<String> =
+            self.lock().values().filter(|record| !record.is_base).map(|record| record.key.clone()).collect();
         keys.into_iter().collect()
     }
     pub(super) fn insert(&self, tag: &str, record: ImageRecord) {
@@ -63,6 +66,18 @@ impl ImageRecords {
             record.last_used_ms = now_ms();
         });
     }
+    /// A base was pulled, or used again.
+    pub(super) fn touch_base(&self, name: &str) {
+        self.change(|records| {
+            let record = records.entry(name.to_owned()).or_default();
+            record.is_base = true;
+            record.last_used_ms = now_ms();
+        });
+    }
+    /// Names of the bases that builds here have pulled.
+    pub(super) fn bases(&self) -> Vec<String> {
+        self.lock().iter().filter(|(_, record)| record.is_base).map(|(name, _)| name.clone()).collect()
+    }
     pub(super) fn forget(&self, tag: &str) {
         self.change(|records| {
             records.remove(tag);
@@ -72,7 +87,7 @@ impl ImageRecords {
     /// first use on.
     pub(super) fn agree_with(&self, is_present: impl Fn(&str) -> bool, own_keys: BTreeMap<String, String>) {
         self.change(|records| {
-            records.retain(|tag, _| is_present(tag));
+            records.retain(|tag, record| record.is_base || is_present(tag));
             for (tag, key) in own_keys {
                 records.entry(tag).or_insert_with(|| ImageRecord {
                     key,

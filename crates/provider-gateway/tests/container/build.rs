@@ -115,20 +115,36 @@ async fn a_cancelled_build_stops_and_a_waiter_goes_on_with_it() {
 async fn a_base_image_behind_a_token_is_pulled_for_buildkit() {
     let registry = crate::registry::Registry::start().await;
     let base = format!("{}/lab/base", registry.address);
-    let rig = Rig::new();
+    let mut rig = Rig::new();
     // A cache mount: the classic builder could not do it.
     let dockerfile = format!("FROM {base}:1\nRUN --mount=type=cache,target=/cache echo made > /made\n");
-    let attempt = rig.shell(&rig.environment(&dockerfile), "cat /made");
-    let prepared = rig.executor.prepare(&attempt.job).await.unwrap();
+    let prepared_attempt = rig.shell(&rig.environment(&dockerfile), "cat /made");
+    let prepared = rig.executor.prepare(&prepared_attempt.job).await.unwrap();
     assert_eq!(prepared.provenance["image"]["builder"], "buildkit");
     let bases = &prepared.provenance["image"]["bases"];
     assert!(bases[format!("{base}:1")].as_str().unwrap().contains("@sha256:"), "{bases}");
-    assert!(attempt.text(Stream::Build).contains(&format!("=> pulling {base}:1")));
+    assert!(prepared_attempt.text(Stream::Build).contains(&format!("=> pulling {base}:1")));
 
     let attempt = rig.shell(&rig.environment(&format!("FROM {base}:nope\n")), "true");
     let failure = rig.executor.prepare(&attempt.job).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::BuildFailed);
     assert!(failure.message.contains("manifest unknown") && failure.message.contains(":nope"), "{}", failure.message);
-    drop(rig);
-    crate::rig::docker(&["rmi", &format!("{base}:1")]);
+
+    // It was pulled by this installation, so it goes when room is needed, and for no other that used it too.
+    let crowded = |settings: &mut provider_gateway::container::Settings| {
+        let marks = &mut settings.disk.marks;
+        (marks.high_percent, marks.low_percent, marks.full_percent, marks.recent_s) = (1, 0, 101, 0);
+        settings.disk.data_root = Some("/".into());
+    };
+    let others = Rig::with(crowded);
+    let other = others.shell(&others.environment(&format!("FROM {base}:1\nRUN echo other\n")), "true");
+    others.executor.prepare(&other.job).await.unwrap();
+    others.executor.remove(&other.job).await.unwrap();
+    let name = format!("{base}:1");
+    assert!(!others.executor.collect_garbage().await.removed_images.contains(&name));
+    rig.restart(crowded);
+    rig.executor.remove(&attempt.job).await.unwrap();
+    rig.executor.remove(&prepared_attempt.job).await.unwrap();
+    let removed = rig.executor.collect_garbage().await.removed_images;
+    assert!(removed.contains(&name), "{removed:?}");
 }

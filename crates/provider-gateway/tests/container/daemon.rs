@@ -3,7 +3,7 @@
 use crate::{dockerd::Dockerd, rig::Rig};
 use domain::{node::Condition, outcome::FailureKind};
 use protocol::Stream;
-use provider_gateway::executor::{Executor, Failure};
+use provider_gateway::executor::{Adopted, Executor, Failure};
 use serde_json::json;
 use std::time::Duration;
 
@@ -51,5 +51,48 @@ async fn a_container_that_went_down_with_docker_is_not_the_tasks_failure() {
         for attempt in &attempts {
             rig.executor.remove(&attempt.job).await.unwrap();
         }
+    }
+}
+
+#[tokio::test]
+async fn a_docker_that_hangs_is_a_condition_of_the_node_and_no_verdict() {
+    let daemon = Dockerd::new().await;
+    let socket = daemon.socket();
+    let rig = Rig::with(|settings| settings.socket = socket);
+    let environment = rig.environment("FROM unidesk-test/busybox:latest\n");
+    let job = |line: &str| rig.job(&environment, &[], json!({"command": line, "network": "none"}));
+    let (short, long) = (job("echo said; exit 7"), job("sleep 60"));
+    for attempt in [&short, &long] {
+        rig.executor.prepare(&attempt.job).await.unwrap();
+        rig.executor.start(&attempt.job).await.unwrap();
+    }
+    daemon.signal("-STOP");
+    let again = provider_gateway::container::ContainerExecutor::new(rig.settings.clone(), rig.trees.clone()).unwrap();
+    let asked = async {
+        tokio::join!(
+            rig.executor.health(),
+            again.adopt(&short.job),
+            again.adopt(&long.job),
+            again.inventory(),
+            again.remove(&long.job),
+            again.remove_orphans(rig.settings.data_dir.as_path()),
+        )
+    };
+    let (health, short_is, long_is, inventory, removed, orphans) =
+        tokio::time::timeout(Duration::from_secs(60), asked).await.expect("nobody waits for ever");
+    assert_eq!(health, Some(Condition::DockerUnavailable));
+    assert_eq!((short_is, long_is), (Adopted::Unknown, Adopted::Unknown), "a hung Docker is not an empty one");
+    assert!(inventory.is_err() && removed.is_err() && orphans.is_empty());
+    let collecting = again.collect(&short.job);
+    tokio::pin!(collecting);
+    let waited = tokio::time::timeout(Duration::from_secs(1), &mut collecting).await;
+    assert!(waited.is_err(), "nothing is known yet: {waited:?}");
+    daemon.signal("-CONT");
+    assert_eq!(collecting.await.unwrap().code, Some(7));
+    assert_eq!(short.text(Stream::Stdout), "said\n");
+    assert_eq!(again.adopt(&long.job).await, Adopted::Running);
+    assert_eq!(rig.executor.health().await, None);
+    for attempt in [&short, &long] {
+        rig.executor.remove(&attempt.job).await.unwrap();
     }
 }

@@ -91,6 +91,10 @@ impl Dockerd {
         }
     }
 
+    /// `-STOP` and `-CONT`: hangs it, and wakes it.
+    pub(crate) fn signal(&self, signal: &str) {
+        run("kill", &[signal, &self.child.id().to_string()]);
+    }
     /// Ends the daemon by this signal (`-TERM`, `-KILL`).
     pub(crate) async fn stop(&mut self, signal: &str) {
         run("kill", &[signal, &self.child.id().to_string()]);
@@ -111,6 +115,7 @@ impl Dockerd {
 
 impl Drop for Dockerd {
     fn drop(&mut self) {
+        let _ = quiet("kill", &["-CONT", &self.child.id().to_string()]).status();
         let remove = format!("docker -H {0} ps -aq | xargs -r docker -H {0} rm -f", self.host());
         let _ = quiet("timeout", &["20", "sh", "-c", &remove]).status();
         let _ = quiet("kill", &["-TERM", &self.child.id().to_string()]).status();

@@ -107,3 +107,30 @@ async fn what_others_made_is_left_alone() {
     assert_eq!(docker(&["inspect", "-f", "{{.State.Running}}", &name]), "true");
     docker(&["rm", "-f", &name]);
 }
+
+#[tokio::test]
+async fn a_container_that_no_attempt_knows_goes_after_its_grace_and_nobody_elses_does() {
+    let rig = Rig::with(|settings| settings.orphan_grace = Duration::from_millis(300));
+    let environment = rig.environment("FROM unidesk-test/busybox:latest\n");
+    let (known, unknown) = (rig.shell(&environment, "sleep 60"), rig.shell(&environment, "sleep 60"));
+    let others = Rig::new();
+    let others_environment = others.environment("FROM unidesk-test/busybox:latest\n");
+    let foreign = others.shell(&others_environment, "sleep 60");
+    for (rig, attempt) in [(&rig, &known), (&rig, &unknown), (&others, &foreign)] {
+        rig.executor.prepare(&attempt.job).await.unwrap();
+        rig.executor.start(&attempt.job).await.unwrap();
+    }
+    let attempts = tempfile::tempdir().unwrap();
+    std::fs::create_dir(attempts.path().join(known.job.held.attempt.to_string())).unwrap();
+    let is_there = |attempt: &crate::rig::Attempt| {
+        !docker(&["ps", "-aq", "--filter", &format!("name={}", attempt.container())]).is_empty()
+    };
+    assert!(rig.executor.remove_orphans(attempts.path()).await.is_empty());
+    assert!(is_there(&unknown), "not before its grace");
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    assert_eq!(rig.executor.remove_orphans(attempts.path()).await.len(), 1);
+    assert_eq!([&known, &unknown, &foreign].map(is_there), [true, false, true]);
+    for (rig, attempt) in [(&rig, &known), (&others, &foreign)] {
+        rig.executor.remove(&attempt.job).await.unwrap();
+    }
+}

@@ -61,7 +61,7 @@ async fn a_task_runs_in_its_environment_and_every_byte_of_its_output_comes_back(
     rig.executor.remove(&first.job).await.unwrap();
     rig.executor.remove(&first.job).await.unwrap();
     assert_eq!(docker(&["ps", "-aq", "--filter", &format!("name={}", first.container())]), "");
-    assert_eq!(rig.executor.inventory().await.unwrap(), [second.job.held]);
+    assert_eq!(rig.executor.inventory().await.unwrap(), [second.job.held.attempt]);
 }
 
 #[tokio::test]

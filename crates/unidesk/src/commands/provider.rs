@@ -15,6 +15,14 @@ pub struct Args {
     /// Where the agent keeps caches and what the server has not acknowledged; `provider` in the data directory by default
     #[arg(long, env = "UNIDESK_PROVIDER_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// How long running work may take to stop when the agent is stopped; it runs again elsewhere. 0s leaves it to the next agent
+    #[arg(long, env = "UNIDESK_PROVIDER_GRACE", default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    pub grace: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let ms = domain::quantity::parse_duration_ms(text);
+    ms.map(Duration::from_millis).ok_or_else(|| "give a duration such as 30s or 5m".to_owned())
 }
 
 /// `server`: the address of the platform, by the flag that all commands have.
@@ -43,7 +51,20 @@ pub async fn run(args: Args, server: Option<String>) -> anyhow::Result<ExitCode>
             }
         }
     }
-    // A restart of the agent is no reason to stop anybody's work.
+    if !args.grace.is_zero() {
+        if agent.running() > 0 {
+            let grace = args.grace.as_secs_f64();
+            eprintln!(
+                "stopping; {} running, {grace} s to stop and then again elsewhere (once more: leave it to the next agent)",
+                agent.running()
+            );
+        }
+        tokio::select! {
+            () = agent.shut_down(args.grace) => {}
+            _ = interrupts.recv() => {}
+            _ = terminations.recv() => {}
+        }
+    }
     if agent.running() > 0 {
         eprintln!("{} running; the work goes on and the next agent takes it over", agent.running());
     }

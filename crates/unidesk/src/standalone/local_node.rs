@@ -31,7 +31,9 @@ impl LocalNode {
         }
         let token = token(store, &dir, name).await?;
         let service = Service::new();
-        let config = Config { shim, ..Config::load(url.to_owned(), token, &dir)? };
+        let mut config = Config { shim, ..Config::load(url.to_owned(), token, &dir)? };
+        // Whoever starts the platform here owns the machine.
+        config.policy.executors.get_or_insert_with(|| ["container", "process"].map(str::to_owned).into());
         let agent = provider_gateway::start(&service, config).await.with_context(|| format!("starting node {name}"))?;
         Ok(Self { name: name.to_owned(), service, agent })
     }
