@@ -65,9 +65,14 @@ impl HeldAttempt {
     }
 
     /// The report that says all of this at once: a later one implies those before it. None: nothing that a report could say.
-    pub fn as_report(&self) -> Option<Report> {
+    /// `stored`: where its log stands on the platform; less than the node had written may never come.
+    pub fn as_report(&self, stored: impl Fn(&str) -> u64) -> Option<Report> {
         match (self.state, &self.ending, &self.exit) {
-            (_, Some(ending), _) => Some(Report::Ended { ending: ending.clone() }),
+            (_, Some(ending), _) => {
+                let mut ending = ending.clone();
+                ending.log.complete &= self.log_offsets.iter().all(|(stream, offset)| stored(stream) >= *offset);
+                Some(Report::Ended { ending })
+            }
             (_, None, Some(exit)) => Some(Report::Exited { exit: exit.clone() }),
             (AttemptState::Assigned, ..) => Some(Report::Accepted),
             (AttemptState::Preparing, ..) => Some(Report::Preparing),

@@ -6,7 +6,12 @@ mod websocket;
 
 pub use websocket::{Dialled, dial};
 
-use crate::{Sources, executor::Registry, resources::Meter, runtime::Handle};
+use crate::{
+    Sources,
+    executor::Registry,
+    resources::Meter,
+    runtime::{Handle, boot_millis},
+};
 use domain::{
     backoff,
     ids::InstanceId,
@@ -15,7 +20,7 @@ use domain::{
 use protocol::{Refused, transport::TransportError};
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -67,14 +72,14 @@ impl Link {
     pub async fn run(self, stop: CancellationToken) {
         let mut failures: u32 = 0;
         loop {
-            let began = Instant::now();
+            let began = boot_millis();
             let end = tokio::select! {
                 () = stop.cancelled() => return,
                 end = session::run(&self) => end,
             };
             self.connected.send_replace(false);
             self.handle.session_closed();
-            failures = if began.elapsed() >= HEALTHY_AFTER { 1 } else { failures.saturating_add(1) };
+            failures = failures_after(failures, Duration::from_millis(boot_millis().saturating_sub(began)));
             let jittered = Duration::from_millis(backoff::delay_ms(
                 failures,
                 BACKOFF_BASE_MS,
@@ -114,5 +119,31 @@ impl Link {
         warm.extend(self.sources.warm_keys());
         let sampled = self.meter.lock().unwrap_or_else(PoisonError::into_inner).sample();
         NodeMetrics { live_attempts: *self.handle.live.borrow() as u32, conditions, warm, ..sampled }
+    }
+}
+
+/// Failures in a row, after a session that lasted so long.
+fn failures_after(failures: u32, lasted: Duration) -> u32 {
+    if lasted >= HEALTHY_AFTER { 1 } else { failures.saturating_add(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_dials_for_ever_ever_more_slowly_and_begins_anew_only_after_a_healthy_minute() {
+        let longest = |failures| backoff::delay_ms(failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, 1.0);
+        let shortest = |failures| backoff::delay_ms(failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, 0.0);
+        let mut failures = 0;
+        let mut waits = Vec::new();
+        for _ in 0..100_000 {
+            failures = failures_after(failures, Duration::from_secs(59));
+            waits.push(longest(failures));
+        }
+        assert_eq!(waits[..6], [1_000, 2_000, 4_000, 8_000, 16_000, 30_000]);
+        assert!(waits[6..].iter().all(|wait| *wait == 30_000), "no wait is longer, and there is no last one");
+        assert_eq!((shortest(1), shortest(u32::MAX), longest(u32::MAX)), (0, 0, 30_000), "drawn from all of it");
+        assert_eq!(longest(failures_after(failures, Duration::from_secs(60))), 1_000);
     }
 }

@@ -5,7 +5,7 @@ mod always;
 mod eventually;
 mod sometimes;
 
-pub(crate) use always::Checker;
+pub(crate) use always::{Books, Checker};
 pub use sometimes::{Hits, Sometimes};
 
 /// A broken promise.

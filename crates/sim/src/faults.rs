@@ -54,10 +54,14 @@ pub enum Fault {
     MassSilence,
     /// A session is open, and its heartbeats do not get into the database.
     BeatsLost,
+    /// The disk of a node takes nothing new.
+    DiskFull,
+    /// A backup of the database is taken, and a while later restored.
+    Restore,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 31] = [
+    pub const ALL: [Fault; 33] = [
         Self::GatewayCrash,
         Self::GatewayPause,
         Self::SchedulerCrash,
@@ -89,6 +93,8 @@ impl Fault {
         Self::DatabaseClockStep,
         Self::MassSilence,
         Self::BeatsLost,
+        Self::DiskFull,
+        Self::Restore,
     ];
     /// Kinds that came later draw by themselves, so that older seeds keep their plans.
     const FIRST_KINDS: usize = 27;
@@ -114,7 +120,7 @@ impl Fault {
         match self {
             Self::NodeGone | Self::DiskLoss | Self::DatabaseAway | Self::AllGatewaysAway | Self::MassSilence => 2,
             Self::DatabaseClockStep => 4,
-            Self::HostCrash | Self::Drain | Self::PlannedStop => 6,
+            Self::HostCrash | Self::Drain | Self::PlannedStop | Self::Restore => 6,
             Self::GatewayPause | Self::SchedulerPause | Self::Partition | Self::DockerAway => 10,
             _ => 20,
         }
@@ -171,6 +177,8 @@ pub struct Knobs {
     pub(crate) reports_per_batch: usize,
     pub(crate) log_piece_bytes: u64,
     pub(crate) log_window_bytes: u64,
+    /// Of one attempt's log, while it is not acknowledged.
+    pub(crate) spool_bytes: u64,
     pub(crate) net_ms: (Ms, Ms),
     pub(crate) database_ms: (Ms, Ms),
     pub(crate) docker_ms: (Ms, Ms),
@@ -196,9 +204,13 @@ pub struct Plan {
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 1);
-        let (first, later) = Fault::ALL.split_at(Fault::FIRST_KINDS);
+        // Those that came later draw by themselves, so that older seeds keep their plans.
+        let (first, rest) = Fault::ALL.split_at(Fault::FIRST_KINDS);
+        let (second, third) = rest.split_at(4);
+        let mut later = Dice::new(seed, 4);
         let mut faults: BTreeSet<Fault> = first.iter().copied().filter(|_| dice.chance(0.5)).collect();
-        faults.extend(later.iter().copied().filter(|fault| Dice::new(seed, 300 + *fault as u64).chance(0.5)));
+        faults.extend(second.iter().copied().filter(|fault| Dice::new(seed, 300 + *fault as u64).chance(0.5)));
+        faults.extend(third.iter().copied().filter(|_| later.chance(0.3)));
         let nodes = (0..dice.between(1, 8)).map(|_| machine(&mut dice)).collect();
         Self {
             seed,
@@ -210,7 +222,10 @@ impl Plan {
             nodes,
             tasks: dice.log_uniform(5, 50),
             chaos_ms: dice.between(90, 360) * 1_000,
-            knobs: knobs(&mut dice, Dice::new(seed, 5)),
+            knobs: Knobs {
+                spool_bytes: if later.chance(0.25) { later.log_uniform(100, 400) } else { 64 << 20 },
+                ..knobs(&mut dice, Dice::new(seed, 5))
+            },
         }
     }
 
@@ -255,6 +270,7 @@ fn knobs(dice: &mut Dice, mut later: Dice) -> Knobs {
         reports_per_batch: absurd(dice, 128, 1, 4) as usize,
         log_piece_bytes: absurd(dice, 64 << 10, 16, 200),
         log_window_bytes: absurd(dice, 64 << 10, 64, 500),
+        spool_bytes: 64 << 20,
         net_ms: ceiling(dice, 3, 800),
         database_ms: ceiling(dice, 2, 200),
         docker_ms: ceiling(dice, 20, 3_000),

@@ -16,6 +16,7 @@ use domain::{
     node::{Admission, NodeFacts, NodeMetrics},
     outcome::{Ending, ExitFacts, FailureKind},
     placement::Placement,
+    reconcile::HeldAttempt,
     resources::{Capacity, Reservation},
     spec::TaskSpec,
 };
@@ -267,13 +268,17 @@ impl Reference {
             instance: instance_id(node, instance),
             facts: NodeFacts { capacity: capacity(), executors, ..NodeFacts::default() },
             metrics: NodeMetrics::default(),
-            attempts: held.iter().flatten().copied().collect(),
+            attempts: held
+                .iter()
+                .flatten()
+                .map(|held| HeldAttempt::new(*held, domain::attempt::AttemptState::Running))
+                .collect(),
             complete_executors: BTreeSet::from(["process".to_owned()]),
             newest_epoch: i64::MAX,
         };
         match self.store.open_session(&hello, 45_000, now) {
-            Opened::Session { key, draining, unknown, .. } => {
-                let unknown: Vec<String> = unknown.iter().map(|held| self.attempt_label(held.attempt)).collect();
+            Opened::Session { key, draining, settled, .. } => {
+                let unknown: Vec<String> = settled.stop.iter().map(|held| self.attempt_label(held.attempt)).collect();
                 format!("session {} draining {draining} unknown {unknown:?}", key.epoch)
             }
             Opened::OtherInstance => "other instance".into(),
@@ -360,7 +365,8 @@ impl Reference {
 }
 
 /// No attempt has it.
-pub const UNKNOWN: Held = Held { attempt: AttemptId::from_uuid(Uuid::from_u128(404)), fence: Fence::NONE };
+pub const UNKNOWN: Held =
+    Held { attempt: AttemptId::from_uuid(Uuid::from_u128(404)), fence: Fence::from_i64((1 << 32) + 404) };
 
 fn node_id(node: u8) -> NodeId {
     NodeId::from_uuid(Uuid::from_u128(0x0de0 + u128::from(node)))

@@ -3,7 +3,7 @@
 
 use crate::{
     Hits, Ms, Sometimes, Violation,
-    assertions::Checker,
+    assertions::{Books, Checker},
     dice::Dice,
     fakes::{
         clients::Clients,
@@ -70,6 +70,7 @@ pub(crate) enum Event {
     StartAgent { node: usize },
     Boot { node: usize },
     Reopen { node: usize },
+    Restore,
     Heal,
 }
 
@@ -134,6 +135,7 @@ impl Event {
             Self::Boot { node } => (16, *node as u64),
             Self::Reopen { node } => (17, *node as u64),
             Self::Heal => (18, 0),
+            Self::Restore => (19, 0),
         };
         kind << 32 | who
     }
@@ -173,6 +175,10 @@ pub struct World {
     /// What the database's clock is ahead of time by.
     pub(crate) clock_ahead_ms: i64,
     pub(crate) leader_locked: Option<(Role, Ms)>,
+    /// To be restored: the database, and what was promised until then.
+    pub(crate) backup: Option<(FakeStore, Books)>,
+    /// Calls that were made before a restore reach nothing.
+    pub(crate) database_run: u64,
 }
 
 impl World {
@@ -197,6 +203,8 @@ impl World {
             database_away_until: 0,
             clock_ahead_ms: 0,
             leader_locked: None,
+            backup: None,
+            database_run: 0,
             plan,
         };
         world.populate();
@@ -340,6 +348,7 @@ impl World {
             Event::StartAgent { node } => self.start_agent(node),
             Event::Boot { node } => self.boot(node),
             Event::Reopen { node } => self.reopen(node),
+            Event::Restore => self.restore(),
             Event::Heal => self.heal(),
         }
     }

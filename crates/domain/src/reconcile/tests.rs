@@ -92,6 +92,18 @@ fn what_a_restore_has_forgotten_is_taken_up_again_unless_a_later_lease_is_known(
 }
 
 #[test]
+fn an_end_whose_log_was_forgotten_is_not_called_complete() {
+    let mut said = said(fence(1, 1), AttemptState::Succeeded);
+    said.log_offsets = [("stdout".to_owned(), 10)].into();
+    said.ending.as_mut().expect("it ended").log.complete = true;
+    let is_complete = |stored| match said.as_report(|_| stored) {
+        Some(Report::Ended { ending }) => ending.log.complete,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([9, 10].map(is_complete), [false, true]);
+}
+
+#[test]
 fn absence_counts_only_where_the_node_could_look_and_the_attempt_may_have_begun() {
     let sent = leased(2).1;
     let accepted = AttemptRow { accepted_at: Some(sent.placed_at), ..sent.clone() };
@@ -124,7 +136,7 @@ fn an_attempt_that_is_taken_up_again_goes_on_where_its_node_is_and_replaces_what
     assert_eq!((previous.state, task.live, task.fence), (AttemptState::Lost, Some(attempt.id), fence(1, 4)));
     assert_eq!((task.attempts, attempt.number, task.node_losses), (2, 2, 0));
     let said = HeldAttempt::new(attempt.held(), AttemptState::Running);
-    let report = said.as_report().expect("it runs");
+    let report = said.as_report(|_| 0).expect("it runs");
     let policy = RetryPolicy::default();
     let verdict = lifecycle::report(&mut task, &mut attempt, said.held, &report, &policy, at, 0.0);
     assert!(matches!(verdict, Verdict::Recorded(_)), "{verdict:?}");

@@ -110,3 +110,43 @@ async fn what_is_cancelled_before_its_node_hears_of_it_never_runs() {
     assert_eq!(log(&deployment.client, task.id, None).await, b"");
     deployment.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_told_to_stop_hands_its_work_back_and_one_that_is_told_twice_leaves_it() {
+    let mut deployment = Deployment::start(1).await;
+    let process = deployment.submit(&Body::process("echo up; exec sleep 600")).await.id;
+    let contained = deployment.submit(&Body::container(&deployment.repositories, "echo up; exec sleep 600")).await.id;
+    for id in [process, contained] {
+        log_until(&deployment.client, id, "up\n").await;
+    }
+    let mut agent = deployment.agent.take().expect("it runs");
+    assert!(agent.stop().await.success());
+    for id in [process, contained] {
+        // The server knew it before the agent was gone, so no node has to be waited for.
+        let task = deployment.client.task(id).await.expect("a task");
+        assert_eq!((task.state, task.attempt), (TaskState::Pending, 1), "{task:#?}");
+    }
+    deployment.start_agent().await;
+    for id in [process, contained] {
+        let runs_again = |task: &api_types::task::Task| (task.state, task.attempt) == (TaskState::Running, 2);
+        task_until(&deployment.client, id, "it runs again", runs_again).await;
+        deployment.client.cancel(id).await.expect("it may be cancelled");
+        deployment.ended(id).await;
+    }
+
+    let stubborn = "trap '' TERM; echo up; while :; do sleep 0.2; done";
+    let left = Body::process(stubborn).with("stop", serde_json::json!({ "grace": "5s" }));
+    let left = deployment.submit(&left).await.id;
+    log_until(&deployment.client, left, "up\n").await;
+    let mut agent = deployment.agent.take().expect("it runs");
+    agent.signal(Signal::SIGTERM);
+    agent.until_said("stopping; 1 running", SOON).await;
+    assert!(agent.stop().await.success(), "the second signal");
+    assert!(agent.said().contains("the next agent takes it over"), "{}", agent.said());
+    deployment.start_agent().await;
+    let task = deployment.client.task(left).await.expect("a task");
+    assert_eq!((task.state, task.attempt), (TaskState::Running, 1), "{task:#?}");
+    deployment.client.cancel(left).await.expect("it may be cancelled");
+    assert_eq!(deployment.ended(left).await.attempt, 1);
+    deployment.finish().await;
+}

@@ -1,7 +1,10 @@
 //! One session: hello, then both directions until the line breaks.
 
 use super::{Dialled, Link, SessionEnd, dial, log_pump::LogPump};
-use crate::agent::Event;
+use crate::{
+    agent::{Event, Millis},
+    runtime::boot_millis,
+};
 use domain::{
     attempt::Report,
     ids::{AttemptId, Held},
@@ -14,7 +17,7 @@ use protocol::{
 };
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::mpsc;
 
@@ -83,25 +86,27 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
     tracing::info!(node.name = %welcome.name, node.id = %welcome.node, server.version = %welcome.server_version, "connected");
 
     let (sink, mut stream) = transport.split();
-    let mut sender = Sender { sink, seq: 0, unacknowledged: VecDeque::new() };
+    let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000));
+    let silence = silence_after(heartbeat);
+    let mut sender = Sender { sink, silence, seq: 0, unacknowledged: VecDeque::new() };
     let mut pump = LogPump::new(link.handle.logs.clone());
     let mut facts = link.facts.clone();
     let mut stopping = link.stopping.clone();
-    let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000));
     let mut look = tokio::time::interval(heartbeat.min(LOOK_EVERY));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The hello was the first one.
     look.reset();
-    let mut last_beat = Instant::now();
+    // All by a clock that runs through suspend: a laptop that wakes finds its line silent for too long, and redials at once.
+    let mut last_beat = boot_millis();
     let mut told = None;
     let mut measuring: Option<futures::future::BoxFuture<'_, domain::node::NodeMetrics>> = None;
-    let mut last_heard = Instant::now();
+    let mut last_heard = boot_millis();
     loop {
         let outcome = tokio::select! {
             // Control before logs, always: a flood of output must not delay a heartbeat.
             biased;
             message = stream.next() => {
-                last_heard = Instant::now();
+                last_heard = boot_millis();
                 match message {
                     Some(Ok(message)) => hear(link, message, &mut sender, &mut pump).await,
                     Some(Err(error)) => Err(error),
@@ -112,9 +117,9 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
             metrics = async { measuring.as_mut().expect("polled only while measuring").await }, if measuring.is_some() => {
                 measuring = None;
                 // The next look would be too late.
-                let is_due = last_beat.elapsed() + look.period() / 2 >= heartbeat;
+                let is_due = since(last_beat) + look.period() / 2 >= heartbeat;
                 if is_due || told.as_ref() != Some(&metrics.conditions) {
-                    (last_beat, told) = (Instant::now(), Some(metrics.conditions.clone()));
+                    (last_beat, told) = (boot_millis(), Some(metrics.conditions.clone()));
                     sender.send(FromNode::Heartbeat { metrics: Box::new(metrics) }).await
                 } else {
                     Ok(())
@@ -125,7 +130,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                 if measuring.is_none() {
                     measuring = Some(Box::pin(link.metrics()));
                 }
-                if last_heard.elapsed() > silence_after(heartbeat) { Err(TransportError::Silent) } else { Ok(()) }
+                if since(last_heard) > silence { Err(TransportError::Silent) } else { Ok(()) }
             }
             // At once: until the server knows it, it sends what nobody here takes.
             Ok(()) = stopping.changed(), if measuring.is_none() => {
@@ -137,7 +142,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                 sender.send(FromNode::Facts { facts: Box::new(facts) }).await
             }
             frame = pump.next() => match frame {
-                Ok(frame) => sender.sink.send(Message::Binary(frame.encode())).await,
+                Ok(frame) => sender.put(Message::Binary(frame.encode())).await,
                 Err(error) => {
                     tracing::error!(%error, "a log could not be read from the spool");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -151,7 +156,13 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
     }
 }
 
+fn since(moment: Millis) -> Duration {
+    Duration::from_millis(boot_millis().saturating_sub(moment))
+}
+
 struct Sender<T: Transport> {
+    /// A peer that takes nothing for so long is given up.
+    silence: Duration,
     sink: SplitSink<T, Message>,
     seq: u64,
     /// What each number stood for, oldest first.
@@ -159,8 +170,13 @@ struct Sender<T: Transport> {
 }
 
 impl<T: Transport> Sender<T> {
+    /// A peer that takes nothing is given up like one that says nothing: nobody listens while this waits.
+    async fn put(&mut self, message: Message) -> Result<(), TransportError> {
+        tokio::time::timeout(self.silence, self.sink.send(message)).await.unwrap_or(Err(TransportError::Silent))
+    }
+
     async fn send(&mut self, message: FromNode) -> Result<(), TransportError> {
-        self.sink.send(Message::Text(Frame::new(message).encode())).await
+        self.put(Message::Text(Frame::new(message).encode())).await
     }
 
     /// Sends what the server acknowledges once it has committed it.
@@ -169,7 +185,7 @@ impl<T: Transport> Sender<T> {
         if let FromNode::Report { held, report } = &message {
             self.unacknowledged.push_back((self.seq, held.attempt, Report::kind(report)));
         }
-        self.sink.send(Message::Text(Frame::numbered(self.seq, message).encode())).await
+        self.put(Message::Text(Frame::numbered(self.seq, message).encode())).await
     }
 }
 

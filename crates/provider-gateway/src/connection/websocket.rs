@@ -1,8 +1,9 @@
 //! Dials the platform and makes a [`Transport`] of the WebSocket.
 
 use futures::{Sink, Stream};
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use protocol::{
-    CONNECT_PATH, MAX_FRAME_BYTES, SUBPROTOCOL,
+    CONNECT_PATH, HEARTBEAT_MS, MAX_FRAME_BYTES, SUBPROTOCOL, silence_after,
     transport::{Message, Transport, TransportError},
 };
 use std::{
@@ -41,9 +42,25 @@ pub async fn dial(url: &str, token: &str) -> Dialled {
     let connecting = tokio_tungstenite::connect_async_with_config(request, Some(config), true);
     match tokio::time::timeout(Duration::from_secs(20), connecting).await {
         Err(_) => Dialled::Failed(TransportError::Silent),
-        Ok(Ok((socket, _))) => Dialled::Open(Box::new(Socket { inner: socket })),
+        Ok(Ok((socket, _))) => {
+            give_up_when_unacknowledged(&socket);
+            Dialled::Open(Box::new(Socket { inner: socket }))
+        }
         Ok(Err(tungstenite::Error::Http(response))) => refused(&response),
         Ok(Err(error)) => Dialled::Failed(TransportError::Broken(Box::new(error))),
+    }
+}
+
+/// A line that a NAT has forgotten ends after 45 s and not after a quarter of an hour, as the kernel alone would have it.
+fn give_up_when_unacknowledged(socket: &WebSocketStream<MaybeTlsStream<TcpStream>>) {
+    let stream = match socket.get_ref() {
+        MaybeTlsStream::Plain(stream) => stream,
+        MaybeTlsStream::Rustls(stream) => stream.get_ref().0,
+        _ => return,
+    };
+    let silence = silence_after(Duration::from_millis(HEARTBEAT_MS));
+    if let Err(error) = setsockopt(stream, TcpUserTimeout, &(silence.as_millis() as u32)) {
+        tracing::debug!(%error, "no time limit on unacknowledged bytes");
     }
 }
 

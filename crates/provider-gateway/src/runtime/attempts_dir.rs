@@ -35,9 +35,14 @@ impl AttemptsDir {
         Ok(dir)
     }
 
+    /// Beside the attempts, on the same disk.
+    fn reserve(&self) -> PathBuf {
+        self.root.with_file_name(RESERVE)
+    }
+
     /// Takes the reserve, where the disk has far more than that.
     fn keep_reserve(&self) {
-        let path = self.root.join(RESERVE);
+        let path = self.reserve();
         let Ok(disk) = statvfs(&self.root) else { return };
         let available = disk.blocks_available() * disk.fragment_size();
         let bytes = RESERVE_BYTES.min(disk.blocks() * disk.fragment_size() / 8);
@@ -60,7 +65,7 @@ impl AttemptsDir {
         if !self.has_refused.load(Ordering::Relaxed) {
             return true;
         }
-        let probe = self.root.join("probe");
+        let probe = self.root.with_file_name("probe");
         let takes = fs::write(&probe, [0; 256 << 10]).and_then(|()| File::open(&probe)?.sync_all());
         let _ = fs::remove_file(&probe);
         let takes = takes.is_ok();
@@ -82,9 +87,7 @@ impl AttemptsDir {
     /// Replaces the record in one step and makes it survive a power loss. On a full disk the reserve makes room for it.
     pub fn write(&self, attempt: AttemptId, record: &Record) -> io::Result<()> {
         match self.try_write(attempt, record) {
-            Err(error)
-                if error.kind() == io::ErrorKind::StorageFull && fs::remove_file(self.root.join(RESERVE)).is_ok() =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && fs::remove_file(self.reserve()).is_ok() => {
                 tracing::warn!("the disk is full; a record takes from the reserve");
                 self.try_write(attempt, record)
             }

@@ -85,7 +85,7 @@ impl Drop for Tiny {
 fn agent(service: &Service, disk: &Tiny, bytes: usize) -> (Handle, mpsc::UnboundedReceiver<FromNode>) {
     let parts = Parts {
         registry: Registry::default().with(Arc::new(Chatty(bytes))),
-        attempts: AttemptsDir::open(disk.path()).unwrap(),
+        attempts: AttemptsDir::open(&disk.path().join("attempts")).unwrap(),
         instance: InstanceId::from_uuid(Uuid::from_u128(1)),
         node_name: watch::channel(String::new()).1,
         spool: Default::default(),

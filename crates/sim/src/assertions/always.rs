@@ -9,7 +9,7 @@ use crate::{
 };
 use domain::{
     attempt::{AttemptRow, AttemptState, Report},
-    ids::{AttemptId, Fence, NodeId, TaskId},
+    ids::{AttemptId, ClusterEpoch, Fence, NodeId, TaskId},
     lifecycle::Event,
     node::Admission,
     outcome::{Ending, FailureKind},
@@ -29,12 +29,11 @@ pub(crate) struct Checker {
     heard: BTreeMap<NodeId, Ms>,
     /// The slowest answer of Docker.
     docker_ms: Ms,
-    accepted: BTreeSet<TaskId>,
     timeouts: BTreeMap<TaskId, u64>,
-    cancelled: BTreeSet<TaskId>,
     fences: BTreeMap<TaskId, Fence>,
-    live: BTreeMap<TaskId, BTreeSet<AttemptId>>,
-    ends: BTreeMap<AttemptId, Ending>,
+    pub(crate) books: Books,
+    /// The database's, which a restore raises.
+    epoch: ClusterEpoch,
     epochs: BTreeMap<NodeId, i64>,
     disks_lost: BTreeSet<NodeId>,
     /// Whole-node losses and planned stops so far: each may cost a task one attempt.
@@ -44,6 +43,15 @@ pub(crate) struct Checker {
     compared: BTreeMap<(AttemptId, u8), usize>,
     /// (node, from, until) in which an agent could not act.
     away: BTreeMap<usize, Vec<(Ms, Ms)>>,
+}
+
+/// What a restore from a backup takes back.
+#[derive(Clone, Default)]
+pub(crate) struct Books {
+    accepted: BTreeSet<TaskId>,
+    cancelled: BTreeSet<TaskId>,
+    live: BTreeMap<TaskId, BTreeSet<AttemptId>>,
+    ends: BTreeMap<AttemptId, Ending>,
 }
 
 macro_rules! promise {
@@ -67,12 +75,10 @@ impl Checker {
             present_at: 0,
             heard: BTreeMap::new(),
             docker_ms: knobs.docker_ms.1,
-            accepted: BTreeSet::new(),
             timeouts: BTreeMap::new(),
-            cancelled: BTreeSet::new(),
             fences: BTreeMap::new(),
-            live: BTreeMap::new(),
-            ends: BTreeMap::new(),
+            books: Books::default(),
+            epoch: ClusterEpoch(1),
             epochs: BTreeMap::new(),
             disks_lost: BTreeSet::new(),
             incidents: 0,
@@ -83,12 +89,20 @@ impl Checker {
     }
 
     pub(crate) fn task_accepted(&mut self, task: TaskId, timeout_ms: Option<u64>) {
-        self.accepted.insert(task);
+        self.books.accepted.insert(task);
         self.timeouts.extend(timeout_ms.map(|timeout| (task, timeout)));
     }
 
     pub(crate) fn cancel_committed(&mut self, task: TaskId) {
-        self.cancelled.insert(task);
+        self.books.cancelled.insert(task);
+    }
+
+    /// What was promised since the backup is forgotten; what happened on the machines is not.
+    pub(crate) fn restored(&mut self, books: Books, epoch: ClusterEpoch) {
+        self.books = books;
+        self.epoch = epoch;
+        self.compared.clear();
+        self.incidents += 1;
     }
 
     pub(crate) fn incident(&mut self) {
@@ -129,7 +143,7 @@ impl Checker {
             if *verdict != ReportVerdict::Recorded {
                 continue;
             }
-            let first = self.ends.insert(item.held.attempt, ending.clone());
+            let first = self.books.ends.insert(item.held.attempt, ending.clone());
             promise!(first.is_none(), "I09 one end is accepted", "{item:?} after {first:?}");
         }
         None
@@ -168,10 +182,11 @@ impl Checker {
             }
         }
         promise!(
-            store.tasks.len() == self.accepted.len() && self.accepted.iter().all(|task| store.tasks.contains_key(task)),
+            store.tasks.len() == self.books.accepted.len()
+                && self.books.accepted.iter().all(|task| store.tasks.contains_key(task)),
             "I03 no accepted task vanishes",
             "{} accepted, {} there",
-            self.accepted.len(),
+            self.books.accepted.len(),
             store.tasks.len()
         );
         self.rows_agree(changes, store)
@@ -261,10 +276,10 @@ impl Checker {
             );
         }
         if events.contains(&Event::RetryAsked) {
-            self.cancelled.remove(&after.id);
+            self.books.cancelled.remove(&after.id);
         }
         promise!(
-            after.state != TaskState::Succeeded || !self.cancelled.contains(&after.id),
+            after.state != TaskState::Succeeded || !self.books.cancelled.contains(&after.id),
             "I16 no success after an answered cancel",
             "{after:?}"
         );
@@ -318,7 +333,7 @@ impl Checker {
         after: &AttemptRow,
         store: &FakeStore,
     ) -> Option<Violation> {
-        let live = self.live.entry(after.task).or_default();
+        let live = self.books.live.entry(after.task).or_default();
         if after.state.is_terminal() {
             live.remove(&after.id);
         } else {
@@ -337,6 +352,10 @@ impl Checker {
     }
 
     fn attempt_placed(&mut self, attempt: &AttemptRow, store: &FakeStore) -> Option<Violation> {
+        if attempt.fence.epoch() != self.epoch {
+            // Taken up again after a restore: it was placed before.
+            return None;
+        }
         let last = self.fences.insert(attempt.task, attempt.fence);
         promise!(last.is_none_or(|last| last < attempt.fence), "I08 fences grow", "{attempt:?} after {last:?}");
         let node = &store.nodes[&attempt.node];
@@ -362,7 +381,12 @@ impl Checker {
         let ending = attempt.ending.as_ref()?;
         if attempt.state == AttemptState::Lost && ending.message == "the node came back without it" {
             self.hits.add(Sometimes::CameBackWithoutIt);
-            promise!(self.disks_lost.contains(&attempt.node), "I17 an agent's restart loses no work", "{attempt:?}");
+            let is_forgotten = attempt.fence.epoch() != self.epoch;
+            promise!(
+                is_forgotten || self.disks_lost.contains(&attempt.node),
+                "I17 an agent's restart loses no work",
+                "{attempt:?}"
+            );
         }
         if ending.planned_stop && attempt.state == AttemptState::Failed {
             self.hits.add(Sometimes::PlannedStopRequeued);
@@ -395,7 +419,7 @@ impl Checker {
         for change in changes {
             let Change::Task { after, .. } = change else { continue };
             let task = &store.tasks[&after.id].row;
-            let live: Vec<AttemptId> = self.live.get(&task.id).into_iter().flatten().copied().collect();
+            let live: Vec<AttemptId> = self.books.live.get(&task.id).into_iter().flatten().copied().collect();
             promise!(
                 live.len() <= 1 && live.first().copied() == task.live,
                 "I07 at most one live attempt, the one that is named",

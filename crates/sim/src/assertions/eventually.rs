@@ -59,13 +59,17 @@ impl World {
         None
     }
 
-    /// An end that says the log is complete is right about it.
+    /// A log is what was written, less its gaps; an end that says the log is complete is right about it.
     fn logs_complete(&self) -> Option<Violation> {
         for attempt in self.store.attempts.values().filter(|attempt| attempt.state != AttemptState::Lost) {
-            let Some(ending) = attempt.ending.as_ref().filter(|ending| ending.exit.is_some() && ending.log.complete)
-            else {
+            let Some(ending) = attempt.ending.as_ref().filter(|ending| ending.exit.is_some()) else { continue };
+            if ending.log.complete && self.store.has_gaps(attempt.id) {
+                return Some(Violation::new("I29 a gap is no complete log", format!("{attempt:?}")));
+            }
+            // What a restore has forgotten and its node has let go of is not there, and the end says so.
+            if !ending.log.complete && self.store.is_old(attempt.fence) {
                 continue;
-            };
+            }
             let stored = self.store.log_offsets(attempt.id).unwrap_or_default();
             let written = self.checker.written(attempt.id);
             if stored != written || ending.log.bytes != written.iter().sum::<u64>() {

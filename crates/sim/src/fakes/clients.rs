@@ -113,7 +113,10 @@ impl World {
                     self.hit(Sometimes::KeyReplayed);
                 }
                 if let Some((key, _)) = new.idempotency {
-                    let first = *self.clients.keys.entry(key).or_insert(task);
+                    // A restore forgets keys with their tasks.
+                    let is_there = |first: &TaskId| self.store.tasks.contains_key(first);
+                    let first = self.clients.keys.get(&key).copied().filter(is_there).unwrap_or(task);
+                    self.clients.keys.insert(key, first);
                     let same = self.checker.same_task_for_key(first, task);
                     same.into_iter().for_each(|violation| self.violate(violation));
                 }

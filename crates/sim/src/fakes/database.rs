@@ -69,6 +69,8 @@ pub(crate) enum ReplyTo {
 pub(crate) struct Request {
     reply_to: ReplyTo,
     call: Call,
+    /// Of which database it was asked.
+    run: u64,
     /// Its caller has gone; its leader row is locked since it was required.
     is_in_doubt: bool,
 }
@@ -106,18 +108,25 @@ impl World {
 
     pub(crate) fn call(&mut self, reply_to: ReplyTo, call: Call) {
         let latency = self.database_latency() + self.slowness(&call);
-        self.after(latency, Event::Database(Box::new(Request { reply_to, call, is_in_doubt: false })));
+        self.after(
+            latency,
+            Event::Database(Box::new(Request { reply_to, call, run: self.database_run, is_in_doubt: false })),
+        );
     }
 
     pub(crate) fn database(&mut self, request: Request) {
-        let Request { reply_to, call, is_in_doubt } = request;
+        let Request { reply_to, call, run, is_in_doubt } = request;
+        if run != self.database_run {
+            let latency = self.database_latency();
+            return self.answer(reply_to, latency, Err(StoreError::Unavailable));
+        }
         if let Some((locked, until)) = self.leader_locked
             && call.role() == Some(locked)
             && !is_in_doubt
             && until > self.now
         {
             // Waits for the row's lock; behind the transaction that holds it.
-            return self.at(until, Event::Database(Box::new(Request { reply_to, call, is_in_doubt })));
+            return self.at(until, Event::Database(Box::new(Request { reply_to, call, run, is_in_doubt })));
         }
         if is_in_doubt {
             self.leader_locked = None;
@@ -136,7 +145,7 @@ impl World {
                 self.hit(Sometimes::CommitInDoubt);
                 let until = self.now + self.dice.log_uniform(50, 2_000);
                 self.leader_locked = Some((leadership.role, until));
-                self.at(until, Event::Database(Box::new(Request { reply_to, call, is_in_doubt: true })));
+                self.at(until, Event::Database(Box::new(Request { reply_to, call, run, is_in_doubt: true })));
                 let latency = self.database_latency();
                 return self.answer(reply_to, latency, Err(StoreError::Unavailable));
             }

@@ -316,7 +316,10 @@ impl World {
         let Some(directory) = node.disk.attempts.get_mut(&attempt) else { return };
         for stream in Stream::ALL {
             let new = container.written[slot(stream)].saturating_sub(directory.spool.next[slot(stream)]);
-            directory.spool.append(stream, new, self.plan.knobs.log_piece_bytes, self.now);
+            let knobs = &self.plan.knobs;
+            if directory.spool.append(stream, new, knobs.log_piece_bytes, knobs.spool_bytes, self.now) {
+                self.checker.hits.add(Sometimes::SpoolFull);
+            }
         }
         if container.state == State::Exited {
             node.collecting.remove(&attempt);

@@ -210,7 +210,7 @@ impl World {
             instance: hello.instance,
             facts: hello.facts.clone(),
             metrics: hello.metrics.clone(),
-            attempts: hello.inventory.attempts.iter().map(|attempt| attempt.held).collect(),
+            attempts: hello.inventory.attempts.clone(),
             newest_epoch: session.newest_epoch,
             complete_executors: executors.map(|(name, _)| name.clone()).collect(),
         };
@@ -225,8 +225,8 @@ impl World {
             }
             return;
         };
-        let (key, draining, unknown, log_offsets) = match opened {
-            Opened::Session { key, draining, unknown, log_offsets } => (key, draining, unknown, log_offsets),
+        let (key, draining, settled, log_offsets) = match opened {
+            Opened::Session { key, draining, settled, log_offsets } => (key, draining, settled, log_offsets),
             Opened::OtherInstance => {
                 self.hit(Sometimes::OtherInstanceRefused);
                 return self.refuse(g, line, RefusalCode::OtherInstance, 60_000);
@@ -261,7 +261,10 @@ impl World {
             draining,
         };
         self.send_down(line, ToNode::Welcome(welcome));
-        for held in unknown {
+        if settled.adopted > 0 {
+            self.hit(Sometimes::RestoreAdopted);
+        }
+        for held in settled.stop {
             self.send_down(line, ToNode::Stop { held });
         }
         self.tell(g, line);

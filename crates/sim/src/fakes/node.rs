@@ -4,7 +4,7 @@
 use crate::{
     Ms,
     fakes::{
-        disk::FakeDisk,
+        disk::{Cursor, FakeDisk, slot},
         executor::{Container, Op},
         net::LineId,
     },
@@ -39,6 +39,10 @@ pub(crate) struct Node {
     pub(crate) partitioned_until: Ms,
     /// Its heartbeats are not written.
     pub(crate) beats_lost_until: Ms,
+    /// Its disk takes nothing new.
+    pub(crate) disk_full_until: Ms,
+    /// An assignment was refused for it.
+    pub(crate) disk_full_is_known: bool,
     // The agent's process: gone with a crash.
     pub(crate) process: Process,
     pub(crate) agent: Agent,
@@ -65,7 +69,7 @@ pub(crate) struct Node {
 pub(crate) struct Session {
     pub(crate) seq: u64,
     pub(crate) unacknowledged: VecDeque<(u64, AttemptId, &'static str)>,
-    pub(crate) cursors: BTreeMap<AttemptId, usize>,
+    pub(crate) cursors: BTreeMap<AttemptId, Cursor>,
     pub(crate) streams: BTreeMap<(AttemptId, Stream), (u64, u64)>,
     pub(crate) in_flight_bytes: u64,
 }
@@ -85,6 +89,8 @@ impl Node {
             disk: FakeDisk::default(),
             partitioned_until: 0,
             beats_lost_until: 0,
+            disk_full_until: 0,
+            disk_full_is_known: false,
             process: Process::default(),
             agent: Agent::default(),
             is_stopping: false,
@@ -102,6 +108,20 @@ impl Node {
             began_at: 0,
             last_heard: 0,
         }
+    }
+}
+
+impl Node {
+    /// What the agent holds, and where its logs stand.
+    pub(crate) fn inventory(&self) -> Vec<protocol::HeldAttempt> {
+        let mut attempts = self.agent.inventory();
+        for attempt in &mut attempts {
+            if let Some(directory) = self.disk.attempts.get(&attempt.held.attempt) {
+                let offset = |stream: Stream| (stream.as_str().to_owned(), directory.spool.next[slot(stream)]);
+                attempt.log_offsets = Stream::ALL.map(offset).into();
+            }
+        }
+        attempts
     }
 }
 
@@ -199,6 +219,14 @@ impl World {
         if let agent::Event::Assigned(assign) = &event
             && self.nodes[n].agent.assignment(assign.held.attempt).is_none()
         {
+            if self.nodes[n].disk_full_until > self.now {
+                self.hit(crate::Sometimes::AssignmentRefused);
+                self.nodes[n].disk_full_is_known = true;
+                self.beat_at_once(n);
+                let failure = provider_gateway::executor::Failure::node("disk: no room");
+                let refused = agent::Event::Refused { held: assign.held, failure };
+                return self.agent_event(n, refused);
+            }
             self.nodes[n].disk.attempts.entry(assign.held.attempt).or_default();
         }
         let now = self.boot_millis(n);
@@ -289,6 +317,8 @@ impl World {
             Action::AwaitLog(attempt) => {
                 self.nodes[n].awaiting_log.insert(attempt);
                 self.check_log(n, attempt);
+                // A gap at the end is told now.
+                self.pump_logs(n);
             }
             Action::Remove(attempt) => {
                 self.nodes[n].collecting.remove(&attempt);
@@ -320,7 +350,7 @@ impl World {
         let Some(directory) = node.disk.attempts.get(&attempt) else { return };
         if node.awaiting_log.contains(&attempt) && directory.spool.is_acknowledged() {
             node.awaiting_log.remove(&attempt);
-            let totals = LogTotals { bytes: directory.spool.output_bytes(), complete: true };
+            let totals = LogTotals { bytes: directory.spool.output_bytes(), complete: !directory.spool.is_gapped };
             let event = NodeEvent::Done(Box::new(agent::Event::LogAcknowledged { attempt, totals }));
             self.node_after(n, 0, event);
         }

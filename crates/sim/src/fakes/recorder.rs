@@ -58,6 +58,7 @@ impl World {
                 }
                 ReportVerdict::Repeated => self.hit(Sometimes::DuplicateReportAcked),
                 ReportVerdict::Conflict => self.hit(Sometimes::ConflictAcked),
+                ReportVerdict::Orphan => self.hit(Sometimes::OrphanKept),
                 ReportVerdict::Fenced | ReportVerdict::Recorded => {}
             }
         }
@@ -133,9 +134,9 @@ impl World {
 }
 
 fn piece(frame: LogFrame) -> Piece {
-    let data = match frame.payload {
-        LogPayload::Bytes(bytes) => bytes,
-        LogPayload::Gap(_) => bytes::Bytes::new(),
+    let (data, gap) = match frame.payload {
+        LogPayload::Bytes(bytes) => (bytes, None),
+        LogPayload::Gap(length) => (bytes::Bytes::new(), Some(length)),
     };
-    Piece { held: frame.held, stream: frame.stream.number(), start: frame.offset, data }
+    Piece { held: frame.held, stream: frame.stream.number(), start: frame.offset, data, gap }
 }

@@ -78,7 +78,7 @@ impl World {
             instance: node.instance,
             facts: node.facts.clone(),
             metrics,
-            inventory: Inventory { executors: [("container".to_owned(), of)].into(), attempts: node.agent.inventory() },
+            inventory: Inventory { executors: [("container".to_owned(), of)].into(), attempts: node.inventory() },
         };
         self.send_up(line, Up::Control { seq: 0, message: FromNode::Hello(Box::new(hello)) });
         self.node_after(n, WELCOME_WITHIN_MS, NodeEvent::WelcomeLate(line));
@@ -92,6 +92,9 @@ impl World {
         }
         if node.is_stopping {
             metrics.conditions.insert(Condition::Stopping);
+        }
+        if node.disk_full_until > self.now && node.disk_full_is_known {
+            metrics.conditions.insert(Condition::DiskFull);
         }
         metrics
     }
@@ -191,7 +194,7 @@ impl World {
         }
         for offset in &welcome.log_offsets {
             if let Some(directory) = self.nodes[n].disk.attempts.get_mut(&offset.attempt) {
-                directory.spool.acknowledge(offset.stream, offset.next_offset);
+                directory.spool.resume(offset.stream, offset.next_offset);
             }
         }
         self.nodes[n].session = Some(Session::default());
@@ -216,15 +219,23 @@ impl World {
             }
             let Some((attempt, record)) = node.disk.attempts.iter().find_map(|(attempt, directory)| {
                 let cursor = session.cursors.entry(*attempt).or_default();
-                directory.spool.read_next(cursor).map(|record| (*attempt, record))
+                let is_closed = node.awaiting_log.contains(attempt);
+                directory.spool.read_next(cursor, is_closed).map(|record| (*attempt, record))
             }) else {
                 return;
             };
+            if record.is_gap {
+                self.checker.hits.add(crate::Sometimes::GapSent);
+            }
             let Some(held) = node.agent.assignment(attempt).map(|assign| assign.held) else { continue };
             let (sent, _) = session.streams.entry((attempt, record.stream)).or_insert((record.offset, record.offset));
             *sent = record.offset + record.len;
             session.in_flight_bytes += record.len;
-            let payload = LogPayload::Bytes(bytes_at(attempt, record.stream, record.offset, record.len));
+            let payload = if record.is_gap {
+                LogPayload::Gap(record.len)
+            } else {
+                LogPayload::Bytes(bytes_at(attempt, record.stream, record.offset, record.len))
+            };
             let frame = LogFrame { held, stream: record.stream, ordinal: 0, offset: record.offset, payload };
             self.send_up(line, Up::Log(frame));
         }

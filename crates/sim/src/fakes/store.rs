@@ -5,6 +5,7 @@ mod attempts;
 mod leader;
 mod logs;
 mod nodes;
+mod restore;
 mod tasks;
 
 pub(crate) use attempts::{NodeReport, Outbox, OutboxItem, ReportVerdict};
@@ -17,7 +18,7 @@ use crate::faults::Planted;
 use domain::{
     Timestamp,
     attempt::AttemptRow,
-    ids::{AttemptId, InstanceId, NodeId, TaskId},
+    ids::{AttemptId, ClusterEpoch, InstanceId, NodeId, TaskId},
     lifecycle::Event,
     node::{Admission, NodeFacts, NodeMetrics},
     spec::{Needs, TaskSpec},
@@ -43,6 +44,7 @@ pub(crate) struct TaskRecord {
     pub(crate) spec: Rc<TaskSpec>,
     pub(crate) needs: Rc<Needs>,
     pub(crate) class: i64,
+    pub(crate) created_at: Timestamp,
     pub(crate) queued_at: Timestamp,
     pub(crate) queue_expires_at: Option<Timestamp>,
 }
@@ -62,6 +64,7 @@ pub(crate) struct NodeRow {
 }
 
 /// One write, with what was there before: what the assertions look at after every step.
+#[derive(Clone)]
 pub(crate) enum Change {
     Task {
         before: Option<Box<TaskRow>>,
@@ -89,6 +92,7 @@ pub(crate) enum Change {
 }
 
 /// A node that was called offline until a heartbeat of the same session.
+#[derive(Clone)]
 pub(crate) struct Returned {
     pub(crate) has: BTreeSet<AttemptId>,
     /// Tasks of it that were to be replaced.
@@ -102,9 +106,11 @@ pub(crate) enum Topic {
     Node(NodeId),
 }
 
-#[derive(Default)]
+#[derive(Clone)]
 pub(crate) struct FakeStore {
     pub(crate) planted: Planted,
+    pub(crate) epoch: ClusterEpoch,
+    restored_at: Option<Timestamp>,
     pub(crate) tasks: BTreeMap<TaskId, TaskRecord>,
     pub(crate) attempts: BTreeMap<AttemptId, AttemptRow>,
     pub(crate) nodes: BTreeMap<NodeId, NodeRow>,
@@ -126,7 +132,26 @@ pub(crate) struct FakeStore {
 
 impl FakeStore {
     pub(crate) fn new(planted: Planted) -> Self {
-        Self { planted, ..Self::default() }
+        Self {
+            planted,
+            epoch: ClusterEpoch(1),
+            restored_at: None,
+            tasks: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            platform: None,
+            step: None,
+            keys: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            queue: BTreeSet::new(),
+            holding: BTreeMap::new(),
+            ids: 0,
+            rejected: 0,
+            journal: Vec::new(),
+            topics: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn add_node(&mut self, id: NodeId, name: String) {

@@ -141,6 +141,18 @@ impl World {
                     }
                 }
             }
+            Fault::DiskFull => {
+                self.nodes[n].disk_full_until = until;
+                self.nodes[n].disk_full_is_known = false;
+            }
+            Fault::Restore => {
+                // A backup of a moment ago has forgotten too little.
+                let until = until.max(self.now + 15_000);
+                if self.backup.is_none() && until < self.plan.chaos_ms {
+                    self.backup = Some((self.store.back_up(), self.checker.books.clone()));
+                    self.at(until, Event::Restore);
+                }
+            }
             Fault::Drain => {
                 self.set_admission(n, Admission::Draining);
                 self.after(for_ms, Event::Reopen { node: n });
@@ -175,6 +187,32 @@ impl World {
         node.boot += 1;
         node.is_up = false;
         self.after(for_ms, Event::Boot { node: n });
+    }
+
+    /// Everything of the server is stopped, the backup restored and declared, and everything started again.
+    pub(crate) fn restore(&mut self) {
+        let Some((backup, books)) = self.backup.take() else { return };
+        self.trace.say(self.now, || "*** restored".to_owned());
+        for gateway in 0..self.gateways.len() {
+            self.crash_gateway(gateway);
+        }
+        self.schedulers.iter_mut().for_each(|scheduler| scheduler.process.stop());
+        self.sweepers.iter_mut().for_each(|sweeper| sweeper.process.stop());
+        let lines: Vec<LineId> = self.lines.keys().copied().collect();
+        lines.into_iter().for_each(|line| self.cut(line, true));
+        self.store = backup.restored_after(&self.store, self.timestamp());
+        self.database_run += 1;
+        self.leader_locked = None;
+        self.checker.restored(books, self.store.epoch);
+        for gateway in 0..self.gateways.len() {
+            self.after(2_000, Event::StartGateway { gateway });
+        }
+        for scheduler in 0..self.schedulers.len() {
+            self.after(2_000, Event::StartScheduler { scheduler });
+        }
+        for sweeper in 0..self.sweepers.len() {
+            self.after(2_000, Event::StartSweeper { sweeper });
+        }
     }
 
     pub(crate) fn boot(&mut self, n: usize) {
@@ -216,6 +254,7 @@ impl World {
             self.nodes[node].process.paused_until = 0;
             self.nodes[node].partitioned_until = 0;
             self.nodes[node].beats_lost_until = 0;
+            self.nodes[node].disk_full_until = 0;
             let boot = self.nodes[node].boot;
             self.after(0, Event::Host { node, boot, event: HostEvent::DockerBack });
             self.after(0, Event::Boot { node });

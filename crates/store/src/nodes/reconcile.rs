@@ -20,6 +20,9 @@ use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
+/// In the order of `log_heads.next_offsets`.
+const STREAMS: [&str; 4] = ["stdout", "stderr", "build", "system"];
+
 #[derive(Default)]
 pub(crate) struct Settled {
     pub(crate) stop: Vec<Held>,
@@ -92,6 +95,22 @@ pub(crate) async fn reconcile(
             .fetch_all(&mut *connection)
             .await?;
 
+    let old_ids: Vec<Uuid> = old().map(|said| said.held.attempt.as_uuid()).collect();
+    let logs: BTreeMap<Uuid, Vec<i64>> =
+        sqlx::query!("SELECT attempt_id, next_offsets FROM log_heads WHERE attempt_id = ANY($1)", &old_ids)
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .map(|row| (row.attempt_id, row.next_offsets))
+            .collect();
+    let as_report = |said: &HeldAttempt| {
+        let stored = |stream: &str| {
+            let slot = STREAMS.iter().position(|name| *name == stream)?;
+            logs.get(&said.held.attempt.as_uuid())?.get(slot).map(|offset| *offset as u64)
+        };
+        said.as_report(|stream| stored(stream).unwrap_or(0)).map(|report| (said.held, report))
+    };
+
     let mut settled = Settled::default();
     for said in &hello.attempts {
         let task = said.task.and_then(|task| tasks.get(&task));
@@ -99,7 +118,7 @@ pub(crate) async fn reconcile(
         let restore = Restore { epoch, may_have_forgotten };
         match answer(said, hello.node, rows.get(&said.held.attempt.as_uuid()), task, restore) {
             // The platform may know less of it than it once did.
-            Answer::Keep if is_old(&said) => returned.extend(said.as_report().map(|report| (said.held, report))),
+            Answer::Keep if is_old(&said) => returned.extend(as_report(said)),
             Answer::Keep | Answer::Collect | Answer::Forget => {}
             Answer::Stop => settled.stop.push(said.held),
             Answer::GiveUp => missing.push(said.held.attempt.as_uuid()),
@@ -110,7 +129,7 @@ pub(crate) async fn reconcile(
                 {
                     settled.topics.push(Topic::Task(task.id));
                     settled.adopted.push(said.held);
-                    returned.extend(said.as_report().map(|report| (said.held, report)));
+                    returned.extend(as_report(said));
                 } else {
                     settled.stop.push(said.held);
                 }

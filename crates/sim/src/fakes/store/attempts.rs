@@ -5,7 +5,7 @@ use crate::assertions::Violation;
 use domain::{
     Timestamp,
     attempt::{AttemptState, Report},
-    ids::{AttemptId, ClusterEpoch, Held, NodeId, TaskId},
+    ids::{AttemptId, Held, NodeId, TaskId},
     lifecycle::{self, NewAttempt, Verdict},
     node::{Admission, NodeView, Presence},
     placement::{Candidate, Head, Placement, Snapshot},
@@ -31,6 +31,7 @@ pub(crate) enum ReportVerdict {
     Repeated,
     Fenced,
     Conflict,
+    Orphan,
     StaleSession,
 }
 
@@ -50,9 +51,11 @@ pub(crate) struct Outbox {
 
 impl FakeStore {
     pub(crate) fn placement_snapshot(&self, silence_ms: u64, now: Timestamp) -> Snapshot {
+        let awaits_nodes = self.awaits_nodes();
         let mut heads: Vec<Head> = self
             .queue
             .iter()
+            .filter(|_| !awaits_nodes)
             .map(|id| &self.tasks[id])
             .filter(|record| record.row.not_before.is_none_or(|at| at <= now) && !record.row.cancel_requested)
             .map(|record| Head {
@@ -130,7 +133,7 @@ impl FakeStore {
                 reservation: placement.reservation.clone(),
             };
             if self.planted.commit_trusts_snapshot || self.has_room(placement) {
-                let Some((attempt, events)) = lifecycle::place(&mut task, previous.as_mut(), new, ClusterEpoch(1), now)
+                let Some((attempt, events)) = lifecycle::place(&mut task, previous.as_mut(), new, self.epoch, now)
                 else {
                     continue;
                 };
@@ -201,10 +204,13 @@ impl FakeStore {
             let verdict = match verdict {
                 Verdict::Recorded(_) => ReportVerdict::Recorded,
                 Verdict::Repeated => ReportVerdict::Repeated,
+                Verdict::Fenced if self.is_orphan(item.held) => ReportVerdict::Orphan,
                 Verdict::Fenced => ReportVerdict::Fenced,
                 Verdict::Conflict => ReportVerdict::Conflict,
             };
-            if matches!(verdict, ReportVerdict::Fenced | ReportVerdict::Conflict) && item.report != Report::Released {
+            if matches!(verdict, ReportVerdict::Fenced | ReportVerdict::Conflict | ReportVerdict::Orphan)
+                && item.report != Report::Released
+            {
                 self.rejected += 1;
             }
             verdicts.push(verdict);

@@ -17,6 +17,7 @@ pub(crate) struct Leadership {
     pub(crate) since: Timestamp,
 }
 
+#[derive(Clone)]
 pub(super) struct LeaderRow {
     holder: u64,
     epoch: i64,
@@ -24,6 +25,11 @@ pub(super) struct LeaderRow {
 }
 
 impl FakeStore {
+    /// What was led before a restore is led no more.
+    pub(super) fn pass_by_leaders(&mut self, by: i64) {
+        self.leaders.values_mut().for_each(|row| row.epoch += by);
+    }
+
     pub(crate) fn lead(
         &mut self,
         role: Role,

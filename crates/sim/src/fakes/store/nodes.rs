@@ -1,15 +1,18 @@
 //! Sessions, heartbeats, admission and the offline sweep.
 
 use super::{Change, FakeStore, Leadership, Returned, StoreError, Topic};
+use crate::fakes::disk::slot;
 use domain::{
     Timestamp,
-    attempt::Report,
+    attempt::{AttemptRow, Report},
     ids::{AttemptId, Held, InstanceId, NodeId},
-    lifecycle::{self, Verdict},
+    lifecycle::{self, NewAttempt, Verdict},
     node::{Admission, NodeFacts, NodeMetrics},
-    retry::RetryPolicy,
+    reconcile::{Absence, Answer, HeldAttempt, Inventory, Restore, absent, answer},
+    resources::Reservation,
     sweep::{ABSENT_AFTER_MS, Findings, Platform, Step},
 };
+use protocol::Stream;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,10 +27,17 @@ pub(crate) struct OpenSession {
     pub(crate) instance: InstanceId,
     pub(crate) facts: NodeFacts,
     pub(crate) metrics: NodeMetrics,
-    pub(crate) attempts: Vec<Held>,
+    pub(crate) attempts: Vec<HeldAttempt>,
     pub(crate) complete_executors: BTreeSet<String>,
     /// The node's newest session when the gateway took the connection, before the hello could be said.
     pub(crate) newest_epoch: i64,
+}
+
+/// What became of the attempts that a hello named.
+#[derive(Clone, Default)]
+pub(crate) struct Settled {
+    pub(crate) stop: Vec<Held>,
+    pub(crate) adopted: usize,
 }
 
 #[derive(Clone)]
@@ -35,7 +45,7 @@ pub(crate) enum Opened {
     Session {
         key: SessionKey,
         draining: bool,
-        unknown: Vec<Held>,
+        settled: Settled,
         log_offsets: Vec<(AttemptId, [u64; 4])>,
     },
     OtherInstance,
@@ -67,6 +77,7 @@ impl FakeStore {
         }
         // What was sent to another installation may have been begun there.
         let is_new_instance = node.instance.is_some_and(|instance| instance != hello.instance);
+        let last_hello = node.connected_since;
         node.instance = Some(hello.instance);
         node.session_epoch += 1;
         node.connected = true;
@@ -77,54 +88,113 @@ impl FakeStore {
         node.facts = hello.facts.clone();
         let draining = matches!(node.admission, Admission::Draining | Admission::Drained);
         let key = SessionKey { node: hello.node, epoch: node.session_epoch };
-        let unknown = self.reconcile(hello, is_new_instance && !self.planted.new_instance_gets_old_work, now);
-        let log_offsets =
-            hello.attempts.iter().filter_map(|held| Some((held.attempt, self.log_offsets(held.attempt)?))).collect();
+        let is_new_instance = is_new_instance && !self.planted.new_instance_gets_old_work;
+        let settled = self.reconcile(hello, is_new_instance, last_hello, now);
+        let log_offsets = hello
+            .attempts
+            .iter()
+            .map(|said| said.held.attempt)
+            .filter_map(|id| Some((id, self.log_offsets(id)?)))
+            .collect();
         self.topics.extend([Topic::Queue, Topic::Node(hello.node)]);
-        let inventory = hello.attempts.iter().map(|held| held.attempt).collect();
+        let inventory = hello.attempts.iter().map(|said| said.held.attempt).collect();
         self.journal.push(Change::SessionOpened { key, inventory });
         self.journal.push(Change::Heard { node: hello.node, returned: None });
-        Opened::Session { key, draining, unknown, log_offsets }
+        Opened::Session { key, draining, settled, log_offsets }
     }
 
-    /// Both directions: what the node lacks is given up, what it has too much is returned.
-    fn reconcile(&mut self, hello: &OpenSession, is_new_instance: bool, now: Timestamp) -> Vec<Held> {
-        let has: BTreeSet<AttemptId> = hello.attempts.iter().map(|held| held.attempt).collect();
-        let expected: Vec<(Held, bool, String)> = self
-            .held_on(hello.node)
-            .map(|attempt| {
-                let is_unaccepted = attempt.accepted_at.is_none() && attempt.ended_at.is_none();
-                (attempt.held(), is_unaccepted, self.tasks[&attempt.task].spec.executor.clone())
-            })
-            .collect();
-        let missing: Vec<AttemptId> = expected
+    /// Both directions: what the node lacks is given up, and each attempt that it has gets its answer.
+    fn reconcile(
+        &mut self,
+        hello: &OpenSession,
+        is_new_instance: bool,
+        last_hello: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Settled {
+        let has: BTreeSet<AttemptId> = hello.attempts.iter().map(|said| said.held.attempt).collect();
+        let expected: Vec<AttemptRow> = self.held_on(hello.node).cloned().collect();
+        let mut missing: Vec<AttemptId> = expected
             .iter()
-            .filter(|(held, is_unaccepted, executor)| {
-                !has.contains(&held.attempt)
-                    && (!is_unaccepted || is_new_instance)
-                    && hello.complete_executors.contains(executor)
+            .filter(|row| {
+                let is_complete = hello.complete_executors.contains(&self.tasks[&row.task].spec.executor);
+                let inventory = Inventory { is_complete, is_new_instance };
+                !has.contains(&row.id) && absent(row, inventory, self.epoch) == Absence::GiveUp
             })
-            .map(|(held, ..)| held.attempt)
+            .map(|row| row.id)
             .collect();
-        self.give_up(&missing, "the node came back without it", now);
+        let mut returned: Vec<(Held, Report)> = Vec::new();
         if !self.planted.return_leaves_queued {
-            self.keep_returned(&expected, &has, now);
+            let back = expected.iter().filter(|row| has.contains(&row.id) && self.tasks[&row.task].row.queued);
+            returned.extend(back.map(|row| (row.held(), Report::Accepted)));
         }
-        hello.attempts.iter().filter(|held| !expected.iter().any(|(known, ..)| known == *held)).copied().collect()
+        let since = self.forgotten_since(last_hello);
+        let mut settled = Settled::default();
+        for said in &hello.attempts {
+            let record = said.task.and_then(|task| self.tasks.get(&task));
+            let may_have_forgotten = since.is_some_and(|since| record.is_some_and(|record| record.created_at < since));
+            let restore = Restore { epoch: self.epoch, may_have_forgotten };
+            let row = self.attempts.get(&said.held.attempt);
+            match answer(said, hello.node, row, record.map(|record| &record.row), restore) {
+                Answer::Keep if self.is_old(said.held.fence) => returned.extend(self.as_report(said)),
+                Answer::Keep | Answer::Collect | Answer::Forget => {}
+                Answer::Stop => settled.stop.push(said.held),
+                Answer::GiveUp => missing.push(said.held.attempt),
+                Answer::Orphan => {}
+                Answer::Adopt => {
+                    if self.adopt(hello.node, said, now) {
+                        settled.adopted += 1;
+                        returned.extend(self.as_report(said));
+                    } else {
+                        settled.stop.push(said.held);
+                    }
+                }
+            }
+        }
+        self.give_up(&missing, "the node came back without it", now);
+        self.hear(&returned, now);
+        settled
     }
 
-    /// What the node still has is not queued for replacement any more.
-    fn keep_returned(&mut self, expected: &[(Held, bool, String)], has: &BTreeSet<AttemptId>, now: Timestamp) {
-        for (held, ..) in expected.iter().filter(|(held, ..)| has.contains(&held.attempt)) {
-            let mut attempt = self.attempts[&held.attempt].clone();
-            let Some(mut task) =
-                self.load_task(attempt.task).filter(|task| task.queued && task.live == Some(attempt.id))
-            else {
+    fn as_report(&self, said: &HeldAttempt) -> Option<(Held, Report)> {
+        let stored = self.log_offsets(said.held.attempt).unwrap_or_default();
+        let of = |stream: &str| Stream::parse(stream).map_or(0, |stream| stored[slot(stream)]);
+        Some((said.held, said.as_report(of)?))
+    }
+
+    /// Takes up again what a restore has forgotten.
+    fn adopt(&mut self, node: NodeId, said: &HeldAttempt, now: Timestamp) -> bool {
+        let Some(mut task) = said.task.and_then(|task| self.load_task(task)) else { return false };
+        let amounts = self.tasks[&task.id].spec.requirements.amounts;
+        let reservation = Reservation {
+            cpu_millis: amounts.cpu_millis,
+            memory_bytes: amounts.memory_bytes,
+            disk_bytes: amounts.disk_bytes,
+            gpu_ids: said.gpu_ids.clone(),
+        };
+        let mut previous = task.live.and_then(|live| self.attempts.get(&live).cloned());
+        let forgotten = NewAttempt { id: said.held.attempt, node, reservation };
+        let adopted = lifecycle::adopt(&mut task, previous.as_mut(), forgotten, said.held.fence, said.number, now);
+        let Some((attempt, events)) = adopted else { return false };
+        if let Some(lost) = previous.filter(|attempt| attempt.state.is_terminal()) {
+            self.topics.insert(Topic::Node(lost.node));
+            self.save_attempt(lost);
+        }
+        self.make_log(attempt.id);
+        self.save_attempt(attempt);
+        self.save_task(task, events, now);
+        true
+    }
+
+    /// As if the node had reported it: what it still has is not queued for replacement any more.
+    fn hear(&mut self, reports: &[(Held, Report)], now: Timestamp) {
+        for (held, report) in reports {
+            let Some(mut attempt) = self.attempts.get(&held.attempt).cloned() else { continue };
+            let Some(mut task) = self.load_task(attempt.task).filter(|task| task.live == Some(attempt.id)) else {
                 continue;
             };
-            let policy = RetryPolicy::default();
+            let policy = self.tasks[&task.id].spec.retry.clone();
             if let Verdict::Recorded(events) =
-                lifecycle::report(&mut task, &mut attempt, *held, &Report::Accepted, &policy, now, 0.0)
+                lifecycle::report(&mut task, &mut attempt, *held, report, &policy, now, 0.0)
             {
                 self.save_attempt(attempt);
                 self.save_task(task, events, now);
@@ -171,15 +241,14 @@ impl FakeStore {
 
     /// What the node has accepted is not to be replaced any more.
     fn return_to_work(&mut self, node: NodeId, now: Timestamp) -> Returned {
-        let accepted: Vec<(Held, bool, String)> = self
-            .held_on(node)
-            .filter(|attempt| attempt.accepted_at.is_some())
-            .map(|attempt| (attempt.held(), false, String::new()))
-            .collect();
-        let has = accepted.iter().map(|(held, ..)| held.attempt).collect();
+        let accepted: Vec<AttemptRow> =
+            self.held_on(node).filter(|attempt| attempt.accepted_at.is_some()).cloned().collect();
+        let has = accepted.iter().map(|row| row.id).collect();
         let waiting = self.queue.len();
         if !self.planted.heartbeat_leaves_queued {
-            self.keep_returned(&accepted, &has, now);
+            let back = accepted.iter().filter(|row| self.tasks[&row.task].row.queued);
+            let returned: Vec<(Held, Report)> = back.map(|row| (row.held(), Report::Accepted)).collect();
+            self.hear(&returned, now);
         }
         self.topics.extend([Topic::Queue, Topic::Node(node)]);
         Returned { has, kept: waiting - self.queue.len() }

@@ -55,8 +55,15 @@ impl FakeStore {
         let row = TaskRow::submitted(id, DEFAULT_PROJECT);
         let queue_expires_at = new.spec.queue_timeout_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
         self.journal.push(Change::Task { before: None, after: Box::new(row.clone()), events: vec![Event::Submitted] });
-        let record =
-            TaskRecord { row, spec: new.spec.clone(), needs: Rc::new(needs), class, queued_at: now, queue_expires_at };
+        let record = TaskRecord {
+            row,
+            spec: new.spec.clone(),
+            needs: Rc::new(needs),
+            class,
+            created_at: now,
+            queued_at: now,
+            queue_expires_at,
+        };
         self.tasks.insert(id, record);
         self.queue.insert(id);
         self.topics.insert(Topic::Queue);

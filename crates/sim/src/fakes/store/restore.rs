@@ -1,0 +1,59 @@
+//! A backup, and what is done after its restore.
+
+use super::FakeStore;
+use domain::{
+    Timestamp,
+    ids::{ClusterEpoch, Fence, Held},
+};
+
+/// Beyond every number that was given out since the backup.
+const BEYOND: i64 = 1 << 32;
+
+impl FakeStore {
+    /// A copy, as a backup has it.
+    pub(crate) fn back_up(&self) -> Self {
+        let mut backup = self.clone();
+        backup.journal.clear();
+        backup.topics.clear();
+        backup
+    }
+
+    /// Comes in the place of `lost`, and it is said that it was restored.
+    pub(crate) fn restored_after(mut self, lost: &Self, now: Timestamp) -> Self {
+        // The clock gives the real one a new epoch, and random bits its ids.
+        self.epoch = ClusterEpoch(lost.epoch.0 + 1);
+        self.ids = lost.ids;
+        self.restored_at = Some(now);
+        self.pass_by_leaders(BEYOND);
+        for node in self.nodes.values_mut() {
+            node.session_epoch += BEYOND;
+            node.connected = false;
+            node.offline_since = None;
+        }
+        self
+    }
+
+    /// Whether a node that was there may still come back with forgotten work.
+    pub(super) fn awaits_nodes(&self) -> bool {
+        self.restored_at.is_some_and(|restored| {
+            self.nodes.values().any(|node| {
+                let is_back = node.connected_since.is_some_and(|since| since >= restored);
+                node.instance.is_some() && node.offline_since.is_none() && !is_back
+            })
+        })
+    }
+
+    /// When the database was restored, unless this node has said hello since.
+    pub(super) fn forgotten_since(&self, last_hello: Option<Timestamp>) -> Option<Timestamp> {
+        self.restored_at.filter(|restored| last_hello.is_none_or(|last| last < *restored))
+    }
+
+    pub(crate) fn is_old(&self, fence: Fence) -> bool {
+        fence.epoch() != self.epoch
+    }
+
+    /// Nobody knows it since a restore.
+    pub(super) fn is_orphan(&self, held: Held) -> bool {
+        self.is_old(held.fence) && !self.attempts.contains_key(&held.attempt)
+    }
+}
