@@ -1,6 +1,7 @@
 //! Why a task waits, or what ended it: values in, the answer out. The sentences are made here, so that the command line, the API and
 //! the pages say the same.
 
+mod chain;
 mod ended;
 mod hints;
 mod waiting;
@@ -35,6 +36,8 @@ pub(crate) fn explain(known: &Known<'_>) -> Why {
         summary: String::new(),
         waiting: None,
         ended: None,
+        chain: Vec::new(),
+        budgets: chain::budgets(known),
         hints: Vec::new(),
     };
     if view.state.is_terminal() {
@@ -43,6 +46,10 @@ pub(crate) fn explain(known: &Known<'_>) -> Why {
         waiting::explain(known, &mut why);
     } else {
         explain_placed(known, &mut why);
+    }
+    let had_attempts = known.task.attempts.iter().filter(|attempt| attempt.row.state.is_terminal()).count();
+    if why.ended.is_none() && had_attempts > 0 {
+        why.chain = chain::evidence(known);
     }
     why
 }

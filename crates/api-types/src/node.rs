@@ -16,6 +16,12 @@ pub struct Node {
     pub presence: Presence,
     pub admission: Admission,
     pub admission_note: String,
+    /// When what still runs on a draining node is moved.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drain_deadline: Option<DateTime<Utc>>,
+    /// When a node that the rule cordoned is tried with one real task.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probe_at: Option<DateTime<Utc>>,
     pub facts: NodeFacts,
     pub metrics: NodeMetrics,
     pub reserved: Reservation,
@@ -67,6 +73,16 @@ pub struct NodeTokenList {
 pub struct DrainRequest {
     /// Shown to those who wait for the node.
     pub note: String,
+    /// `1h`: what still runs then is stopped there and runs again elsewhere. None: it may take its time.
+    pub deadline: Option<String>,
+}
+
+/// The query of `DELETE /node-tokens/{id}`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RevokeQuery {
+    /// What runs on the node is placed elsewhere at once, and not only when the node has been offline for long enough.
+    pub evict: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

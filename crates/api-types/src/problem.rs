@@ -55,6 +55,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("ambiguous-id", 409, "Several ids end like this"),
     ("already-ended", 409, "The task has ended"),
     ("not-ended", 409, "The task has not ended"),
+    ("exclusive-task-runs", 409, "An exclusive task runs there"),
     ("name-taken", 409, "The name is taken"),
     ("too-large", 413, "The body is too large"),
     ("unsupported-media-type", 415, "The body is of the wrong type"),

@@ -18,6 +18,12 @@ pub struct Why {
     /// For an ended one: what ended it, with the evidence.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended: Option<Ended>,
+    /// For a task that has not ended, and is not at its first attempt any more: what became of the earlier ones.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub chain: Vec<Evidence>,
+    /// `infrastructure failures in a row 2 of 5, own failures 0 of 0`, once something went wrong.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub budgets: Option<String>,
     /// What would help, as commands or settings.
     #[serde(default)]
     pub hints: Vec<String>,

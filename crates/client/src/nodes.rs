@@ -16,9 +16,10 @@ impl Client {
         self.get(&format!("/nodes/{id}"), &()).await
     }
 
-    /// Gives it no new work; what runs there goes on. Asking again changes the note only.
-    pub async fn drain_node(&self, id: NodeId, note: &str) -> Result<Node, ClientError> {
-        self.act(&format!("/nodes/{id}/drain"), &DrainRequest { note: note.to_owned() }).await
+    /// Gives it no new work; what runs there goes on, at most until `deadline` (`1h`). Asking again changes both.
+    pub async fn drain_node(&self, id: NodeId, note: &str, deadline: Option<&str>) -> Result<Node, ClientError> {
+        let request = DrainRequest { note: note.to_owned(), deadline: deadline.map(str::to_owned) };
+        self.act(&format!("/nodes/{id}/drain"), &request).await
     }
 
     pub async fn resume_node(&self, id: NodeId) -> Result<Node, ClientError> {
@@ -34,9 +35,10 @@ impl Client {
         self.get::<NodeTokenList>("/node-tokens", &()).await.map(|list| list.tokens)
     }
 
-    /// Its node is cut off at once and can't come back with it.
-    pub async fn revoke_node_token(&self, id: NodeTokenId) -> Result<(), ClientError> {
-        self.delete(&format!("/node-tokens/{id}")).await
+    /// Its node is cut off at once and can't come back with it. `evict`: what runs there is placed elsewhere at once.
+    pub async fn revoke_node_token(&self, id: NodeTokenId, evict: bool) -> Result<(), ClientError> {
+        let query = if evict { "?evict=true" } else { "" };
+        self.delete(&format!("/node-tokens/{id}{query}")).await
     }
 
     pub async fn cluster_status(&self) -> Result<ClusterStatus, ClientError> {

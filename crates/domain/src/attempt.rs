@@ -161,7 +161,7 @@ pub fn next(state: AttemptState, report: &Report, cancel_requested: bool) -> Ste
 }
 
 /// No success is accepted once a cancel was answered.
-fn ended_state(ending: &Ending, cancel_requested: bool) -> AttemptState {
+pub(crate) fn ended_state(ending: &Ending, cancel_requested: bool) -> AttemptState {
     use crate::outcome::FailureKind;
     match ending.failure {
         _ if cancel_requested => AttemptState::Cancelled,

@@ -8,12 +8,14 @@
 
 pub mod attempt;
 pub mod backoff;
+pub mod black_hole;
 pub mod fault;
 pub mod ids;
 pub mod lifecycle;
 pub mod node;
 pub mod outcome;
 pub mod placement;
+pub mod poison;
 pub mod principal;
 pub mod quantity;
 pub mod reconcile;

@@ -1,11 +1,16 @@
 //! Moves a task and its live attempt together. The store locks the two rows, calls one function here, and writes what it
 //! returns; the simulation does the same with maps. So the rule stands in one place.
 
+mod losses;
+
+pub use losses::{allow_replacement, give_up, returned_alive};
+
 use crate::{
     Timestamp,
     attempt::{self, AttemptRow, AttemptState, Report, Step},
     ids::{AttemptId, ClusterEpoch, Fence, Held, NodeId},
     outcome::{Ending, FailureKind},
+    poison,
     resources::Reservation,
     retry::{self, Decision, RetryPolicy},
     task::{TaskRow, TaskState},
@@ -48,6 +53,15 @@ pub enum Event {
     Requeued {
         not_before: Option<Timestamp>,
         because: String,
+        /// The last heartbeat of the node, where its silence is the reason.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        silent_since: Option<Timestamp>,
+    },
+    /// Agent or host went down while the attempt ran there, so soon after its start that it may be the task's doing.
+    NodeWentDown {
+        attempt: AttemptId,
+        node: NodeId,
+        after_ms: u64,
     },
     CancelRequested,
     /// The task reached its end.
@@ -74,6 +88,19 @@ pub enum Verdict {
     Conflict,
 }
 
+/// What stands around a change and decides what follows from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    pub policy: &'a RetryPolicy,
+    /// The database's.
+    pub now: Timestamp,
+    pub jitter_0_to_1: f64,
+    /// Of the attempt's node.
+    pub node: poison::Presence,
+    /// The attempt is the one real task that a cordoned node is tried with: the platform's fault costs it nothing.
+    pub is_probe: bool,
+}
+
 /// Leases a task to a node. A previous attempt that is still live (its node is offline and may be replaced) is lost by this.
 ///
 /// `None`: the task does not wait any more, so the placement is stale.
@@ -88,10 +115,15 @@ pub fn place(
     if !may_start || task.not_before.is_some_and(|moment| moment > now) {
         return None;
     }
+    // Its exit facts are committed: it ends by them, and is not run again for the rest of its log.
+    let has_exited = |previous: &AttemptRow| previous.state == AttemptState::Finishing;
+    if previous.as_deref().is_some_and(|previous| task.live == Some(previous.id) && has_exited(previous)) {
+        return None;
+    }
     let mut events = Vec::new();
     if let Some(previous) = previous.filter(|previous| task.live == Some(previous.id) && !previous.state.is_terminal())
     {
-        lose(previous, "its node was offline and the task was placed again", now, &mut events);
+        losses::lose(previous, "its node was offline and the task was placed again", now, &mut events);
         task.node_losses += 1;
     }
     let (fence, number) = (task.fence.next(epoch), task.attempts + 1);
@@ -117,7 +149,7 @@ pub fn adopt(
     let mut events = Vec::new();
     if let Some(previous) = previous.filter(|previous| task.live == Some(previous.id) && !previous.state.is_terminal())
     {
-        lose(previous, "it had been replaced before the database was restored from a backup", now, &mut events);
+        losses::lose(previous, "it had been replaced before the database was restored from a backup", now, &mut events);
     }
     let number = number.max(task.attempts + 1);
     let attempt = lease(task, forgotten, fence, number, now, &mut events);
@@ -174,10 +206,9 @@ pub fn report(
     attempt: &mut AttemptRow,
     held: Held,
     report: &Report,
-    policy: &RetryPolicy,
-    now: Timestamp,
-    jitter_0_to_1: f64,
+    around: &Around<'_>,
 ) -> Verdict {
+    let now = around.now;
     if attempt.held() != held {
         return Verdict::Fenced;
     }
@@ -192,8 +223,14 @@ pub fn report(
         return Verdict::Fenced;
     }
     let mut events = Vec::new();
+    let before = attempt.clone();
+    // Its process is alive, or has ended by itself: it did not take its machine down.
+    if matches!(report, Report::Started | Report::Exited { .. }) && task.died_with == Some(attempt.node) && task.queued {
+        task.died_with = None;
+    }
     note_facts(attempt, report, now, &mut events);
-    let step = attempt::next(attempt.state, report, task.cancel_requested);
+    let counted = losses::by_exit_facts(&before, report);
+    let step = attempt::next(attempt.state, counted.as_ref().unwrap_or(report), task.cancel_requested);
     if let Step::MoveTo(state) = step {
         move_attempt(attempt, state, now);
         task.state = task_state_of(state, task.state);
@@ -203,14 +240,20 @@ pub fn report(
         task.queued = false;
         events.push(Event::Accepted { attempt: attempt.id });
     }
-    if let (Step::MoveTo(state), Report::Ended { ending }) = (step, report) {
+    if let (Step::MoveTo(state), Report::Ended { ending }) = (step, counted.as_ref().unwrap_or(report)) {
         events.push(Event::Ended {
             attempt: attempt.id,
             state,
             failure: ending.failure,
             message: ending.message.clone(),
         });
-        settle(task, attempt, state, ending, policy, now, jitter_0_to_1, &mut events);
+        let death = match ending.failure {
+            Some(FailureKind::NodeLost | FailureKind::NodeError) if !ending.planned_stop => {
+                poison::judge(&before, &around.node, now)
+            }
+            _ => poison::Death::Unrelated,
+        };
+        settle(task, attempt, state, ending, death, around, &mut events);
     }
     if events.is_empty() { Verdict::Repeated } else { Verdict::Recorded(events) }
 }
@@ -301,31 +344,33 @@ fn task_state_of(attempt: AttemptState, unchanged: TaskState) -> TaskState {
 }
 
 /// The live attempt has ended: the task ends with it, or waits for another one.
-#[expect(clippy::too_many_arguments, reason = "the whole decision and its inputs, seen at once")]
 fn settle(
     task: &mut TaskRow,
     attempt: &AttemptRow,
     state: AttemptState,
     ending: &Ending,
-    policy: &RetryPolicy,
-    now: Timestamp,
-    jitter_0_to_1: f64,
+    death: poison::Death,
+    around: &Around<'_>,
     events: &mut Vec<Event>,
 ) {
+    let now = around.now;
     let exit_code = attempt.exit.as_ref().and_then(|exit| exit.code);
-    let mut finish = |task: &mut TaskRow, state, failure, message: String| {
+    let finish = |task: &mut TaskRow, state, failure, message: String, events: &mut Vec<Event>| {
         task.exit_code = exit_code;
         finish_task(task, state, failure, message, now, events);
     };
     match (state, ending.failure) {
         (AttemptState::Cancelled, _) => {
-            finish(task, TaskState::Cancelled, Some(FailureKind::Cancelled), ending.message.clone())
+            finish(task, TaskState::Cancelled, Some(FailureKind::Cancelled), ending.message.clone(), events)
         }
-        (_, None) => finish(task, TaskState::Succeeded, None, ending.message.clone()),
-        (_, Some(kind)) => match retry::decide(task, kind, ending, policy, jitter_0_to_1) {
+        (_, None) => finish(task, TaskState::Succeeded, None, ending.message.clone(), events),
+        (_, Some(kind)) => match retry::decide(task, kind, ending, ran_ms(attempt, ending, now), around) {
+            Decision::Again { .. } if losses::note_death(task, attempt, death, events) => {
+                finish(task, TaskState::Failed, Some(FailureKind::Poison), losses::POISON.to_owned(), events);
+            }
             Decision::Again { delay_ms } => {
                 let not_before = (delay_ms > 0).then(|| now + chrono::TimeDelta::milliseconds(delay_ms as i64));
-                requeue(task, attempt.node, not_before, format!("{kind}: {}", ending.message), events);
+                requeue(task, attempt.node, not_before, format!("{kind}: {}", ending.message), None, events);
             }
             Decision::End { because } => {
                 let message = match because.as_str() {
@@ -333,19 +378,32 @@ fn settle(
                     // The reason goes on with the sentence, which is over only after it.
                     because => format!("{} (not retried: {because})", ending.message.trim_end_matches('.')),
                 };
-                finish(task, TaskState::Failed, Some(kind), message);
+                finish(task, TaskState::Failed, Some(kind), message, events);
             }
         },
     }
 }
 
-fn requeue(task: &mut TaskRow, node: NodeId, not_before: Option<Timestamp>, because: String, events: &mut Vec<Event>) {
+/// How long its process ran, as the node measured it, or else as the platform saw it.
+fn ran_ms(attempt: &AttemptRow, ending: &Ending, now: Timestamp) -> u64 {
+    let seen = attempt.started_at.map_or(0, |started_at| (now - started_at).num_milliseconds().max(0) as u64);
+    ending.exit.as_ref().map_or(seen, |exit| exit.duration_ms)
+}
+
+fn requeue(
+    task: &mut TaskRow,
+    node: NodeId,
+    not_before: Option<Timestamp>,
+    because: String,
+    silent_since: Option<Timestamp>,
+    events: &mut Vec<Event>,
+) {
     task.state = TaskState::Pending;
     task.queued = true;
     task.live = None;
     task.not_before = not_before;
     task.avoid_node = Some(node);
-    events.push(Event::Requeued { not_before, because });
+    events.push(Event::Requeued { not_before, because, silent_since });
 }
 
 fn finish_task(
@@ -363,18 +421,6 @@ fn finish_task(
     task.message = message;
     task.ended_at = Some(now);
     events.push(Event::Finished { state, failure });
-}
-
-fn lose(attempt: &mut AttemptRow, because: &str, now: Timestamp, events: &mut Vec<Event>) {
-    let ending = Ending::failed(FailureKind::NodeLost, because);
-    move_attempt(attempt, AttemptState::Lost, now);
-    events.push(Event::Ended {
-        attempt: attempt.id,
-        state: AttemptState::Lost,
-        failure: ending.failure,
-        message: ending.message.clone(),
-    });
-    attempt.ending = Some(ending);
 }
 
 /// What a request to cancel does.
@@ -409,7 +455,7 @@ pub fn cancel(
         Some(_) if !node_is_offline && asked_before => CancelVerdict::Repeated,
         Some(_) if !node_is_offline => CancelVerdict::Requested(events),
         Some(attempt) => {
-            lose(attempt, "cancelled while its node was offline", now, &mut events);
+            losses::lose(attempt, "cancelled while its node was offline", now, &mut events);
             finish_task(
                 task,
                 TaskState::Cancelled,
@@ -432,40 +478,6 @@ pub fn cancel(
             CancelVerdict::Cancelled(events)
         }
     }
-}
-
-/// Queues a task whose node has been offline for long enough. State and fence stay, so the old attempt may still come back first.
-///
-/// `None`: there is nothing to replace.
-pub fn allow_replacement(task: &mut TaskRow) -> Option<Vec<Event>> {
-    if task.queued || task.cancel_requested || task.live.is_none() || task.state.is_terminal() {
-        return None;
-    }
-    task.queued = true;
-    Some(vec![Event::Requeued { not_before: None, because: "its node is offline".into() }])
-}
-
-/// Gives up the live attempt of a node that can't have it any more: the node came back without it, or was revoked.
-/// The task is placed again; its resources are free, since the machine knows nothing of them.
-///
-/// `None`: the attempt is not live.
-pub fn give_up(task: &mut TaskRow, attempt: &mut AttemptRow, because: &str, now: Timestamp) -> Option<Vec<Event>> {
-    if task.live != Some(attempt.id) || attempt.state.is_terminal() {
-        return None;
-    }
-    let mut events = Vec::new();
-    lose(attempt, because, now, &mut events);
-    if task.cancel_requested {
-        finish_task(task, TaskState::Cancelled, Some(FailureKind::Cancelled), because.to_owned(), now, &mut events);
-    } else {
-        task.node_losses += 1;
-        if task.node_losses > retry::MAX_NODE_LOSSES {
-            finish_task(task, TaskState::Failed, Some(FailureKind::NodeLost), because.to_owned(), now, &mut events);
-        } else {
-            requeue(task, attempt.node, None, because.to_owned(), &mut events);
-        }
-    }
-    Some(events)
 }
 
 /// Ends a waiting task whose queue timeout has passed. `None`: it does not wait.
@@ -498,6 +510,7 @@ pub fn retry_ended(task: &mut TaskRow) -> Option<Vec<Event>> {
     task.node_losses = 0;
     task.not_before = None;
     task.avoid_node = None;
+    task.died_with = None;
     task.failure = None;
     task.exit_code = None;
     task.message.clear();

@@ -132,6 +132,10 @@ pub struct NodeView {
     pub admission: Admission,
     /// Who set the admission, and why.
     pub admission_note: String,
+    /// When what still runs on a draining node is moved. None: it may take its time.
+    pub drain_deadline: Option<Timestamp>,
+    /// When one real task is let through to see whether it has healed. Only where the rule cordoned it, not a person.
+    pub probe_at: Option<Timestamp>,
     pub last_seen_at: Option<Timestamp>,
     pub connected_since: Option<Timestamp>,
     pub created_at: Timestamp,

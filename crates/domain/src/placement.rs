@@ -62,6 +62,8 @@ pub struct Candidate {
     pub ledger: Ledger,
     /// Attempts that hold a reservation here.
     pub holding: u32,
+    /// Cordoned by the rule, and due for one real task that tells whether it has healed.
+    pub may_probe: bool,
 }
 
 /// A decision to commit: it is checked again there, since the snapshot may be stale by then.
@@ -112,6 +114,8 @@ pub fn plan(snapshot: &mut Snapshot, turn: &mut Turn, mut randoms: impl FnMut() 
         let candidate = &mut snapshot.nodes[chosen];
         candidate.ledger.hold(&reservation);
         candidate.holding += 1;
+        // One, and no more until that one has ended.
+        candidate.may_probe = false;
         *turn.given.entry(candidate.node.id).or_default() += 1;
         placements.push(Placement { task: head.task, node: candidate.node.id, reservation });
     }

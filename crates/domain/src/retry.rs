@@ -2,6 +2,7 @@
 
 use crate::{
     backoff,
+    lifecycle::Around,
     outcome::{Ending, FailureClass, FailureKind},
     task::TaskRow,
 };
@@ -42,14 +43,10 @@ pub enum Decision {
     },
 }
 
-/// Counts the failure in `task` and decides. Moves exactly one counter.
-pub fn decide(
-    task: &mut TaskRow,
-    kind: FailureKind,
-    ending: &Ending,
-    policy: &RetryPolicy,
-    jitter_0_to_1: f64,
-) -> Decision {
+/// Counts the failure in `task` and decides. Moves exactly one counter; none for what is final, and none for a probe that the
+/// platform failed.
+pub fn decide(task: &mut TaskRow, kind: FailureKind, ending: &Ending, ran_ms: u64, around: &Around<'_>) -> Decision {
+    let Around { policy, jitter_0_to_1, .. } = *around;
     if ending.planned_stop || kind == FailureKind::NodeLost {
         task.node_losses += 1;
         return if task.node_losses <= MAX_NODE_LOSSES {
@@ -60,8 +57,11 @@ pub fn decide(
     }
     match kind.class() {
         FailureClass::Final => end(String::new()),
+        // It was sent there to find out whether the node has healed.
+        FailureClass::Infrastructure if around.is_probe => {
+            Decision::Again { delay_ms: backoff::delay_ms(1, 1_000, 60_000, jitter_0_to_1) }
+        }
         FailureClass::Infrastructure => {
-            let ran_ms = ending.exit.as_ref().map_or(0, |exit| exit.duration_ms);
             task.infra_failures = if ran_ms >= HEALTHY_RUN_MS { 1 } else { task.infra_failures + 1 };
             if task.infra_failures > policy.max_infra_retries {
                 return end(format!(
@@ -93,56 +93,4 @@ fn end(because: String) -> Decision {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        ids::{DEFAULT_PROJECT, TaskId},
-        outcome::ExitFacts,
-    };
-
-    fn task() -> TaskRow {
-        TaskRow::submitted(TaskId::from_uuid(uuid::Uuid::from_u128(7)), DEFAULT_PROJECT)
-    }
-    fn exited(code: i32) -> Ending {
-        Ending {
-            exit: Some(ExitFacts { code: Some(code), ..ExitFacts::default() }),
-            ..Ending::failed(FailureKind::ExitNonzero, "")
-        }
-    }
-    fn again(decision: Decision) -> bool {
-        matches!(decision, Decision::Again { .. })
-    }
-
-    #[test]
-    fn a_users_failure_is_retried_only_as_the_spec_says() {
-        let policy = RetryPolicy { max_retries: 2, on_exit_codes: vec![75], ..RetryPolicy::default() };
-        let mut task = task();
-        assert!(again(decide(&mut task, FailureKind::ExitNonzero, &exited(75), &policy, 1.0)));
-        assert!(!again(decide(&mut task.clone(), FailureKind::ExitNonzero, &exited(3), &policy, 1.0)));
-        assert!(again(decide(&mut task, FailureKind::ExitNonzero, &exited(75), &policy, 1.0)));
-        assert!(!again(decide(&mut task, FailureKind::ExitNonzero, &exited(75), &policy, 1.0)));
-        assert_eq!((task.user_failures, task.infra_failures, task.node_losses), (3, 0, 0));
-    }
-
-    #[test]
-    fn infrastructure_failures_have_a_bound_of_their_own_that_a_long_run_resets() {
-        let mut task = task();
-        let short = Ending::failed(FailureKind::NodeError, "");
-        let long = Ending { exit: Some(ExitFacts { duration_ms: 3_600_000, ..ExitFacts::default() }), ..short.clone() };
-        for _ in 0..5 {
-            assert!(again(decide(&mut task, FailureKind::NodeError, &short, &RetryPolicy::default(), 0.0)));
-        }
-        assert!(again(decide(&mut task.clone(), FailureKind::NodeError, &long, &RetryPolicy::default(), 0.0)));
-        assert!(!again(decide(&mut task, FailureKind::NodeError, &short, &RetryPolicy::default(), 0.0)));
-        assert_eq!(task.user_failures, 0);
-    }
-
-    #[test]
-    fn a_planned_stop_uses_no_budget() {
-        let mut task = task();
-        let stopped = Ending { planned_stop: true, ..Ending::failed(FailureKind::NodeError, "") };
-        let none = RetryPolicy { max_infra_retries: 0, ..RetryPolicy::default() };
-        assert_eq!(decide(&mut task, FailureKind::NodeError, &stopped, &none, 1.0), Decision::Again { delay_ms: 0 });
-        assert_eq!((task.infra_failures, task.node_losses), (0, 1));
-    }
-}
+mod tests;

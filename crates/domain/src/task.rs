@@ -90,6 +90,8 @@ pub struct TaskRow {
     pub not_before: Option<Timestamp>,
     /// Tried last, and best avoided.
     pub avoid_node: Option<NodeId>,
+    /// The node that went down while the task ran there, soon after its start. A second one, and the task is held for poison.
+    pub died_with: Option<NodeId>,
     /// How the task ended when it did not succeed.
     pub failure: Option<FailureKind>,
     pub exit_code: Option<i32>,
@@ -115,6 +117,7 @@ impl TaskRow {
             cancel_requested: false,
             not_before: None,
             avoid_node: None,
+            died_with: None,
             failure: None,
             exit_code: None,
             message: String::new(),

@@ -6,7 +6,7 @@ use domain::{
     principal::{Origin, Principal, PrincipalKind, Role},
 };
 use service_kit::secret::{self, Kind};
-use store::{Store, StoreError};
+use store::{Revoked, Store, StoreError};
 use uuid::Uuid;
 
 /// Who acts when no person does: the platform on this machine.
@@ -47,7 +47,10 @@ pub async fn replace_node(store: &Store, name: &str) -> Result<String, StoreErro
             return Ok(issued.token);
         }
         if let Some(lost) = store.token_of_node(name).await? {
-            store.revoke_node_token(lost, &origin).await?;
+            // Its agent went with its token; what must never run twice at once waits until that is certain.
+            if let Revoked::IsExclusive(_) = store.revoke_node_token(lost, true, &origin).await? {
+                store.revoke_node_token(lost, false, &origin).await?;
+            }
         }
     }
 }

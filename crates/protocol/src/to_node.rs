@@ -22,6 +22,10 @@ pub enum ToNode {
     Stop {
         held: Held,
     },
+    /// Its node is to be empty: stop it as its task says and end it as a planned stop. It runs again elsewhere.
+    Evict {
+        held: Held,
+    },
     /// Takes nothing new; `resume` ends that. Running work goes on.
     Drain,
     Resume,

@@ -60,6 +60,7 @@ pub enum Event {
     Assigned(Box<Assign>),
     Cancel(Held),
     Stop(Held),
+    Evict(Held),
     /// An assignment could not be kept on disk.
     Refused {
         held: Held,
@@ -138,6 +139,7 @@ impl Agent {
             Event::Assigned(assign) => self.assigned(assign, &mut actions),
             Event::Cancel(held) => self.cancel(now, held, &mut actions),
             Event::Stop(held) => self.fence(now, held, &mut actions),
+            Event::Evict(held) => self.evict(now, held, &mut actions),
             Event::Refused { held, failure } => self.answer_for(held, failure.into_ending(), &mut actions),
             Event::Acknowledged { attempt, kind } => self.acknowledged(attempt, kind, &mut actions),
             Event::Restored(record) => self.restored(*record, &mut actions),
@@ -212,6 +214,20 @@ impl Agent {
             None => {
                 let mut attempt = Attempt::new(held, None, Step::Released);
                 attempt.report(Report::Released, actions);
+                self.attempts.insert(held.attempt, attempt);
+            }
+        }
+    }
+
+    fn evict(&mut self, now: Millis, held: Held, actions: &mut Vec<Action>) {
+        match self.attempts.get_mut(&held.attempt) {
+            Some(attempt) => attempt.evict(now, actions),
+            // Its assignment never arrived, so it may run elsewhere at once.
+            None => {
+                let mut attempt = Attempt::new(held, None, Step::Ending);
+                attempt.evicted = true;
+                let ending = attempt.stopped_before_start();
+                attempt.report(Report::Ended { ending }, actions);
                 self.attempts.insert(held.attempt, attempt);
             }
         }

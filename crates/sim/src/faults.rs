@@ -2,7 +2,10 @@
 //! kind of fault is on in half of the seeds, so that rare combinations are not drowned by all of them at once.
 
 use crate::{Ms, dice::Dice};
-use domain::resources::{Capacity, Gpu};
+use domain::{
+    black_hole::Rule,
+    resources::{Capacity, Gpu},
+};
 use std::collections::BTreeSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,10 +61,14 @@ pub enum Fault {
     DiskFull,
     /// A backup of the database is taken, and a while later restored.
     Restore,
+    /// Every container fails at once, so the node is always free.
+    BlackHole,
+    /// Some tasks take their machine down.
+    Poison,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 33] = [
+    pub const ALL: [Fault; 35] = [
         Self::GatewayCrash,
         Self::GatewayPause,
         Self::SchedulerCrash,
@@ -95,6 +102,8 @@ impl Fault {
         Self::BeatsLost,
         Self::DiskFull,
         Self::Restore,
+        Self::BlackHole,
+        Self::Poison,
     ];
     /// Kinds that came later draw by themselves, so that older seeds keep their plans.
     const FIRST_KINDS: usize = 27;
@@ -112,6 +121,7 @@ impl Fault {
                 | Self::CommitInDoubt
                 | Self::SlowQueries
                 | Self::HintsLost
+                | Self::Poison
         )
     }
 
@@ -156,6 +166,10 @@ pub struct Planted {
     pub commit_trusts_snapshot: bool,
     /// A session sends assignments that the hello has named already.
     pub assigns_known_attempts: bool,
+    /// A lost node costs the task one of its user's own retries.
+    pub node_loss_charged_to_user: bool,
+    /// A task whose exit is committed is run again for the rest of its log.
+    pub finishing_runs_again: bool,
     /// The end of an attempt is on disk before the last bytes of its log are.
     pub end_before_log_sync: bool,
     /// Silence counts though no gateway was there to hear.
@@ -183,6 +197,7 @@ pub struct Knobs {
     pub(crate) database_ms: (Ms, Ms),
     pub(crate) docker_ms: (Ms, Ms),
     pub(crate) shutdown_grace_ms: Ms,
+    pub(crate) black_hole: Rule,
     /// Every message goes through the encoders of the protocol.
     pub(crate) encodes: bool,
 }
@@ -206,10 +221,12 @@ impl Plan {
         let mut dice = Dice::new(seed, 1);
         // Those that came later draw by themselves, so that older seeds keep their plans.
         let (first, rest) = Fault::ALL.split_at(Fault::FIRST_KINDS);
-        let (second, third) = rest.split_at(4);
+        let (second, rest) = rest.split_at(4);
+        let (third, fourth) = rest.split_at(2);
         let mut later = Dice::new(seed, 4);
         let mut faults: BTreeSet<Fault> = first.iter().copied().filter(|_| dice.chance(0.5)).collect();
-        faults.extend(second.iter().copied().filter(|fault| Dice::new(seed, 300 + *fault as u64).chance(0.5)));
+        let each_by_itself = second.iter().chain(fourth).copied();
+        faults.extend(each_by_itself.filter(|fault| Dice::new(seed, 300 + *fault as u64).chance(0.5)));
         faults.extend(third.iter().copied().filter(|_| later.chance(0.3)));
         let nodes = (0..dice.between(1, 8)).map(|_| machine(&mut dice)).collect();
         Self {
@@ -276,5 +293,11 @@ fn knobs(dice: &mut Dice, mut later: Dice) -> Knobs {
         docker_ms: ceiling(dice, 20, 3_000),
         shutdown_grace_ms: absurd(dice, 10_000, 200, 10_000),
         encodes: dice.chance(0.15),
+        black_hole: if dice.chance(0.3) {
+            Rule::default()
+        } else {
+            let first_wait_ms = dice.log_uniform(1_000, 60_000) as i64;
+            Rule { failures: 3, tasks: 2, first_wait_ms, ..Rule::default() }
+        },
     }
 }

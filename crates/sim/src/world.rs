@@ -191,7 +191,7 @@ impl World {
             trace: Trace::default(),
             checker: Checker::new(&plan.knobs),
             violation: None,
-            store: FakeStore::new(plan.planted),
+            store: FakeStore::new(plan.planted, plan.knobs.black_hole),
             gateways: (0..plan.gateways).map(|_| Gateway::default()).collect(),
             schedulers: (0..plan.schedulers).map(|_| Scheduler::new()).collect(),
             sweepers: (0..plan.sweepers).map(|_| Sweeper::default()).collect(),

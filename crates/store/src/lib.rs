@@ -19,7 +19,7 @@ mod wakeup;
 pub use access::{
     api_keys::{ApiKeyRecord, NewApiKey},
     jwt_keys::JwtKey,
-    node_tokens::{NewNodeToken, NodeTokenOwner, NodeTokenRecord},
+    node_tokens::{NewNodeToken, NodeTokenOwner, NodeTokenRecord, Revoked},
 };
 pub use attempts::{
     commit_placements::CommitReport,
@@ -73,6 +73,7 @@ pub struct Store {
     beats: PgPool,
     wakeups: Wakeups,
     heartbeat_every: Duration,
+    black_hole: domain::black_hole::Rule,
 }
 
 /// How to reach PostgreSQL.
@@ -139,7 +140,7 @@ impl Store {
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let beats = pool(2).connect_lazy_with(options);
         let wakeups = Wakeups::new(config.shared.then(|| main.clone()));
-        Ok(Self { pool: main, beats, wakeups, heartbeat_every: HEARTBEAT_EVERY })
+        Ok(Self { pool: main, beats, wakeups, heartbeat_every: HEARTBEAT_EVERY, black_hole: Default::default() })
     }
 
     async fn check_durability(&self) -> Result<(), StoreError> {

@@ -29,6 +29,7 @@ pub(crate) struct TaskStateRecord {
     pub(crate) cancel_requested: bool,
     pub(crate) not_before: Option<DateTime<Utc>>,
     pub(crate) avoid_node: Option<Uuid>,
+    pub(crate) died_with: Option<Uuid>,
     pub(crate) failure: Option<String>,
     pub(crate) exit_code: Option<i32>,
     pub(crate) message: String,
@@ -51,6 +52,7 @@ impl TaskStateRecord {
             cancel_requested: self.cancel_requested,
             not_before: self.not_before,
             avoid_node: self.avoid_node.map(NodeId::from_uuid),
+            died_with: self.died_with.map(NodeId::from_uuid),
             failure: self.failure.as_deref().map(word).transpose()?,
             exit_code: self.exit_code,
             message: self.message,
@@ -138,7 +140,7 @@ pub(crate) async fn lock_tasks(connection: &mut PgConnection, tasks: &[Uuid]) ->
     sqlx::query_as!(
         TaskStateRecord,
         r#"SELECT task_id, project_id, queued, state, live_attempt_id, fence, attempts, user_failures, infra_failures, node_losses,
-                  cancel_requested, not_before, avoid_node, failure, exit_code, message, ended_at
+                  cancel_requested, not_before, avoid_node, died_with, failure, exit_code, message, ended_at
            FROM task_state WHERE task_id = ANY($1) ORDER BY task_id FOR UPDATE"#,
         tasks,
     )
@@ -190,13 +192,13 @@ pub(crate) async fn save_tasks(
     sqlx::query!(
         r#"WITH changed AS (
              SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::uuid[], $5::bigint[], $6::int[], $7::int[], $8::int[], $9::int[], $10::bool[],
-                                  $11::timestamptz[], $12::uuid[], $13::text[], $14::int[], $15::text[], $16::timestamptz[], $17::jsonb[])
+                                  $11::timestamptz[], $12::uuid[], $13::text[], $14::int[], $15::text[], $16::timestamptz[], $17::jsonb[], $18::uuid[])
                AS c(id, state, queued, live, fence, attempts, user_failures, infra_failures, node_losses, cancel_requested,
-                    not_before, avoid_node, failure, exit_code, message, ended_at, events)
+                    not_before, avoid_node, failure, exit_code, message, ended_at, events, died_with)
            ), saved AS (
              UPDATE task_state t SET state = c.state, queued = c.queued, live_attempt_id = c.live, fence = c.fence, attempts = c.attempts,
                     user_failures = c.user_failures, infra_failures = c.infra_failures, node_losses = c.node_losses,
-                    cancel_requested = c.cancel_requested, not_before = c.not_before, avoid_node = c.avoid_node, failure = c.failure,
+                    cancel_requested = c.cancel_requested, not_before = c.not_before, avoid_node = c.avoid_node, died_with = c.died_with, failure = c.failure,
                     exit_code = c.exit_code, message = c.message, ended_at = c.ended_at,
                     -- The time in which an attempt ran is no wait: whoever is queued again waits from now on.
                     queue_expires_at = CASE WHEN c.queued AND NOT t.queued
@@ -223,6 +225,7 @@ pub(crate) async fn save_tasks(
         &column!(t => t.message.replace('\0', "")),
         &column!(t => t.ended_at) as &[Option<Timestamp>],
         &events,
+        &column!(t => t.died_with.map(NodeId::as_uuid)) as &[Option<Uuid>],
     )
     .execute(connection)
     .await?;

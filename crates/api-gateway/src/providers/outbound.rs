@@ -68,6 +68,7 @@ struct Sent {
     assigned: BTreeSet<AttemptId>,
     cancelled: BTreeSet<AttemptId>,
     stopped: BTreeSet<AttemptId>,
+    evicted: BTreeSet<AttemptId>,
     draining: bool,
 }
 
@@ -80,6 +81,8 @@ async fn tell_once(
     let assigned: Vec<AttemptId> = sent.assigned.iter().copied().collect();
     let outbox = door.store.outbox(key.node, &assigned).await?;
     if outbox.revoked {
+        // What runs there must not run on; the session sends this before it closes.
+        outbox.items.into_iter().for_each(|item| tell(item, outbound, sent));
         return Ok(Some("the node was revoked".to_owned()));
     }
     if outbox.session_epoch != key.epoch {
@@ -89,31 +92,33 @@ async fn tell_once(
         outbound.send(if outbox.draining { ToNode::Drain } else { ToNode::Resume });
         sent.draining = outbox.draining;
     }
-    for item in outbox.items {
-        match item {
-            OutboxItem::Assign { held, task, project, number, gpu_ids, spec } => {
-                if sent.assigned.insert(held.attempt) {
-                    outbound.send(ToNode::Assign(Box::new(Assign {
-                        held,
-                        task,
-                        project,
-                        number,
-                        gpu_ids,
-                        spec: *spec,
-                    })));
-                }
+    outbox.items.into_iter().for_each(|item| tell(item, outbound, sent));
+    Ok(None)
+}
+
+/// What went out in this session does not go out again.
+fn tell(item: OutboxItem, outbound: &Outbound, sent: &mut Sent) {
+    match item {
+        OutboxItem::Assign { held, task, project, number, gpu_ids, spec } => {
+            if sent.assigned.insert(held.attempt) {
+                let assign = Assign { held, task, project, number, gpu_ids, spec: *spec };
+                outbound.send(ToNode::Assign(Box::new(assign)));
             }
-            OutboxItem::Cancel { held } => {
-                if sent.cancelled.insert(held.attempt) {
-                    outbound.send(ToNode::Cancel { held });
-                }
+        }
+        OutboxItem::Cancel { held } => {
+            if sent.cancelled.insert(held.attempt) {
+                outbound.send(ToNode::Cancel { held });
             }
-            OutboxItem::Stop { held } => {
-                if sent.stopped.insert(held.attempt) {
-                    outbound.send(ToNode::Stop { held });
-                }
+        }
+        OutboxItem::Stop { held } => {
+            if sent.stopped.insert(held.attempt) {
+                outbound.send(ToNode::Stop { held });
+            }
+        }
+        OutboxItem::Evict { held } => {
+            if sent.evicted.insert(held.attempt) {
+                outbound.send(ToNode::Evict { held });
             }
         }
     }
-    Ok(None)
 }

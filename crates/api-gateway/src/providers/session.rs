@@ -18,6 +18,9 @@ use tokio::sync::mpsc;
 /// Reports and log pieces that may wait for the database. An honest agent keeps far below: it sends what its window allows.
 const QUEUE: usize = 8_192;
 
+/// A line that is dead must not keep its session for long.
+const LAST_WORDS_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// What the reader hands on.
 pub(super) struct Inbound {
     pub(super) reports: mpsc::Sender<(u64, NodeReport)>,
@@ -66,7 +69,7 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
     let (logs, log_queue) = mpsc::channel(QUEUE);
     let stopping = door.service.stopping();
     // One task, several loops: the first that ends, ends the session.
-    tokio::select! {
+    let reason = tokio::select! {
         () = stopping.cancelled() => "the server is going down".to_owned(),
         error = read(door, key, stream, Inbound { reports, logs }, &outbound) => service_kit::lifecycle::Chain(&error).to_string(),
         reason = record_reports(&door.store, key, report_queue, &outbound) => reason,
@@ -88,7 +91,18 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
                 }
             }
         } => service_kit::lifecycle::Chain(&error).to_string(),
+    };
+    // The last words: a node whose token was revoked can't come back to hear that its work must stop.
+    let last_words = async {
+        while let Ok(message) = outgoing.try_recv() {
+            sink.feed(Message::Text(Frame::new(message).encode())).await?;
+        }
+        sink.flush().await
+    };
+    if !matches!(tokio::time::timeout(LAST_WORDS_WITHIN, last_words).await, Ok(Ok(()))) {
+        tracing::debug!(node.id = %key.node, "a session ended before all was said");
     }
+    reason
 }
 
 async fn read<T: Transport>(

@@ -1,14 +1,8 @@
 //! An ended task: the cause, and the evidence for it in the order of time.
 
-use super::{Known, counted, hints, waiting};
-use api_types::why::{Ended, Evidence, Why};
-use domain::{
-    attempt::AttemptState,
-    lifecycle::Event,
-    outcome::{ExitFacts, FailureKind},
-    quantity::{show_bytes, show_duration_ms},
-    task::TaskState,
-};
+use super::{Known, chain, hints, waiting};
+use api_types::why::{Ended, Why};
+use domain::{outcome::FailureKind, quantity::show_duration_ms, task::TaskState};
 use store::AttemptView;
 
 const LAST_LINES: usize = 10;
@@ -29,7 +23,7 @@ pub(super) fn explain(known: &Known<'_>, why: &mut Why) {
         node: view.node.clone(),
         attempt: view.attempts,
         exit: last.and_then(|attempt| attempt.row.exit.clone()),
-        evidence: evidence(known),
+        evidence: chain::evidence(known),
         last_lines: last_lines(known.log_tail),
     });
 }
@@ -48,102 +42,10 @@ fn summary(known: &Known<'_>, last: Option<&AttemptView>, outcome: &str) -> Stri
         message => format!(": {message}"),
     };
     match view.state {
-        TaskState::Succeeded => format!("{} succeeded{place}{ran}.", view.name),
+        TaskState::Succeeded => format!("{} succeeded{place}{ran}{message}.", view.name),
         TaskState::Cancelled => format!("{} was cancelled{place}{ran}{message}.", view.name),
         _ => format!("{} failed: {outcome}{place}{ran}{message}.", view.name),
     }
-}
-
-/// From the history, with what the last attempt's exit says.
-fn evidence(known: &Known<'_>) -> Vec<Evidence> {
-    let of = |id| known.task.attempts.iter().find(|attempt| attempt.row.id == id);
-    let mut evidence = Vec::new();
-    let mut exited = Vec::new();
-    for entry in known.history {
-        for event in &entry.events {
-            let what = match event {
-                Event::Submitted => Some("submitted".to_owned()),
-                Event::Placed { attempt, number, .. } => {
-                    let node = of(*attempt).map_or("a node", |attempt| &attempt.node_name);
-                    Some(if *number > 1 {
-                        format!("attempt {number} placed on {node}")
-                    } else {
-                        format!("placed on {node}")
-                    })
-                }
-                Event::Started { .. } => Some("its process started".to_owned()),
-                Event::Exited { attempt, code } => {
-                    exited.push(*attempt);
-                    Some(of(*attempt).and_then(|attempt| attempt.row.exit.as_ref()).map_or_else(
-                        || code.map_or_else(|| "its process ended".to_owned(), |code| format!("exit {code}")),
-                        |exit| exit_text(exit, known),
-                    ))
-                }
-                Event::Ended { attempt, state, failure, message } => {
-                    Some(ending(of(*attempt), *state, *failure, message, exited.contains(attempt), known))
-                }
-                Event::Requeued { because, .. } => Some(format!("queued again: {because}")),
-                Event::CancelRequested => Some("its end was asked for".to_owned()),
-                Event::RetryAsked => Some("asked to run once more".to_owned()),
-                Event::Finished { .. } if known.task.attempts.is_empty() => Some(known.task.view.message.clone()),
-                Event::Accepted { .. }
-                | Event::Preparing { .. }
-                | Event::Prepared { .. }
-                | Event::Released { .. }
-                | Event::Finished { .. } => None,
-            };
-            evidence.extend(what.filter(|what| !what.is_empty()).map(|what| Evidence { at: entry.at, what }));
-        }
-    }
-    evidence
-}
-
-fn exit_text(exit: &ExitFacts, known: &Known<'_>) -> String {
-    let limit = show_bytes(known.task.spec.requirements.amounts.memory_bytes);
-    let mut parts = Vec::new();
-    if exit.oom {
-        parts.push(format!("killed at its memory limit of {limit}"));
-    }
-    if exit.timed_out {
-        parts.push("stopped since its timeout had passed".to_owned());
-    }
-    if exit.cancelled {
-        parts.push("stopped as it was asked for".to_owned());
-    }
-    parts.extend(exit.code.map(|code| format!("exit {code}")));
-    parts.extend(exit.signal.map(|signal| format!("signal {signal}")));
-    parts.extend(exit.peak_memory_bytes.map(|peak| format!("peak {} of {limit}", show_bytes(peak))));
-    parts.join(", ")
-}
-
-fn ending(
-    attempt: Option<&AttemptView>,
-    state: AttemptState,
-    failure: Option<FailureKind>,
-    message: &str,
-    exit_is_told: bool,
-    known: &Known<'_>,
-) -> String {
-    let number = attempt
-        .filter(|_| known.task.attempts.len() > 1)
-        .map_or_else(String::new, |attempt| format!("attempt {} ", attempt.row.number));
-    let how = match failure {
-        Some(kind) => format!("{number}{state}: {kind}"),
-        None => format!("{number}{state}"),
-    };
-    let message = if message.is_empty() { String::new() } else { format!(", {}", message.trim_end_matches('.')) };
-    let exit = match attempt.and_then(|attempt| attempt.row.exit.as_ref()) {
-        Some(exit) if !exit_is_told => format!("; {}", exit_text(exit, known)),
-        _ => String::new(),
-    };
-    let log = match attempt.and_then(|attempt| attempt.row.ending.as_ref()).map(|ending| ending.log) {
-        Some(log) if state != AttemptState::Lost => {
-            let whole = if log.complete { "is complete" } else { "is not complete" };
-            format!("; the log {whole} ({} bytes)", counted(log.bytes))
-        }
-        _ => String::new(),
-    };
-    format!("{how}{message}{exit}{log}")
 }
 
 fn hints_for(known: &Known<'_>) -> Vec<String> {
@@ -177,9 +79,17 @@ fn hints_for(known: &Known<'_>) -> Vec<String> {
             | FailureKind::OutputFailed
             | FailureKind::NodeLost
             | FailureKind::NodeError
-            | FailureKind::Rejected
-            | FailureKind::Poison,
+            | FailureKind::Rejected,
         ) => vec![again],
+        Some(FailureKind::Poison) => {
+            let mut hints = vec![format!("unidesk logs {id}")];
+            let nodes = chain::went_down(known);
+            if !nodes.is_empty() {
+                hints.push(format!("what the kernel's log of {} says of that moment", nodes.join(" and ")));
+            }
+            hints.push(format!("{again} once it can do no harm"));
+            hints
+        }
     }
 }
 

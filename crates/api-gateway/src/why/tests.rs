@@ -45,11 +45,13 @@ fn node(name: &str, gpus_gib: &[u64]) -> Candidate {
         presence: Presence::Connected,
         admission: Admission::Open,
         admission_note: String::new(),
+        drain_deadline: None,
+        probe_at: None,
         last_seen_at: Some(ago(5)),
         connected_since: Some(ago(9_999)),
         created_at: ago(99_999),
     };
-    Candidate { node, ledger: Ledger::new(capacity), holding: 0 }
+    Candidate { node, ledger: Ledger::new(capacity), holding: 0, may_probe: false }
 }
 fn full(mut node: Candidate) -> Candidate {
     let gpu_ids = node.ledger.capacity().gpus.iter().map(|gpu| gpu.id.clone()).collect();
@@ -88,6 +90,9 @@ fn task(name: &str, state: TaskState, body: Value) -> TaskDetail {
         not_before: None,
         ended_at: None,
         attempts: 0,
+        user_failures: 0,
+        infra_failures: 0,
+        node_losses: 0,
         node: None,
         node_offline: false,
         replaceable_at: None,
@@ -265,8 +270,11 @@ fn other_waits_have_their_own_sentences() {
 
     let mut again = task("t", TaskState::Pending, json!({}));
     again.view.not_before = Some(now() + TimeDelta::seconds(12));
-    let requeued =
-        Event::Requeued { not_before: again.view.not_before, because: "node_error: Docker went away".into() };
+    let requeued = Event::Requeued {
+        not_before: again.view.not_before,
+        because: "node_error: Docker went away".into(),
+        silent_since: None,
+    };
     let answer = why(&again, &lab(), &[entry(1, 99, Event::Submitted), entry(2, 3, requeued)], 0);
     assert_eq!(answer.summary, "t waits 12 s more before its next attempt, after node_error: Docker went away.");
     assert_eq!(answer.waiting.map(|waiting| waiting.since), Some(ago(3)), "since it was queued last");
@@ -339,6 +347,139 @@ fn an_end_has_its_story() {
         ]
     );
     assert_eq!(answer.hints, ["unidesk logs c9304e77", "unidesk retry c9304e77"]);
+}
+
+/// What is told line by line, with the seconds before now.
+fn lines(evidence: &[api_types::why::Evidence]) -> Vec<String> {
+    evidence.iter().map(|it| format!("{:>3} {}", (now() - it.at).num_seconds(), it.what)).collect()
+}
+
+#[test]
+fn a_poisoned_task_names_the_machines_that_went_down_and_what_to_do() {
+    let mut task = task("train", TaskState::Failed, json!({}));
+    task.view.node = Some("lab-7".into());
+    task.view.attempts = 2;
+    task.view.node_losses = 2;
+    task.view.failure = Some(FailureKind::Poison);
+    task.view.message = "two machines went down while it ran there".into();
+    task.attempts = vec![attempt(1, AttemptState::Failed, "lab-3"), attempt(2, AttemptState::Lost, "lab-7")];
+    let node = NodeId::from_uuid(Uuid::from_u128(1));
+    let (first, second) = (task.attempts[0].row.id, task.attempts[1].row.id);
+    let down = |attempt, after_ms| Event::NodeWentDown { attempt, node, after_ms };
+    let ended = |attempt, state, message: &str| Event::Ended {
+        attempt,
+        state,
+        failure: Some(FailureKind::NodeLost),
+        message: message.into(),
+    };
+    let mut history = vec![
+        entry(1, 300, Event::Submitted),
+        entry(2, 290, Event::Placed { attempt: first, number: 1, node }),
+        entry(3, 280, Event::Started { attempt: first }),
+        entry(4, 200, ended(first, AttemptState::Failed, "it was gone when the agent came back")),
+        entry(5, 199, Event::Placed { attempt: second, number: 2, node }),
+        entry(6, 190, Event::Started { attempt: second }),
+        entry(7, 80, down(second, 18_000)),
+    ];
+    history[3].events.push(down(first, 40_000));
+    history[3].events.push(Event::Requeued {
+        not_before: None,
+        because: "node_lost: it was gone".into(),
+        silent_since: None,
+    });
+    history[6].events.push(ended(second, AttemptState::Lost, "its node fell silent while it ran"));
+    history[6].events.push(Event::Finished { state: TaskState::Failed, failure: Some(FailureKind::Poison) });
+    let answer = why(&task, &lab(), &history, 0);
+    assert_eq!(answer.summary, "train failed: poison, attempt 2, on lab-7: two machines went down while it ran there.");
+    assert_eq!(
+        lines(&answer.ended.expect("it ended").evidence),
+        [
+            "300 submitted",
+            "290 placed on lab-3",
+            "280 its process started",
+            "200 attempt 1 failed: node_lost, it was gone when the agent came back",
+            "200 lab-3 went down 40 s after the start there",
+            "200 queued again: node_lost: it was gone",
+            "199 attempt 2 placed on lab-7",
+            "190 its process started",
+            " 80 lab-7 went down 18 s after the start there",
+            " 80 attempt 2 lost: node_lost, its node fell silent while it ran",
+        ]
+    );
+    assert_eq!(
+        answer.hints,
+        [
+            "unidesk logs c9304e77",
+            "what the kernel's log of lab-3 and lab-7 says of that moment",
+            "unidesk retry c9304e77 once it can do no harm"
+        ]
+    );
+    assert_eq!(
+        answer.budgets.as_deref(),
+        Some("infrastructure failures in a row 0 of 5, own failures 0 of 0, nodes lost or drained 2 of 100")
+    );
+}
+
+#[test]
+fn a_task_that_is_at_it_again_tells_what_became_of_its_earlier_attempts() {
+    let mut task = task("train", TaskState::Running, json!({"retry": {"max_retries": 1}}));
+    task.view.node = Some("lab-7".into());
+    task.view.attempts = 3;
+    task.view.infra_failures = 1;
+    task.view.node_losses = 1;
+    let numbered = |number, state, name: &str| attempt(number, state, name);
+    task.attempts = vec![
+        numbered(1, AttemptState::Failed, "lab-3"),
+        numbered(2, AttemptState::Lost, "lab-5"),
+        numbered(3, AttemptState::Running, "lab-7"),
+    ];
+    let node = NodeId::from_uuid(Uuid::from_u128(1));
+    let ids: Vec<AttemptId> = task.attempts.iter().map(|attempt| attempt.row.id).collect();
+    let ended = |attempt, state, kind, message: &str| Event::Ended {
+        attempt,
+        state,
+        failure: Some(kind),
+        message: message.into(),
+    };
+    let mut history = vec![
+        entry(1, 300, Event::Submitted),
+        entry(2, 290, Event::Placed { attempt: ids[0], number: 1, node }),
+        entry(3, 280, ended(ids[0], AttemptState::Failed, FailureKind::NodeError, "Docker went away")),
+        entry(4, 270, Event::Placed { attempt: ids[1], number: 2, node }),
+        entry(
+            5,
+            160,
+            Event::Requeued { not_before: None, because: "its node is offline".into(), silent_since: Some(ago(252)) },
+        ),
+        entry(6, 159, ended(ids[1], AttemptState::Lost, FailureKind::NodeLost, "its node was offline")),
+        entry(7, 150, Event::Started { attempt: ids[2] }),
+    ];
+    let pause = Event::Requeued {
+        not_before: Some(ago(268)),
+        because: "node_error: Docker went away".into(),
+        silent_since: None,
+    };
+    history[2].events.push(pause);
+    history[5].events.push(Event::Placed { attempt: ids[2], number: 3, node });
+    let answer = why(&task, &lab(), &history, 0);
+    assert_eq!(
+        lines(&answer.chain),
+        [
+            "300 submitted",
+            "290 placed on lab-3",
+            "280 attempt 1 failed: node_error, Docker went away",
+            "280 queued again after a pause of 12 s: node_error: Docker went away",
+            "270 attempt 2 placed on lab-5",
+            "160 queued again: its node is offline, its last heartbeat came 1m 32s before",
+            "159 attempt 2 lost: node_lost, its node was offline",
+            "159 attempt 3 placed on lab-7",
+            "150 its process started",
+        ]
+    );
+    assert_eq!(
+        answer.budgets.as_deref(),
+        Some("infrastructure failures in a row 1 of 5, own failures 0 of 1, nodes lost or drained 1 of 100")
+    );
 }
 
 #[test]

@@ -60,6 +60,8 @@ impl Replay {
             Event::Exited { attempt, .. } => self.report(*attempt, &Report::Exited { exit: ExitFacts::default() })?,
             Event::Ended { attempt, state, failure, .. } => self.end(*attempt, *state, *failure)?,
             Event::Requeued { .. } => self.requeue()?,
+            Event::NodeWentDown { attempt, .. } if self.attempts.contains_key(attempt) => {}
+            Event::NodeWentDown { attempt, .. } => return Err(format!("attempt {attempt} was never placed")),
             Event::CancelRequested => {
                 self.living()?;
                 if std::mem::replace(&mut self.cancel_requested, true) {
@@ -206,7 +208,7 @@ mod tests {
         Event::Finished { state, failure: None }
     }
     fn requeued() -> Event {
-        Event::Requeued { not_before: None, because: String::new() }
+        Event::Requeued { not_before: None, because: String::new(), silent_since: None }
     }
 
     fn replay(history: &[(Vec<Event>, TaskState)]) -> Result<Replay, String> {

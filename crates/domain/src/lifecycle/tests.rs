@@ -39,9 +39,30 @@ fn ended(code: i32) -> Report {
         },
     }
 }
+/// The session lasts since before anything was placed.
+fn around(seconds: i64) -> Around<'static> {
+    static POLICY: std::sync::LazyLock<RetryPolicy> = std::sync::LazyLock::new(RetryPolicy::default);
+    let node = poison::Presence { session_since: Some(at(-9)), ..poison::Presence::default() };
+    Around { policy: &POLICY, now: at(seconds), jitter_0_to_1: 0.0, node, is_probe: false }
+}
+/// Last heard at that second, and silent since.
+fn silent(since: i64) -> Around<'static> {
+    Around {
+        node: poison::Presence { last_beat: Some(at(since)), ..poison::Presence::default() },
+        ..around(since + 90)
+    }
+}
+/// Away from one second to another, and there again.
+fn back(from: i64, until: i64) -> Around<'static> {
+    let node = poison::Presence { last_beat: Some(at(from)), session_since: Some(at(until)), is_mass_event: false };
+    Around { node, ..around(until + 1) }
+}
 fn say(task: &mut TaskRow, attempt: &mut AttemptRow, what: &Report) -> Verdict {
     let held = attempt.held();
-    report(task, attempt, held, what, &RetryPolicy::default(), at(1), 0.0)
+    report(task, attempt, held, what, &around(1))
+}
+fn exited(code: i32) -> Report {
+    Report::Exited { exit: ExitFacts { code: Some(code), ..ExitFacts::default() } }
 }
 fn recorded(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Recorded(_))
@@ -98,7 +119,7 @@ fn a_cancel_with_the_node_offline_ends_the_task_at_once() {
 fn the_returning_node_and_the_replacement_race_and_one_wins() {
     let (mut task, mut old) = placed();
     say(&mut task, &mut old, &Report::Started);
-    assert!(allow_replacement(&mut task).is_some());
+    assert!(allow_replacement(&mut task, &mut old, &silent(1)).is_some());
     let queued = (task.clone(), old.clone());
 
     // The node came back first: the task leaves the queue.
@@ -137,6 +158,128 @@ fn a_retry_by_a_person_starts_budgets_anew_and_keeps_the_fence() {
     let (next, _) = place(&mut task, None, on(2), ClusterEpoch(1), at(3)).expect("waits");
     assert!(next.fence > fence);
     assert_eq!(next.number, 2);
+}
+
+#[test]
+fn a_task_whose_exit_is_committed_is_never_run_again_for_the_rest_of_its_log() {
+    let finishing = |code| {
+        let (mut task, mut attempt) = placed();
+        say(&mut task, &mut attempt, &Report::Started);
+        say(&mut task, &mut attempt, &exited(code));
+        assert_eq!(task.state, TaskState::Finishing);
+        (task, attempt)
+    };
+    // Its node is offline, or came back without it, or blames itself: the same end.
+    let blames = Report::Ended { ending: Ending::failed(FailureKind::NodeLost, "it was gone") };
+    for how in 0..3 {
+        let (mut task, mut attempt) = finishing(0);
+        match how {
+            0 => assert!(allow_replacement(&mut task, &mut attempt, &silent(5)).is_some()),
+            1 => assert!(give_up(&mut task, &mut attempt, "the node came back without it", &back(5, 30)).is_some()),
+            _ => assert!(recorded(&say(&mut task, &mut attempt, &blames))),
+        }
+        assert_eq!((task.state, task.exit_code, task.queued), (TaskState::Succeeded, Some(0), false), "{how}");
+        assert_eq!((attempt.state, task.node_losses, task.infra_failures), (AttemptState::Succeeded, 0, 0), "{how}");
+    }
+    let (mut task, mut attempt) = finishing(3);
+    allow_replacement(&mut task, &mut attempt, &silent(5));
+    assert_eq!((task.state, task.failure), (TaskState::Failed, Some(FailureKind::ExitNonzero)));
+    assert!(
+        task.message.starts_with("exit 3; its node is offline, and the rest of its log is missing"),
+        "{}",
+        task.message
+    );
+    assert!(!attempt.ending.as_ref().expect("an ending").log.complete);
+    // What the node says when it is back changes nothing, and it may clean up.
+    assert_eq!(say(&mut task, &mut attempt, &ended(3)), Verdict::Conflict);
+    assert!(recorded(&say(&mut task, &mut attempt, &Report::Released)));
+    // The user's own policy counts as it does for any end.
+    let policy = RetryPolicy { max_retries: 1, ..RetryPolicy::default() };
+    let (mut task, mut attempt) = finishing(3);
+    allow_replacement(&mut task, &mut attempt, &Around { policy: &policy, ..silent(5) });
+    assert_eq!((task.state, task.queued, task.user_failures), (TaskState::Pending, true, 1));
+}
+
+/// The task runs on this node, since that second.
+fn runs_on(task: &mut TaskRow, n: u128, seconds: i64) -> AttemptRow {
+    let new = NewAttempt { id: AttemptId::from_uuid(Uuid::from_u128(n * 1_000 + seconds as u128)), ..on(n) };
+    task.not_before = None;
+    let (mut attempt, _) = place(task, None, new, ClusterEpoch(1), at(seconds)).expect("it waits");
+    let held = attempt.held();
+    report(task, &mut attempt, held, &Report::Started, &around(seconds));
+    attempt
+}
+fn gone() -> Report {
+    Report::Ended { ending: Ending::failed(FailureKind::NodeLost, "it was gone when the agent came back") }
+}
+
+#[test]
+fn a_task_that_took_two_machines_down_is_not_tried_on_a_third() {
+    let mut task = task();
+    // The first comes back, and it is gone.
+    let mut first = runs_on(&mut task, 1, 0);
+    let held = first.held();
+    assert!(recorded(&report(&mut task, &mut first, held, &gone(), &back(40, 90))));
+    assert_eq!((task.state, task.died_with), (TaskState::Pending, Some(node(1))));
+    // The same machine once more is no second one.
+    let mut again = runs_on(&mut task, 1, 100);
+    assert!(give_up(&mut task, &mut again, "the node came back without it", &back(140, 190)).is_some());
+    assert_eq!(task.state, TaskState::Pending);
+    // The second one just falls silent.
+    let mut second = runs_on(&mut task, 2, 200);
+    let events = allow_replacement(&mut task, &mut second, &silent(230)).expect("it is judged");
+    assert!(events.contains(&Event::NodeWentDown { attempt: second.id, node: node(2), after_ms: 30_000 }));
+    assert_eq!((task.state, task.failure, task.queued), (TaskState::Failed, Some(FailureKind::Poison), false));
+    assert_eq!(second.state, AttemptState::Lost);
+    assert_eq!(task.user_failures, 0);
+    assert!(place(&mut task, None, on(3), ClusterEpoch(1), at(999)).is_none(), "not without a person");
+    assert!(retry_ended(&mut task).is_some());
+    assert_eq!(task.died_with, None);
+}
+
+#[test]
+fn what_is_no_proof_is_not_held_against_a_task() {
+    let died_once = || {
+        let mut task = task();
+        let mut first = runs_on(&mut task, 1, 0);
+        let held = first.held();
+        report(&mut task, &mut first, held, &gone(), &back(40, 90));
+        (task, first)
+    };
+    // Many machines went at once.
+    let (mut task, _) = died_once();
+    let mut second = runs_on(&mut task, 2, 100);
+    let mass = Around { node: poison::Presence { is_mass_event: true, ..back(110, 150).node }, ..back(110, 150) };
+    give_up(&mut task, &mut second, "the node came back without it", &mass);
+    assert_eq!(task.state, TaskState::Pending);
+    // It had run for ten minutes: that also clears the first.
+    let (mut task, _) = died_once();
+    let mut second = runs_on(&mut task, 2, 100);
+    give_up(&mut task, &mut second, "the node came back without it", &back(700, 800));
+    assert_eq!((task.state, task.died_with), (TaskState::Pending, None));
+    // A planned stop, and a failure on a node that was there all the time.
+    for (ending, around) in [
+        (Ending { planned_stop: true, ..Ending::failed(FailureKind::NodeError, "stopped") }, back(110, 150)),
+        (Ending::failed(FailureKind::NodeError, "Docker is away"), Around { now: at(120), ..around(120) }),
+    ] {
+        let (mut task, _) = died_once();
+        let mut second = runs_on(&mut task, 2, 100);
+        let held = second.held();
+        report(&mut task, &mut second, held, &Report::Ended { ending }, &around);
+        assert_eq!((task.state, task.died_with), (TaskState::Pending, Some(node(1))));
+    }
+    // The first one comes back alive: it had only been out of reach.
+    let (mut task, first) = died_once();
+    assert!(returned_alive(&mut task, &first) && !returned_alive(&mut task, &first));
+    assert_eq!(task.died_with, None);
+    // It never ran there.
+    let (mut task, _) = died_once();
+    let (mut second, _) = {
+        task.not_before = None;
+        place(&mut task, None, on(2), ClusterEpoch(1), at(100)).expect("waits")
+    };
+    give_up(&mut task, &mut second, "the node came back without it", &back(110, 150));
+    assert_eq!(task.state, TaskState::Pending);
 }
 
 /// What the world may throw at one task.
@@ -204,8 +347,15 @@ proptest! {
                     cancel_answered |= verdict != CancelVerdict::AlreadyEnded;
                     if let CancelVerdict::Cancelled(events) | CancelVerdict::Requested(events) = verdict { told = Some(events); }
                 }
-                Op::AllowReplacement => told = allow_replacement(&mut task),
-                Op::GiveUp(which) => if let Some(attempt) = attempts.get_mut(which) { told = give_up(&mut task, attempt, "gone", at(1)); },
+                Op::AllowReplacement => {
+                    let live = task.live;
+                    if let Some(attempt) = attempts.iter_mut().find(|a| Some(a.id) == live) {
+                        told = allow_replacement(&mut task, attempt, &silent(1));
+                    }
+                }
+                Op::GiveUp(which) => if let Some(attempt) = attempts.get_mut(which) {
+                    told = give_up(&mut task, attempt, "gone", &back(1, 60));
+                },
                 Op::Retry => {
                     told = retry_ended(&mut task);
                     cancel_answered &= told.is_none();
@@ -227,6 +377,12 @@ proptest! {
             }
             prop_assert!(attempts.windows(2).all(|pair| pair[0].fence < pair[1].fence));
             prop_assert!(attempts.iter().all(|a| a.fence <= task.fence && a.fence > Fence::NONE));
+            // Whose process has ended, as is committed, is run again only by the user's own wish.
+            let had_exited = attempts_before.iter().any(|a| a.state == AttemptState::Finishing && before.live == Some(a.id));
+            if had_exited && task.live != before.live && !task.state.is_terminal() {
+                prop_assert!(task.user_failures == before.user_failures + 1, "{before:?} -> {task:?}");
+            }
+            prop_assert!(!(task.queued && task.state == TaskState::Finishing), "{task:?}");
             // No success after an answered cancel; an ended task neither waits nor holds.
             prop_assert!(!(cancel_answered && task.state == TaskState::Succeeded));
             if task.state.is_terminal() {

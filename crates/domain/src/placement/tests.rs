@@ -30,12 +30,15 @@ fn node(n: u128, cpus: u64) -> Candidate {
             presence: Presence::Connected,
             admission: Admission::Open,
             admission_note: String::new(),
+            drain_deadline: None,
+            probe_at: None,
             last_seen_at: None,
             connected_since: None,
             created_at: at(0),
         },
         ledger: Ledger::new(capacity),
         holding: 0,
+        may_probe: false,
     }
 }
 fn head(n: u128, cpus: u64) -> Head {
@@ -102,6 +105,35 @@ fn the_node_that_failed_last_is_taken_only_when_no_other_fits() {
     let avoiding = |n| Head { avoid_node: Some(NodeId::from_uuid(Uuid::from_u128(1))), ..head(n, 1) };
     assert_eq!(run(vec![avoiding(1)], vec![node(1, 4), node(2, 4)], Strategy::Pack), [(1, 2)]);
     assert_eq!(run(vec![avoiding(1)], vec![node(1, 4)], Strategy::Pack), [(1, 1)]);
+}
+
+#[test]
+fn a_node_that_the_rule_cordoned_gets_one_task_when_its_probe_is_due() {
+    let cordoned = |may_probe| {
+        let mut node = node(1, 100);
+        node.node.admission = Admission::Cordoned;
+        Candidate { may_probe, ..node }
+    };
+    let many = |n: u128| (1..=n).map(|i| head(i, 1)).collect::<Vec<_>>();
+    assert_eq!(run(many(5), vec![cordoned(false)], Strategy::LeastLoaded), []);
+    assert_eq!(run(many(5), vec![cordoned(true)], Strategy::LeastLoaded), [(1, 1)]);
+}
+
+proptest! {
+    #[test]
+    fn the_last_node_is_avoided_whenever_another_fits(
+        cpus in prop::collection::vec(0u64..4, 1..5), last in 0u128..5,
+        strategy in prop_oneof![Just(Strategy::LeastLoaded), Just(Strategy::Pack), Just(Strategy::RoundRobin), Just(Strategy::Random), Just(Strategy::Weighted)],
+    ) {
+        let nodes: Vec<Candidate> = cpus.iter().enumerate().map(|(n, cpus)| node(n as u128, *cpus)).collect();
+        let avoiding = Head { avoid_node: Some(NodeId::from_uuid(Uuid::from_u128(last))), ..head(1, 2) };
+        let fit: Vec<u128> = (0..cpus.len()).filter(|n| cpus[*n] >= 2).map(|n| n as u128).collect();
+        match run(vec![avoiding], nodes, strategy)[..] {
+            [] => prop_assert!(fit.is_empty()),
+            [(_, on)] => prop_assert!(fit.contains(&on) && (on != last || fit == [last]), "{on} of {fit:?}"),
+            ref other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

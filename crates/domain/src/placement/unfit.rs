@@ -150,6 +150,7 @@ fn check_state(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
         Presence::Connected => {}
     }
     match node.admission {
+        Admission::Cordoned if candidate.may_probe => {}
         Admission::Cordoned => return Err(Unfit::Cordoned),
         Admission::Draining | Admission::Drained => return Err(Unfit::Draining),
         Admission::Revoked => return Err(Unfit::Revoked),

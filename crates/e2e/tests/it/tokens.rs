@@ -74,7 +74,7 @@ async fn a_revoked_node_is_cut_off_at_once_and_its_work_goes_elsewhere() {
     world.log_until(here.id, "here\n").await;
 
     let began = Instant::now();
-    world.client.revoke_node_token(created.id).await.expect("it may be revoked");
+    world.client.revoke_node_token(created.id, false).await.expect("it may be revoked");
     other.until_said("not connected", REVOKED_WITHIN).await;
     println!("a revoked node's session ended after {:?}", began.elapsed());
     assert!(world.client.node(created.node_id).await.is_err(), "it is a node no more");

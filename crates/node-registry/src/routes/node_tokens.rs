@@ -4,20 +4,21 @@ use super::{bad_field, cut, failed, missing, permit};
 use crate::issue::{self, name_fault};
 use api_types::{
     Problem,
-    node::{CreateNodeToken, CreatedNodeToken, NodeToken, NodeTokenList},
+    node::{CreateNodeToken, CreatedNodeToken, NodeToken, NodeTokenList, RevokeQuery},
 };
 use axum::{
     Extension, Json,
-    extract::{Path, Request, State},
+    extract::{Path, Query, Request, State, rejection::QueryRejection},
     http::{StatusCode, header},
     response::IntoResponse,
 };
 use domain::{
+    fault::Fault,
     ids::{DEFAULT_PROJECT, NodeTokenId},
     principal::{Origin, Permission, Principal},
 };
 use service_kit::{ApiError, request_body};
-use store::Store;
+use store::{Revoked, Store};
 
 pub(super) async fn create(
     State(store): State<Store>,
@@ -59,28 +60,49 @@ pub(super) async fn list(
     Ok(Json(NodeTokenList { tokens }))
 }
 
-/// By the token's id, or by the name or id of its node. The node's session is closed, and what ran there is placed again.
+/// By the token's id, or by the name or id of its node. What runs there is told to stop, the node's session is closed, and its tasks
+/// are placed again when it has been offline for long enough; with `?evict=true` at once.
 pub(super) async fn revoke(
     State(store): State<Store>,
     Extension(origin): Extension<Origin>,
     Path(name): Path<String>,
+    query: Result<Query<RevokeQuery>, QueryRejection>,
 ) -> Result<StatusCode, ApiError> {
     permit(&origin.principal, Permission::Administer)?;
+    let Query(RevokeQuery { evict }) = query.map_err(|rejection| {
+        let detail = rejection.body_text();
+        Problem::new("invalid-request", detail.clone()).errors(vec![Fault::parameter("evict", "bad_value", detail)])
+    })?;
     let no_such_token =
         || missing("no-such-token", format!("No token {:?}, and no node of this name has one.", cut(&name)));
-    if let Ok(id) = name.parse::<NodeTokenId>()
-        && store.revoke_node_token(id, &origin).await.map_err(failed)?
-    {
-        return Ok(StatusCode::NO_CONTENT);
+    if let Ok(id) = name.parse::<NodeTokenId>() {
+        match store.revoke_node_token(id, evict, &origin).await.map_err(failed)? {
+            Revoked::NoSuchToken => {}
+            revoked => return answer(revoked),
+        }
     }
     // PostgreSQL's text can't hold a NUL, and no name has one.
     if name.contains('\0') {
         return Err(no_such_token());
     }
     let id = store.token_of_node(&name).await.map_err(failed)?.ok_or_else(no_such_token)?;
-    if store.revoke_node_token(id, &origin).await.map_err(failed)? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(no_such_token())
+    match store.revoke_node_token(id, evict, &origin).await.map_err(failed)? {
+        Revoked::NoSuchToken => Err(no_such_token()),
+        revoked => answer(revoked),
+    }
+}
+
+fn answer(revoked: Revoked) -> Result<StatusCode, ApiError> {
+    match revoked {
+        Revoked::Done | Revoked::NoSuchToken => Ok(StatusCode::NO_CONTENT),
+        Revoked::IsExclusive(task) => Err(Problem::new(
+            "exclusive-task-runs",
+            format!(
+                "Task {} runs there and must never run twice at once, and nobody can say when it has stopped there. \
+                 Revoke without evict: it is placed again once the node is surely silent.",
+                task.short()
+            ),
+        )
+        .into()),
     }
 }

@@ -6,14 +6,16 @@ use axum::{
     Extension, Json,
     extract::{Path, Request, State},
 };
+use chrono::TimeDelta;
 use domain::{
-    node::Admission,
     principal::{Origin, Permission, Principal},
+    quantity::parse_duration_ms,
 };
 use service_kit::{ApiError, request_body};
 use store::{NodeWithLoad, Store};
 
 const MAX_NOTE_BYTES: usize = 200;
+const LONGEST_DEADLINE: TimeDelta = TimeDelta::days(30);
 
 pub(super) async fn list(
     State(store): State<Store>,
@@ -40,11 +42,14 @@ pub(super) async fn drain(
     request: Request,
 ) -> Result<Json<Node>, ApiError> {
     permit(&origin.principal, Permission::Administer)?;
-    let DrainRequest { note } = request_body::typed_or_default(request).await?;
+    let DrainRequest { note, deadline } = request_body::typed_or_default(request).await?;
     if note.len() > MAX_NOTE_BYTES || note.chars().any(char::is_control) {
         return Err(bad_field("#/note", "bad_text", format!("A note is one line of at most {MAX_NOTE_BYTES} bytes.")));
     }
-    set(&store, &name, Admission::Draining, &note, &origin).await
+    let deadline = deadline.map(|text| read_deadline(&text)).transpose()?;
+    let node = find(&store, &name).await?;
+    let is_there = store.drain_node(node.node.id, &note, deadline, &origin).await.map_err(failed)?;
+    changed(&store, &name, is_there).await
 }
 
 pub(super) async fn resume(
@@ -53,18 +58,20 @@ pub(super) async fn resume(
     Path(name): Path<String>,
 ) -> Result<Json<Node>, ApiError> {
     permit(&origin.principal, Permission::Administer)?;
-    set(&store, &name, Admission::Open, "", &origin).await
+    let node = find(&store, &name).await?;
+    let is_there = store.resume_node(node.node.id, &origin).await.map_err(failed)?;
+    changed(&store, &name, is_there).await
 }
 
-async fn set(
-    store: &Store,
-    name: &str,
-    admission: Admission,
-    note: &str,
-    origin: &Origin,
-) -> Result<Json<Node>, ApiError> {
-    let node = find(store, name).await?;
-    let is_there = store.set_admission(node.node.id, admission, note, origin).await.map_err(failed)?;
+/// `90s`, `1h`.
+fn read_deadline(text: &str) -> Result<TimeDelta, ApiError> {
+    let read = parse_duration_ms(text).and_then(|ms| TimeDelta::try_milliseconds(i64::try_from(ms).ok()?));
+    read.filter(|deadline| *deadline <= LONGEST_DEADLINE).ok_or_else(|| {
+        bad_field("#/deadline", "bad_duration", "A deadline is a time like 90s, 10m or 1h, of at most 30 days.")
+    })
+}
+
+async fn changed(store: &Store, name: &str, is_there: bool) -> Result<Json<Node>, ApiError> {
     if !is_there {
         return Err(no_such_node(name));
     }
@@ -86,6 +93,8 @@ fn view(NodeWithLoad { node, reserved, tasks }: NodeWithLoad) -> Node {
         presence: node.presence,
         admission: node.admission,
         admission_note: node.admission_note,
+        drain_deadline: node.drain_deadline,
+        probe_at: node.probe_at,
         facts: node.facts,
         metrics: node.metrics,
         reserved,

@@ -143,7 +143,7 @@ async fn a_draining_node_that_holds_nothing_is_drained_and_old_keys_are_forgotte
     let world = World::start().await;
     let (node, _) = world.node("lab-3").await;
     let origin = node_registry::platform_origin("test");
-    world.store.set_admission(node, Admission::Draining, "", &origin).await.expect("set");
+    world.store.drain_node(node, "", None, &origin).await.expect("set");
     world
         .database
         .execute(

@@ -153,6 +153,7 @@ fn frames_to_a_node_are_pinned() {
     );
     pin("cancel", ToNode::Cancel { held: held() });
     pin("stop", ToNode::Stop { held: held() });
+    pin("evict", ToNode::Evict { held: held() });
     pin("drain", ToNode::Drain);
     pin("resume", ToNode::Resume);
     pin("ack", ToNode::Ack { up_to: 12 });

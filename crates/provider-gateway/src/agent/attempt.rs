@@ -33,6 +33,8 @@ pub(super) struct Attempt {
     pub(super) fenced: bool,
     pub(super) timed_out: bool,
     pub(super) planned_stop: Option<Millis>,
+    /// The planned stop is its own, and not the agent's: its node is to be empty.
+    pub(super) evicted: bool,
     /// The planned stop was an earlier agent's.
     pub(super) stopped_before: bool,
     pub(super) started_at: Option<Millis>,
@@ -76,6 +78,7 @@ impl Attempt {
             fenced: false,
             timed_out: false,
             planned_stop: None,
+            evicted: false,
             stopped_before: false,
             started_at: None,
             timeout_at: None,
@@ -227,14 +230,27 @@ impl Attempt {
         }
     }
 
-    fn stopped_before_start(&self) -> Ending {
+    pub(super) fn stopped_before_start(&self) -> Ending {
         if self.cancel {
             Ending::failed(FailureKind::Cancelled, "cancelled before it started")
         } else {
             Ending {
                 planned_stop: true,
-                ..Ending::failed(FailureKind::NodeError, "the node's agent was stopped before it started")
+                ..Ending::failed(FailureKind::NodeError, format!("{} before it started", self.why_stopped()))
             }
+        }
+    }
+
+    fn why_stopped(&self) -> &'static str {
+        if self.evicted { "moved off its node, which is being drained," } else { "the node's agent was stopped" }
+    }
+
+    /// As when the agent goes down, but with all the time that its task gives it.
+    pub(super) fn evict(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        let is_first = !std::mem::replace(&mut self.evicted, true);
+        if is_first && self.planned_stop.is_none_or(|_| self.stopped_before) {
+            let grace_ms = self.assign.as_ref().map_or(0, |assign| assign.spec.stop.grace_ms);
+            self.stop_planned(now, grace_ms, actions);
         }
     }
 
@@ -300,7 +316,7 @@ impl Attempt {
                 if self.was_stopped_with_the_agent(&exit) && !self.cancel && ending.failure.is_some() {
                     ending.failure = Some(FailureKind::NodeError);
                     ending.planned_stop = true;
-                    ending.message = "the node's agent was stopped".into();
+                    ending.message = self.why_stopped().trim_end_matches(',').into();
                 }
                 self.finish(ending, actions);
             }

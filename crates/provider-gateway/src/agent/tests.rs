@@ -178,6 +178,41 @@ fn a_planned_stop_ends_as_node_error_without_budget_and_a_finished_task_keeps_it
 }
 
 #[test]
+fn what_is_moved_gets_its_whole_grace_and_ends_as_a_planned_stop() {
+    let mut agent = running();
+    let actions = agent.step(100, Event::Evict(held(1)));
+    assert_eq!(actions, [Action::Persist(id(1)), Action::Signal(id(1), Signal::Stop)]);
+    assert!(agent.record(id(1)).expect("kept").planned_stop.is_some(), "also for an agent that comes next");
+    let grace_ms = assign(1).spec.stop.grace_ms;
+    assert_eq!(agent.next_deadline(), Some(100 + grace_ms));
+    assert_eq!(agent.step(101, Event::Evict(held(1))), [], "asked once");
+    let stopped = ExitFacts { signal: Some(15), ..exit(143) };
+    let actions = agent.step(200, Event::Collected { attempt: id(1), outcome: Ok(stopped) });
+    assert!(!reports(&actions).contains(&"exited"), "it will run again");
+    let actions = all_logged(&mut agent);
+    let ending = ending_of(&actions);
+    assert_eq!((ending.failure, ending.planned_stop), (Some(FailureKind::NodeError), true));
+    assert!(ending.message.starts_with("moved off its node"), "{}", ending.message);
+    // New work is still taken: the agent itself goes on.
+    assert!(has(&agent.step(300, Event::Assigned(assign(2))), &Action::Prepare(id(2))));
+}
+
+#[test]
+fn what_is_moved_before_it_began_ends_at_once_and_what_has_ended_keeps_its_end() {
+    let mut agent = Agent::default();
+    agent.step(0, Event::Assigned(assign(1)));
+    assert!(has(&agent.step(1, Event::Evict(held(1))), &Action::Abort(id(1))));
+    assert!(ending_of(&all_logged(&mut agent)).planned_stop);
+    // Its assignment never arrived.
+    let actions = Agent::default().step(0, Event::Evict(held(7)));
+    assert!(ending_of(&actions).planned_stop);
+    let mut agent = running();
+    agent.step(1, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
+    assert_eq!(agent.step(2, Event::Evict(held(1))), []);
+    assert_eq!(ending_of(&all_logged(&mut agent)).failure, None);
+}
+
+#[test]
 fn a_restarted_agent_goes_on_where_the_attempt_stands() {
     let record = running().record(id(1)).expect("kept");
     let restore = |record: Record, found: Option<Adopted>| {

@@ -208,6 +208,7 @@ async fn hear<T: Transport>(
         ToNode::Assign(assign) => link.handle.tell(Event::Assigned(assign)),
         ToNode::Cancel { held } => link.handle.tell(Event::Cancel(held)),
         ToNode::Stop { held } => stop(held),
+        ToNode::Evict { held } => link.handle.tell(Event::Evict(held)),
         ToNode::Ack { up_to } => {
             while let Some((_, attempt, kind)) = sender.unacknowledged.pop_front_if(|(seq, ..)| *seq <= up_to) {
                 link.handle.tell(Event::Acknowledged { attempt, kind });

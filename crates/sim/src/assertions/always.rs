@@ -12,8 +12,9 @@ use domain::{
     ids::{AttemptId, ClusterEpoch, Fence, NodeId, TaskId},
     lifecycle::Event,
     node::Admission,
-    outcome::{Ending, FailureKind},
+    outcome::{Ending, FailureClass, FailureKind},
     resources::Ledger,
+    retry::MAX_NODE_LOSSES,
     sweep::ABSENT_AFTER_MS,
     task::{TaskRow, TaskState},
 };
@@ -36,6 +37,11 @@ pub(crate) struct Checker {
     epoch: ClusterEpoch,
     epochs: BTreeMap<NodeId, i64>,
     disks_lost: BTreeSet<NodeId>,
+    /// Tasks with an attempt whose exit facts are committed, which nothing has excused since.
+    exited: BTreeSet<TaskId>,
+    /// Ends that were the user's own failures, and nodes that went down, since the submission or the last retry by a person.
+    own_failures: BTreeMap<TaskId, u32>,
+    went_down: BTreeMap<TaskId, BTreeSet<NodeId>>,
     /// Whole-node losses and planned stops so far: each may cost a task one attempt.
     incidents: u32,
     processes: BTreeMap<AttemptId, ProcessBook>,
@@ -81,6 +87,9 @@ impl Checker {
             epoch: ClusterEpoch(1),
             epochs: BTreeMap::new(),
             disks_lost: BTreeSet::new(),
+            exited: BTreeSet::new(),
+            own_failures: BTreeMap::new(),
+            went_down: BTreeMap::new(),
             incidents: 0,
             processes: BTreeMap::new(),
             compared: BTreeMap::new(),
@@ -167,7 +176,7 @@ impl Checker {
     pub(crate) fn check(&mut self, changes: &[Change], store: &FakeStore, now: Ms) -> Option<Violation> {
         for change in changes {
             let broken = match change {
-                Change::Task { before, after, events } => self.task_changed(before.as_deref(), after, events),
+                Change::Task { before, after, events } => self.task_changed(before.as_deref(), after, events, store),
                 Change::Attempt { before, after } => self.attempt_changed(before.as_deref(), after, store),
                 Change::Offline { node } => self.node_offline(*node, now),
                 Change::Heard { node, returned } => self.node_heard(*node, returned.as_ref(), store, now),
@@ -176,6 +185,10 @@ impl Checker {
                     None
                 }
                 Change::SessionOpened { key, inventory } => self.session_opened(*key, inventory, store),
+                Change::Cordon { is_on, .. } => {
+                    self.hits.add(if *is_on { Sometimes::BlackHoleCordoned } else { Sometimes::ProbeLiftedCordon });
+                    None
+                }
             };
             if broken.is_some() {
                 return broken;
@@ -259,7 +272,13 @@ impl Checker {
         self.returned_work_is_kept(inventory, store)
     }
 
-    fn task_changed(&mut self, before: Option<&TaskRow>, after: &TaskRow, events: &[Event]) -> Option<Violation> {
+    fn task_changed(
+        &mut self,
+        before: Option<&TaskRow>,
+        after: &TaskRow,
+        events: &[Event],
+        store: &FakeStore,
+    ) -> Option<Violation> {
         let before = before?;
         promise!(after.fence >= before.fence, "I08 fences grow", "{before:?} -> {after:?}");
         if after.state.is_terminal() {
@@ -277,6 +296,12 @@ impl Checker {
         }
         if events.contains(&Event::RetryAsked) {
             self.books.cancelled.remove(&after.id);
+            self.exited.remove(&after.id);
+            self.own_failures.remove(&after.id);
+            self.went_down.remove(&after.id);
+        }
+        if let Some(broken) = self.within_budgets(before, after, events, store) {
+            return Some(broken);
         }
         promise!(
             after.state != TaskState::Succeeded || !self.books.cancelled.contains(&after.id),
@@ -291,6 +316,46 @@ impl Checker {
             self.incidents
         );
         self.note_what_happened(before, after, events);
+        None
+    }
+
+    /// Each failure is charged to whom it belongs, and nobody is charged too much.
+    fn within_budgets(
+        &mut self,
+        before: &TaskRow,
+        after: &TaskRow,
+        events: &[Event],
+        store: &FakeStore,
+    ) -> Option<Violation> {
+        let policy = &store.tasks[&after.id].spec.retry;
+        let bound = |most: u32| most + u32::from(after.state.is_terminal());
+        promise!(
+            after.user_failures <= bound(policy.max_retries)
+                && after.infra_failures <= bound(policy.max_infra_retries)
+                && after.node_losses <= bound(MAX_NODE_LOSSES),
+            "I13 no budget is overdrawn",
+            "{policy:?}: {after:?}"
+        );
+        let own = self.own_failures.get(&after.id).copied().unwrap_or(0);
+        promise!(
+            after.user_failures <= own,
+            "I13 only the user's own failures are charged to the user",
+            "{own} so far: {after:?}"
+        );
+        if after.user_failures > before.user_failures {
+            // Its user wants another run.
+            self.exited.remove(&after.id);
+        }
+        for event in events {
+            if let Event::NodeWentDown { node, .. } = event {
+                self.went_down.entry(after.id).or_default().insert(*node);
+            }
+        }
+        promise!(
+            after.failure != Some(FailureKind::Poison) || self.went_down.get(&after.id).is_some_and(|it| it.len() >= 2),
+            "I14 poison is what took two machines down",
+            "{after:?}"
+        );
         None
     }
 
@@ -316,6 +381,7 @@ impl Checker {
             after.state == TaskState::Failed && after.message.contains("not retried: max_retries is"),
             Sometimes::UserRetriesExhausted,
         );
+        hit(after.failure == Some(FailureKind::Poison) && before.failure.is_none(), Sometimes::PoisonQuarantined);
         hit(
             after.state == TaskState::Failed && after.failure == Some(FailureKind::QueueTimeout),
             Sometimes::QueueTimeout,
@@ -340,6 +406,9 @@ impl Checker {
             live.insert(after.id);
         }
         let Some(before) = before else { return self.attempt_placed(after, store) };
+        if after.state == AttemptState::Finishing && before.state != AttemptState::Finishing {
+            self.exited.insert(after.task);
+        }
         if before.state.is_terminal() {
             let unchanged = AttemptRow { reserved: after.reserved, ..before.clone() };
             promise!(unchanged == *after, "I08 an ended attempt never changes", "{before:?} -> {after:?}");
@@ -362,6 +431,16 @@ impl Checker {
         promise!(
             node.admission == Admission::Open && node.connected && node.offline_since.is_none(),
             "I20 nothing is placed on a node that takes nothing",
+            "{attempt:?}"
+        );
+        promise!(
+            node.faults.as_ref().is_none_or(|faults| !faults.is_cordoned() || faults.is_probe(attempt.id)),
+            "I15 nothing but its probe is placed on a node that fails everything",
+            "{attempt:?}"
+        );
+        promise!(
+            !self.exited.contains(&attempt.task),
+            "I05 a task whose exit is committed is not run again",
             "{attempt:?}"
         );
         let mut ledger = Ledger::new(node.facts.capacity.clone());
@@ -389,7 +468,14 @@ impl Checker {
             );
         }
         if ending.planned_stop && attempt.state == AttemptState::Failed {
-            self.hits.add(Sometimes::PlannedStopRequeued);
+            let is_moved = ending.message.starts_with("moved off its node");
+            self.hits.add(if is_moved { Sometimes::DrainMovedWork } else { Sometimes::PlannedStopRequeued });
+        }
+        if ending.message.ends_with("the rest of its log is missing") {
+            self.hits.add(Sometimes::FinishingEndedByItsFacts);
+        }
+        if !ending.planned_stop && ending.failure.is_some_and(|kind| kind.class() == FailureClass::User) {
+            *self.own_failures.entry(attempt.task).or_default() += 1;
         }
         let is_signalled = self.processes.get(&attempt.id).is_some_and(|book| book.is_signalled);
         promise!(
@@ -448,6 +534,7 @@ impl Checker {
             Change::SessionOpened { .. } => "session",
             Change::Heard { .. } => "heard",
             Change::Present => "present",
+            Change::Cordon { .. } => "cordon",
         }
     }
 
@@ -469,6 +556,7 @@ impl Checker {
             }
             Change::Present => "the platform is there".to_owned(),
             Change::SessionOpened { key, inventory } => format!("{key:?} with {inventory:?}"),
+            Change::Cordon { node, is_on } => format!("{node:?} is cordoned by the rule: {is_on}"),
         }
     }
 }

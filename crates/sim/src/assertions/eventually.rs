@@ -16,6 +16,8 @@ impl World {
         for machine in &mut machines {
             machine.ledger = domain::resources::Ledger::new(machine.node.facts.capacity.clone());
             machine.holding = 0;
+            // What the rule cordoned is tried again, and again.
+            machine.may_probe = true;
         }
         for record in self.store.tasks.values().filter(|record| !record.row.state.is_terminal()) {
             let fits = machines.iter().any(|machine| check_fit(machine, &record.needs).is_ok());

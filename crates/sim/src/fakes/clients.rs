@@ -16,6 +16,9 @@ use domain::{
 };
 use std::{collections::BTreeMap, rc::Rc};
 
+/// The name of tasks that take their machine down.
+pub(crate) const POISON: &str = "poison";
+
 /// One request of one client, said again until it is answered.
 pub(crate) struct ClientOp {
     ask: Ask,
@@ -66,6 +69,10 @@ impl World {
             gpus,
             gpu_memory_bytes: 0,
         };
+        if dice.chance(0.05) {
+            // The machine goes down with it, where that fault is on.
+            spec.name = POISON.into();
+        }
         spec.priority = *dice.pick(&[-50, 0, 0, 50, 100]);
         spec.timeout_ms = dice.chance(0.4).then(|| dice.log_uniform(1_000, 60_000));
         spec.queue_timeout_ms = dice.chance(0.05).then(|| dice.log_uniform(5_000, 120_000));

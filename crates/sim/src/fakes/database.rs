@@ -33,7 +33,7 @@ pub(crate) enum Call {
     Liveness,
     Sweep { leadership: Leadership, as_of: Timestamp, findings: Box<Findings> },
     RenewPresence,
-    SetAdmission { node: NodeId, admission: Admission },
+    SetAdmission { node: NodeId, admission: Admission, drains_within_ms: Option<Ms> },
     OpenSession(Box<OpenSession>),
     CloseSession(SessionKey),
     Heartbeat(Vec<(SessionKey, NodeMetrics)>),
@@ -213,8 +213,9 @@ impl World {
                 store.finish_drains();
                 Answer::Done
             }
-            Call::SetAdmission { node, admission } => {
-                store.set_admission(node, admission);
+            Call::SetAdmission { node, admission, drains_within_ms } => {
+                let deadline = drains_within_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
+                store.set_admission(node, admission, deadline);
                 Answer::Done
             }
             Call::OpenSession(hello) => Answer::Opened(store.open_session(&hello, silence_ms, now)),
@@ -250,7 +251,7 @@ impl World {
                 }
                 Answer::Logged(acks)
             }
-            Call::Outbox { node, sent } => Answer::Outbox(store.outbox(node, &sent)),
+            Call::Outbox { node, sent } => Answer::Outbox(store.outbox(node, &sent, now)),
         })
     }
 

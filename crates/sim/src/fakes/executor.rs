@@ -4,7 +4,7 @@ use crate::{
     Ms,
     assertions::{Sometimes, Violation},
     dice::Dice,
-    fakes::disk::slot,
+    fakes::{clients::POISON, disk::slot},
     faults::Fault,
     world::{Event, HostEvent, NodeEvent, World},
 };
@@ -88,6 +88,7 @@ impl World {
     /// Asks the machine for something; the answer comes to this run of the agent only.
     pub(crate) fn ask_executor(&mut self, n: usize, attempt: AttemptId, op: Op) {
         let latency = match op {
+            Op::Prepare if self.nodes[n].black_hole_until > self.now => 50,
             Op::Prepare => self.docker_latency() * self.dice.between(1, 10),
             Op::Remove if self.has(Fault::SlowRemoval) && self.dice.chance(0.3) => self.dice.log_uniform(1_000, 40_000),
             Op::Start | Op::Adopt | Op::Remove | Op::Signal { .. } => self.docker_latency(),
@@ -154,6 +155,8 @@ impl World {
             Op::Prepare => {
                 let outcome = if !is_up {
                     Err(away())
+                } else if self.nodes[n].black_hole_until > self.now {
+                    Err(Failure::node("no space left on device"))
                 } else if self.has(Fault::PrepareFails) && self.dice.chance(0.25) {
                     let kind = *self.dice.pick(&[
                         FailureKind::BuildFailed,
@@ -229,6 +232,13 @@ impl World {
         self.at(ends_at, Event::Host { node: n, boot, event: HostEvent::Exit { attempt, exit } });
         let broken = self.checker.process_started(attempt, now);
         broken.into_iter().for_each(|violation| self.violate(violation));
+        let is_poison = self.nodes[n].agent.assignment(attempt).is_some_and(|assign| assign.spec.name == POISON);
+        if is_poison && self.has(Fault::Poison) {
+            let (count, for_ms) = (self.nodes.len() as u64, self.dice.log_uniform(1_000, 30_000));
+            let draw = n as u64 + count * self.dice.between(0, 1_000);
+            let delay = self.dice.log_uniform(500, 10_000);
+            self.after(delay, Event::Strike { fault: Fault::HostCrash, draw, for_ms });
+        }
         Ok(())
     }
 

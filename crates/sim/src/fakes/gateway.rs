@@ -51,6 +51,7 @@ struct Sent {
     assigned: BTreeSet<AttemptId>,
     cancelled: BTreeSet<AttemptId>,
     stopped: BTreeSet<AttemptId>,
+    evicted: BTreeSet<AttemptId>,
     draining: bool,
 }
 
@@ -321,6 +322,7 @@ impl Sent {
             }),
             OutboxItem::Cancel { held } => self.cancelled.insert(held.attempt).then_some(ToNode::Cancel { held }),
             OutboxItem::Stop { held } => self.stopped.insert(held.attempt).then_some(ToNode::Stop { held }),
+            OutboxItem::Evict { held } => self.evicted.insert(held.attempt).then_some(ToNode::Evict { held }),
         }
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) is_up: bool,
     pub(crate) is_gone: bool,
     pub(crate) docker_up: bool,
+    /// Until then every creation fails at once.
+    pub(crate) black_hole_until: Ms,
     pub(crate) containers: BTreeMap<AttemptId, Container>,
     pub(crate) disk: FakeDisk,
     pub(crate) partitioned_until: Ms,
@@ -85,6 +87,7 @@ impl Node {
             is_up: true,
             is_gone: false,
             docker_up: true,
+            black_hole_until: 0,
             containers: BTreeMap::new(),
             disk: FakeDisk::default(),
             partitioned_until: 0,

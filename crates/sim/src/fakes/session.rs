@@ -158,6 +158,7 @@ impl World {
             ToNode::Assign(assign) => self.agent_event(n, agent::Event::Assigned(assign)),
             ToNode::Cancel { held } => self.agent_event(n, agent::Event::Cancel(held)),
             ToNode::Stop { held } => self.agent_event(n, agent::Event::Stop(held)),
+            ToNode::Evict { held } => self.agent_event(n, agent::Event::Evict(held)),
             ToNode::Ack { up_to } => {
                 while let Some((_, attempt, kind)) = self.nodes[n]
                     .session

@@ -18,9 +18,11 @@ use crate::faults::Planted;
 use domain::{
     Timestamp,
     attempt::AttemptRow,
+    black_hole::{NodeFaults, Rule},
     ids::{AttemptId, ClusterEpoch, InstanceId, NodeId, TaskId},
     lifecycle::Event,
     node::{Admission, NodeFacts, NodeMetrics},
+    outcome::FailureKind,
     spec::{Needs, TaskSpec},
     sweep::{Platform, Step},
     task::TaskRow,
@@ -60,6 +62,10 @@ pub(crate) struct NodeRow {
     pub(crate) connected_since: Option<Timestamp>,
     pub(crate) beat_at: Option<Timestamp>,
     pub(crate) offline_since: Option<Timestamp>,
+    /// The last heartbeat before the present session.
+    pub(crate) away_from: Option<Timestamp>,
+    pub(crate) drain_deadline: Option<Timestamp>,
+    pub(crate) faults: Option<NodeFaults>,
     pub(crate) metrics: NodeMetrics,
 }
 
@@ -89,6 +95,11 @@ pub(crate) enum Change {
     },
     /// An api-gateway said that the platform is there.
     Present,
+    /// The rule about nodes that fail everything has cordoned one, or lifted that.
+    Cordon {
+        node: NodeId,
+        is_on: bool,
+    },
 }
 
 /// A node that was called offline until a heartbeat of the same session.
@@ -111,6 +122,7 @@ pub(crate) struct FakeStore {
     pub(crate) planted: Planted,
     pub(crate) epoch: ClusterEpoch,
     restored_at: Option<Timestamp>,
+    pub(crate) black_hole: Rule,
     pub(crate) tasks: BTreeMap<TaskId, TaskRecord>,
     pub(crate) attempts: BTreeMap<AttemptId, AttemptRow>,
     pub(crate) nodes: BTreeMap<NodeId, NodeRow>,
@@ -131,9 +143,10 @@ pub(crate) struct FakeStore {
 }
 
 impl FakeStore {
-    pub(crate) fn new(planted: Planted) -> Self {
+    pub(crate) fn new(planted: Planted, black_hole: Rule) -> Self {
         Self {
             planted,
+            black_hole,
             epoch: ClusterEpoch(1),
             restored_at: None,
             tasks: BTreeMap::new(),
@@ -165,6 +178,9 @@ impl FakeStore {
             connected_since: None,
             beat_at: None,
             offline_since: None,
+            away_from: None,
+            drain_deadline: None,
+            faults: None,
             metrics: NodeMetrics::default(),
         };
         self.nodes.insert(id, row);
@@ -180,7 +196,11 @@ impl FakeStore {
         self.tasks.get(&id).map(|record| record.row.clone())
     }
 
-    fn save_task(&mut self, row: TaskRow, events: Vec<Event>, now: Timestamp) {
+    fn save_task(&mut self, mut row: TaskRow, events: Vec<Event>, now: Timestamp) {
+        let is_lost = |event: &Event| matches!(event, Event::Ended { failure: Some(FailureKind::NodeLost), .. });
+        if self.planted.node_loss_charged_to_user && events.iter().any(is_lost) {
+            row.user_failures += 1;
+        }
         let Some(record) = self.tasks.get_mut(&row.id) else { return };
         if row.queued && !record.row.queued {
             record.queue_expires_at =

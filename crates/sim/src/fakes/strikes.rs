@@ -116,6 +116,7 @@ impl World {
                 let boot = self.nodes[n].boot;
                 self.after(for_ms, Event::Host { node: n, boot, event: HostEvent::DockerBack });
             }
+            Fault::BlackHole => self.nodes[n].black_hole_until = until,
             Fault::DatabaseAway => self.database_away_until = until,
             Fault::AllGatewaysAway => {
                 for gateway in 0..self.gateways.len() {
@@ -154,7 +155,12 @@ impl World {
                 }
             }
             Fault::Drain => {
-                self.set_admission(n, Admission::Draining);
+                // Some have a deadline, and what still runs then is moved.
+                let deadline_ms = draw.is_multiple_of(2).then_some(for_ms / 4);
+                if deadline_ms.is_some() {
+                    self.checker.incident();
+                }
+                self.set_admission(n, Admission::Draining, deadline_ms);
                 self.after(for_ms, Event::Reopen { node: n });
             }
             Fault::PrepareFails
@@ -165,7 +171,8 @@ impl World {
             | Fault::CommitFails
             | Fault::CommitInDoubt
             | Fault::SlowQueries
-            | Fault::HintsLost => {}
+            | Fault::HintsLost
+            | Fault::Poison => {}
         }
     }
 
@@ -227,12 +234,15 @@ impl World {
     }
 
     pub(crate) fn reopen(&mut self, n: usize) {
-        self.set_admission(n, Admission::Open);
+        // The rule's own cordon is none of a person's business here: it must heal by itself.
+        if self.store.nodes[&self.nodes[n].id].admission != Admission::Open {
+            self.set_admission(n, Admission::Open, None);
+        }
     }
 
-    fn set_admission(&mut self, n: usize, admission: Admission) {
+    fn set_admission(&mut self, n: usize, admission: Admission, drains_within_ms: Option<Ms>) {
         let node = self.nodes[n].id;
-        self.call(ReplyTo::Nobody, Call::SetAdmission { node, admission });
+        self.call(ReplyTo::Nobody, Call::SetAdmission { node, admission, drains_within_ms });
     }
 
     /// Whatever can come back comes back. What nobody was told of is still to be found out.
@@ -255,6 +265,7 @@ impl World {
             self.nodes[node].partitioned_until = 0;
             self.nodes[node].beats_lost_until = 0;
             self.nodes[node].disk_full_until = 0;
+            self.nodes[node].black_hole_until = 0;
             let boot = self.nodes[node].boot;
             self.after(0, Event::Host { node, boot, event: HostEvent::DockerBack });
             self.after(0, Event::Boot { node });

@@ -68,6 +68,8 @@ planted! {
     an_assignment_sent_to_whom_the_hello_named_it: [assigns_known_attempts] by ["I17"],
     an_end_on_disk_before_the_last_bytes_of_its_log: [end_before_log_sync] by ["I29"],
     a_new_installation_that_gets_the_work_of_the_old: [new_instance_gets_old_work] by ["I17"],
+    a_lost_node_that_is_charged_to_the_user: [node_loss_charged_to_user] by ["I13"],
+    a_finishing_task_that_is_run_again: [finishing_runs_again] by ["I05"],
     a_hello_that_counts_however_late_it_is: [late_hello_counts] by ["I17"],
     silence_that_counts_while_the_platform_is_away: [absence_counts] by ["I23"],
     a_node_that_is_offline_for_a_step_of_the_clock: [clock_steps_count] by ["I23"],

@@ -1,9 +1,12 @@
 //! Nodes' pre-issued tokens: one node each, stored as a hash, revocable at once.
 
-use crate::{Store, StoreError, Topic, attempts::replace::give_up};
+use crate::{
+    Store, StoreError, Topic,
+    attempts::replace::{Machine, give_up},
+};
 use domain::{
     Timestamp,
-    ids::{NodeId, NodeTokenId, PrincipalId, ProjectId},
+    ids::{NodeId, NodeTokenId, PrincipalId, ProjectId, TaskId},
     principal::Origin,
 };
 
@@ -38,6 +41,15 @@ pub struct NodeTokenRecord {
     pub created_by: String,
     pub created_at: Timestamp,
     pub revoked_at: Option<Timestamp>,
+}
+
+/// What became of a wish to revoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    Done,
+    NoSuchToken,
+    /// Nothing was changed: this task must never run twice at once, and whether it stopped there nobody could say.
+    IsExclusive(TaskId),
 }
 
 impl Store {
@@ -122,41 +134,61 @@ impl Store {
             .collect())
     }
 
-    /// Revokes a token and with it its node: the session is closed, and what ran there is placed again.
-    /// False: there is no such token. Safe to repeat.
-    pub async fn revoke_node_token(&self, id: NodeTokenId, origin: &Origin) -> Result<bool, StoreError> {
+    /// Revokes a token and with it its node: what runs there is told to stop and the session is closed. It is placed again once the
+    /// node is offline for as long as its task says; with `evict` at once, which may overlap with what has not stopped yet.
+    /// Safe to repeat.
+    pub async fn revoke_node_token(
+        &self,
+        id: NodeTokenId,
+        evict: bool,
+        origin: &Origin,
+    ) -> Result<Revoked, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let row = sqlx::query!("UPDATE node_tokens SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1 RETURNING node_id, project_id", id.as_uuid())
             .fetch_optional(&mut *transaction)
             .await?;
-        let Some(row) = row else { return Ok(false) };
+        let Some(row) = row else { return Ok(Revoked::NoSuchToken) };
         let node = NodeId::from_uuid(row.node_id);
         sqlx::query!("UPDATE nodes SET admission = 'revoked' WHERE id = $1", row.node_id)
             .execute(&mut *transaction)
             .await?;
         sqlx::query!(
-            "UPDATE node_live SET connected = false, session_epoch = session_epoch + 1 WHERE node_id = $1",
-            row.node_id
+            // It is heard no more, so it counts as offline when its silence would have been noticed: the sweep does not look at it.
+            "UPDATE node_live SET connected = false, session_epoch = session_epoch + 1,
+                    offline_since = COALESCE(offline_since, now() + make_interval(secs => $2)) WHERE node_id = $1",
+            row.node_id,
+            2.0 * self.silence_s()
         )
         .execute(&mut *transaction)
         .await?;
-        let held = sqlx::query_scalar!("SELECT id FROM attempts WHERE node_id = $1 AND reserved", row.node_id)
+        let mut topics = Vec::new();
+        if evict {
+            let live = sqlx::query!(
+                r#"SELECT a.id, a.task_id, COALESCE((t.spec->'on_node_loss'->>'exclusive')::bool, false) AS "exclusive!"
+                   FROM attempts a JOIN tasks t ON t.id = a.task_id WHERE a.node_id = $1 AND a.reserved AND a.ended_at IS NULL ORDER BY a.task_id"#,
+                row.node_id
+            )
             .fetch_all(&mut *transaction)
             .await?;
-        let mut topics = give_up(&mut transaction, node, &held, "its node was revoked").await?;
+            if let Some(exclusive) = live.iter().find(|attempt| attempt.exclusive) {
+                return Ok(Revoked::IsExclusive(TaskId::from_uuid(exclusive.task_id)));
+            }
+            let live: Vec<_> = live.iter().map(|attempt| attempt.id).collect();
+            topics = give_up(&mut transaction, node, &live, "its node was revoked", Machine::MayGoOn).await?;
+        }
         self.write_audit(
             &mut transaction,
             Some(ProjectId::from_uuid(row.project_id)),
             origin,
             "node_token.revoke",
             &id.to_string(),
-            &serde_json::json!({ "node": node }),
+            &serde_json::json!({ "node": node, "evict": evict }),
         )
         .await?;
         transaction.commit().await?;
         topics.extend([Topic::Node(node), Topic::Access]);
         self.wakeups.publish(topics);
-        Ok(true)
+        Ok(Revoked::Done)
     }
 
     /// The token of a node, by its name or id.

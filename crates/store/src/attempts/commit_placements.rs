@@ -2,6 +2,7 @@
 
 use crate::{
     Leadership, Store, StoreError, Topic, leader,
+    nodes::faults::{lock_faults, save_faults},
     rows::{load_attempts, lock_tasks, read_json, save_attempts, save_tasks, write_json},
 };
 use domain::{
@@ -11,7 +12,7 @@ use domain::{
     placement::Placement,
     resources::Ledger,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// What one commit did.
@@ -34,13 +35,17 @@ impl Store {
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
         let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();
         let nodes: Vec<Uuid> = plan.iter().map(|placement| placement.node.as_uuid()).collect();
-        let mut room = room_on(&mut transaction, &nodes).await?;
+        let (mut room, cordoned) = room_on(&mut transaction, &nodes).await?;
         let cluster = sqlx::query!(r#"SELECT epoch, now() AS "at!" FROM cluster"#).fetch_one(&mut *transaction).await?;
         let (epoch, at) = (cluster.epoch, cluster.at);
         let tasks = lock_tasks(&mut transaction, &ids).await?;
         let previous: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
         let mut previous: BTreeMap<AttemptId, AttemptRow> =
             load_attempts(&mut transaction, &previous).await?.into_iter().map(|a| (a.id, a)).collect();
+        // Cordoned by the rule: one task each, if its probe is due.
+        let mut faults =
+            if cordoned.is_empty() { BTreeMap::new() } else { lock_faults(&mut transaction, &cordoned).await? };
+        let under_way = probes_under_way(&mut transaction, &cordoned).await?;
         let (mut changed, mut new) = (Vec::new(), Vec::new());
         for mut task in tasks {
             let Some(placement) = wanted.get(&task.id) else { continue };
@@ -49,6 +54,10 @@ impl Store {
             else {
                 continue;
             };
+            let cordon = faults.get_mut(&placement.node).filter(|faults| faults.is_cordoned());
+            if cordon.as_ref().is_some_and(|it| !it.may_probe(under_way.contains(&placement.node), at)) {
+                continue;
+            }
             let live = task.live.and_then(|live| previous.get_mut(&live));
             let placed = NewAttempt {
                 id: AttemptId::from_uuid(Uuid::now_v7()),
@@ -57,6 +66,10 @@ impl Store {
             };
             if let Some((attempt, events)) = lifecycle::place(&mut task, live, placed, ClusterEpoch(epoch), at) {
                 ledger.hold(&attempt.reservation);
+                if let Some(cordon) = cordon {
+                    cordon.probe_with(attempt.id, at);
+                    save_faults(&mut transaction, attempt.node, Some(cordon)).await?;
+                }
                 new.push(attempt);
                 changed.push((task, events));
             }
@@ -75,14 +88,20 @@ impl Store {
 
 /// The nodes among these that take work, with what is held on them now. The leader's row is locked by this transaction, so
 /// nobody else places; but an earlier commit of this very leader, whose answer was lost, may have ended after the snapshot.
-async fn room_on(connection: &mut sqlx::PgConnection, nodes: &[Uuid]) -> Result<BTreeMap<NodeId, Ledger>, StoreError> {
+/// With them, those that the rule keeps work away from.
+async fn room_on(
+    connection: &mut sqlx::PgConnection,
+    nodes: &[Uuid],
+) -> Result<(BTreeMap<NodeId, Ledger>, Vec<Uuid>), StoreError> {
     let open = sqlx::query!(
-        "SELECT n.id, n.facts->'capacity' AS \"capacity!\" FROM nodes n JOIN node_live l ON l.node_id = n.id
+        "SELECT n.id, n.facts->'capacity' AS \"capacity!\", (f.record ->> 'cordon' IS NOT NULL) AS \"cordoned!\"
+         FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
          WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL",
         nodes
     )
     .fetch_all(&mut *connection)
     .await?;
+    let cordoned = open.iter().filter(|node| node.cordoned).map(|node| node.id).collect();
     let mut room = BTreeMap::new();
     for node in open {
         room.insert(NodeId::from_uuid(node.id), Ledger::new(read_json(node.capacity)?));
@@ -95,7 +114,22 @@ async fn room_on(connection: &mut sqlx::PgConnection, nodes: &[Uuid]) -> Result<
             ledger.hold(&read_json(attempt.reservation)?);
         }
     }
-    Ok(room)
+    Ok((room, cordoned))
+}
+
+/// Nodes whose last probe has not ended.
+async fn probes_under_way(connection: &mut sqlx::PgConnection, nodes: &[Uuid]) -> Result<BTreeSet<NodeId>, StoreError> {
+    if nodes.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let nodes = sqlx::query_scalar!(
+        "SELECT f.node_id FROM node_faults f JOIN attempts a ON a.id = (f.record #>> '{cordon,probe}')::uuid
+         WHERE f.node_id = ANY($1) AND a.ended_at IS NULL",
+        nodes
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(nodes.into_iter().map(NodeId::from_uuid).collect())
 }
 
 pub(crate) async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[AttemptRow]) -> Result<(), StoreError> {

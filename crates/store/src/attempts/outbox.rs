@@ -10,16 +10,31 @@ use domain::{
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum OutboxItem {
-    Assign { held: Held, task: TaskId, project: ProjectId, number: u32, gpu_ids: Vec<String>, spec: Box<TaskSpec> },
-    Cancel { held: Held },
-    Stop { held: Held },
+    Assign {
+        held: Held,
+        task: TaskId,
+        project: ProjectId,
+        number: u32,
+        gpu_ids: Vec<String>,
+        spec: Box<TaskSpec>,
+    },
+    Cancel {
+        held: Held,
+    },
+    Stop {
+        held: Held,
+    },
+    /// The deadline of its node's drain has passed: it is stopped there and runs again elsewhere.
+    Evict {
+        held: Held,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outbox {
     pub items: Vec<OutboxItem>,
     pub draining: bool,
-    /// The node's tokens are revoked: close the session.
+    /// The node's tokens are revoked: stop what `items` names, then close the session.
     pub revoked: bool,
     /// Another session of the node is newer: close this one.
     pub session_epoch: i64,
@@ -30,7 +45,7 @@ impl Store {
     /// need not be read again.
     pub async fn outbox(&self, node: NodeId, sent: &[AttemptId]) -> Result<Outbox, StoreError> {
         let Some(head) = sqlx::query!(
-            r#"SELECT n.admission, l.session_epoch FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1"#,
+            r#"SELECT n.admission, l.session_epoch, (n.admission = 'draining' AND n.drain_deadline <= now()) IS TRUE AS "overdue!" FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1"#,
             node.as_uuid()
         )
         .fetch_optional(&self.pool)
@@ -51,10 +66,18 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
+        let revoked = head.admission == "revoked";
         let mut items = Vec::new();
         for row in rows {
             let held = Held { attempt: AttemptId::from_uuid(row.id), fence: Fence::from_i64(row.fence) };
-            if let Some(spec) = row.spec {
+            let may_run = matches!(row.state.as_str(), "assigned" | "preparing" | "running");
+            if revoked {
+                if !row.ended || row.state == "lost" {
+                    items.push(OutboxItem::Stop { held });
+                }
+            } else if head.overdue && row.live && may_run && !row.cancel_requested {
+                items.push(OutboxItem::Evict { held });
+            } else if let Some(spec) = row.spec {
                 let reservation: Reservation = read_json(row.reservation)?;
                 items.push(OutboxItem::Assign {
                     held,
@@ -73,7 +96,7 @@ impl Store {
         Ok(Outbox {
             items,
             draining: matches!(head.admission.as_str(), "draining" | "drained"),
-            revoked: head.admission == "revoked",
+            revoked,
             session_epoch: head.session_epoch,
         })
     }

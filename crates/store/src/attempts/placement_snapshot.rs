@@ -85,9 +85,12 @@ impl Store {
         let nodes = sqlx::query_as!(
             NodeRecord,
             r#"SELECT n.id, n.name, n.admission, n.admission_note, n.facts, n.created_at, l.metrics, l.connected, l.connected_since, l.beat_at,
+                      n.drain_deadline, f.record AS "faults?", now() AS "at!",
+                      EXISTS (SELECT 1 FROM attempts p WHERE p.id = (f.record #>> '{cordon,probe}')::uuid AND p.ended_at IS NULL) AS probe_is_under_way,
                       (l.beat_at IS NULL OR l.offline_since IS NOT NULL) AS "offline!",
                       (l.beat_at NOT BETWEEN now() - make_interval(secs => $1) AND now() + interval '5 seconds') AS silent
-               FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.admission <> 'revoked' ORDER BY n.id"#,
+               FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
+               WHERE n.admission <> 'revoked' ORDER BY n.id"#,
             self.silence_s()
         )
         .fetch_all(&self.pool)
@@ -99,11 +102,11 @@ impl Store {
         nodes
             .into_iter()
             .map(|record| {
-                let node = record.into_view()?;
+                let (node, may_probe) = record.into_view()?;
                 let mut ledger = Ledger::new(node.facts.capacity.clone());
                 let holding = held.remove(&node.id).unwrap_or_default();
                 holding.iter().for_each(|reservation| ledger.hold(reservation));
-                Ok(Candidate { node, ledger, holding: holding.len() as u32 })
+                Ok(Candidate { node, ledger, holding: holding.len() as u32, may_probe })
             })
             .collect()
     }

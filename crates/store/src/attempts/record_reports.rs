@@ -2,13 +2,20 @@
 
 use crate::{
     SessionKey, Store, StoreError, Topic,
-    rows::{load_attempts, lock_tasks, read_json, save_attempts, save_tasks, write_json},
+    attempts::replace::retry_policies,
+    nodes::{
+        faults::{lock_faults, save_faults},
+        presence::presence_of,
+    },
+    rows::{load_attempts, lock_tasks, save_attempts, save_tasks, write_json},
 };
 use domain::{
     attempt::{AttemptRow, Report},
+    black_hole::{self, Evidence, NodeFaults},
     ids::{AttemptId, ClusterEpoch, Held, TaskId},
-    lifecycle::{self, Event, Verdict},
-    retry::RetryPolicy,
+    lifecycle::{self, Around, Event, Verdict},
+    outcome::FailureKind,
+    poison::Presence,
     task::TaskRow,
 };
 use rand::RngExt as _;
@@ -49,6 +56,7 @@ impl Store {
         // The session's row is held until the commit, so that none opened meanwhile finds these reports half counted.
         let Some(session_now) = sqlx::query!(
             r#"SELECT l.session_epoch, now() AS "at!",
+                      EXISTS (SELECT 1 FROM node_faults f WHERE f.node_id = $1) AS "has_faults!",
                       ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = $1) AS "tasks!",
                       ARRAY(SELECT id FROM attempts WHERE id = ANY($2)) AS "known!", (SELECT epoch FROM cluster) AS "epoch!"
                FROM node_live l WHERE l.node_id = $1 FOR KEY SHARE"#,
@@ -76,7 +84,16 @@ impl Store {
             .filter(|attempt| attempt.node == session.node)
             .map(|attempt| (attempt.id, attempt))
             .collect();
-        let policies = self.retry_policies(&mut transaction, batch, &task_ids).await?;
+        let endings = Endings::of(batch);
+        let policies = if endings.any { retry_policies(&mut transaction, &task_ids).await? } else { BTreeMap::new() };
+        let node =
+            if endings.blames_node { presence_of(&mut transaction, session.node).await? } else { Presence::default() };
+        let known_faults: Option<NodeFaults> = if endings.any && session_now.has_faults || endings.fails {
+            lock_faults(&mut transaction, &[session.node.as_uuid()]).await?.remove(&session.node)
+        } else {
+            None
+        };
+        let mut faults = known_faults.clone();
         let mut verdicts = Vec::with_capacity(batch.len());
         let mut rejected = Vec::new();
         for item in batch {
@@ -86,8 +103,18 @@ impl Store {
                     None => Verdict::Fenced,
                     Some((task, events, changed)) => {
                         let policy = policies.get(&task.id).cloned().unwrap_or_default();
-                        let jitter = rand::rng().random::<f64>();
-                        let verdict = lifecycle::report(task, attempt, item.held, &item.report, &policy, at, jitter);
+                        let around = Around {
+                            policy: &policy,
+                            now: at,
+                            jitter_0_to_1: rand::rng().random::<f64>(),
+                            node,
+                            is_probe: faults.as_ref().is_some_and(|faults| faults.is_probe(attempt.id)),
+                        };
+                        let verdict = lifecycle::report(task, attempt, item.held, &item.report, &around);
+                        if let (Verdict::Recorded(_), Report::Ended { ending }) = (&verdict, &item.report) {
+                            let who = (attempt.id, attempt.task);
+                            faults = black_hole::after_end(faults, &self.black_hole, who, ending, at);
+                        }
                         if let Verdict::Recorded(new) = &verdict {
                             events.extend(new.iter().cloned());
                             *changed = true;
@@ -119,6 +146,9 @@ impl Store {
             attempts.into_values().filter(|attempt| changed.iter().any(|(task, _)| task.id == attempt.task)).collect();
         save_attempts(&mut transaction, &touched).await?;
         save_tasks(&mut transaction, &changed).await?;
+        if faults != known_faults {
+            save_faults(&mut transaction, session.node, faults.as_ref()).await?;
+        }
         for (item, verdict) in rejected {
             sqlx::query!(
                 "INSERT INTO rejected_reports (attempt_id, node_id, fence, verdict, report) SELECT $1, $2, $3, $4, $5
@@ -135,25 +165,46 @@ impl Store {
         }
         transaction.commit().await?;
         self.wakeups.publish(topics(&changed));
+        let is_cordoned = |faults: &Option<NodeFaults>| faults.as_ref().is_some_and(NodeFaults::is_cordoned);
+        match (is_cordoned(&known_faults), is_cordoned(&faults)) {
+            (false, true) => {
+                let because = faults.as_ref().map_or("", |faults| &faults.last_words);
+                tracing::warn!(node.id = %session.node, because, "a node on which everything fails gets no more work");
+            }
+            (true, false) => {
+                tracing::info!(node.id = %session.node, "a probe succeeded: the node gets work again");
+                self.wakeups.publish([Topic::Queue]);
+            }
+            (false, false) | (true, true) => {}
+        }
         Ok(verdicts)
     }
+}
 
-    /// Retry policies of the tasks whose attempts end in this batch.
-    async fn retry_policies(
-        &self,
-        connection: &mut sqlx::PgConnection,
-        batch: &[NodeReport],
-        tasks: &[Uuid],
-    ) -> Result<BTreeMap<TaskId, RetryPolicy>, StoreError> {
-        if !batch.iter().any(|item| matches!(item.report, Report::Ended { .. })) {
-            return Ok(BTreeMap::new());
+/// What the ends in a batch make it necessary to read.
+struct Endings {
+    any: bool,
+    /// One says that the node failed it.
+    fails: bool,
+    /// One may have gone down with the machine.
+    blames_node: bool,
+}
+
+impl Endings {
+    fn of(batch: &[NodeReport]) -> Self {
+        let endings = || {
+            batch.iter().filter_map(|item| match &item.report {
+                Report::Ended { ending } => Some(ending),
+                _ => None,
+            })
+        };
+        let blames_node =
+            |kind: Option<FailureKind>| matches!(kind, Some(FailureKind::NodeLost | FailureKind::NodeError));
+        Self {
+            any: endings().next().is_some(),
+            fails: endings().any(|ending| Evidence::of(ending) == Evidence::Fails),
+            blames_node: endings().any(|ending| !ending.planned_stop && blames_node(ending.failure)),
         }
-        sqlx::query!(r#"SELECT id, spec->'retry' AS "retry!" FROM tasks WHERE id = ANY($1)"#, tasks)
-            .fetch_all(connection)
-            .await?
-            .into_iter()
-            .map(|row| Ok((TaskId::from_uuid(row.id), read_json(row.retry)?)))
-            .collect()
     }
 }
 

@@ -2,20 +2,26 @@
 
 use crate::{
     Leadership, Store, StoreError, Topic, leader,
-    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks},
+    nodes::presence::presence_of,
+    rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks},
 };
 use domain::{
     Timestamp,
     attempt::AttemptRow,
-    ids::{AttemptId, NodeId},
-    lifecycle::{self, CancelVerdict},
+    ids::{AttemptId, NodeId, TaskId},
+    lifecycle::{self, Around, CancelVerdict},
+    poison::Presence,
+    retry::RetryPolicy,
 };
+use rand::RngExt as _;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 impl Store {
     /// Queues tasks whose node had been offline at `as_of` for longer than their `replace_after`, at most `limit`. Returns how many.
-    /// State and fence stay: the old attempt may still come back before the new one is leased. A task that is to be cancelled waits
-    /// for nobody: it ends, since its node may never confirm.
+    /// State and fence stay: the old attempt may still come back before the new one is leased. What is revoked never comes back, so
+    /// it is given up at once; a task whose exit facts are committed ends by them; and a task that is to be cancelled waits for
+    /// nobody: it ends, since its node may never confirm.
     ///
     /// `as_of` is when the sweep looked at the database's clock: a step since then is not yet added to the deadlines.
     pub async fn queue_replaceable(
@@ -27,10 +33,12 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         leader::require(&mut transaction, leadership).await?;
         // The nodes' rows are locked as when a node comes back: whichever of the two is first, the other one sees it.
-        let due = sqlx::query_scalar!(
-            r#"SELECT a.task_id FROM attempts a JOIN node_live l ON l.node_id = a.node_id JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id
+        let due = sqlx::query!(
+            r#"SELECT a.task_id, a.node_id, (n.admission = 'revoked') AS "revoked!"
+               FROM attempts a JOIN node_live l ON l.node_id = a.node_id JOIN nodes n ON n.id = a.node_id
+               JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id
                WHERE a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND l.offline_since IS NOT NULL
-                 AND (s.cancel_requested OR NOT s.queued AND
+                 AND (s.cancel_requested OR (NOT s.queued OR s.state = 'finishing' OR n.admission = 'revoked') AND
                       l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= $2)
                ORDER BY a.task_id LIMIT $1 FOR SHARE OF l"#,
             limit,
@@ -38,29 +46,55 @@ impl Store {
         )
         .fetch_all(&mut *transaction)
         .await?;
-        let tasks = lock_tasks(&mut transaction, &due).await?;
-        let unwanted: Vec<Uuid> = tasks
-            .iter()
-            .filter(|task| task.cancel_requested)
-            .filter_map(|task| task.live)
-            .map(AttemptId::as_uuid)
-            .collect();
-        let mut unwanted = load_attempts(&mut transaction, &unwanted).await?;
+        let ids: Vec<Uuid> = due.iter().map(|row| row.task_id).collect();
+        let tasks = lock_tasks(&mut transaction, &ids).await?;
+        let live: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
+        let mut attempts = load_attempts(&mut transaction, &live).await?;
+        let policies = retry_policies(&mut transaction, &ids).await?;
+        let mut presences: BTreeMap<NodeId, Presence> = BTreeMap::new();
+        for node in due.iter().map(|row| row.node_id).collect::<BTreeSet<_>>() {
+            let node = NodeId::from_uuid(node);
+            presences.insert(node, presence_of(&mut transaction, node).await?);
+        }
         let at = now(&mut transaction).await?;
         let mut changed = Vec::new();
+        let mut touched = Vec::new();
         for mut task in tasks {
+            let Some(attempt) = attempts.iter_mut().find(|attempt| task.live == Some(attempt.id)) else { continue };
+            let before = attempt.clone();
+            let policy = policies.get(&task.id).cloned().unwrap_or_default();
+            let around = Around {
+                policy: &policy,
+                now: at,
+                jitter_0_to_1: rand::rng().random::<f64>(),
+                node: presences.get(&attempt.node).copied().unwrap_or_default(),
+                is_probe: false,
+            };
+            let is_revoked = due.iter().any(|row| row.task_id == task.id.as_uuid() && row.revoked);
             let events = if task.cancel_requested {
-                let attempt = unwanted.iter_mut().find(|attempt| task.live == Some(attempt.id));
-                match lifecycle::cancel(&mut task, attempt, true, at) {
+                match lifecycle::cancel(&mut task, Some(attempt), true, at) {
                     CancelVerdict::Cancelled(events) => Some(events),
                     CancelVerdict::Requested(_) | CancelVerdict::Repeated | CancelVerdict::AlreadyEnded => None,
                 }
+            } else if is_revoked {
+                lifecycle::give_up(&mut task, attempt, "its node was revoked", &around)
             } else {
-                lifecycle::allow_replacement(&mut task)
+                lifecycle::allow_replacement(&mut task, attempt, &around)
             };
+            if *attempt != before {
+                touched.push(attempt.clone());
+            }
             changed.extend(events.map(|events| (task, events)));
         }
-        save_attempts(&mut transaction, &unwanted).await?;
+        save_attempts(&mut transaction, &touched).await?;
+        // Nobody will ever say that these are free.
+        sqlx::query!(
+            "UPDATE attempts a SET reserved = false FROM nodes n JOIN node_live l ON l.node_id = n.id
+             WHERE a.node_id = n.id AND n.admission = 'revoked' AND l.offline_since <= $1 AND a.reserved AND a.ended_at IS NOT NULL",
+            as_of
+        )
+        .execute(&mut *transaction)
+        .await?;
         save_tasks(&mut transaction, &changed).await?;
         transaction.commit().await?;
         if !changed.is_empty() {
@@ -70,12 +104,35 @@ impl Store {
     }
 }
 
-/// Gives up attempts that their node does not have any more: live ones are placed again, and none holds resources there.
+/// Retry policies of these tasks.
+pub(crate) async fn retry_policies(
+    connection: &mut sqlx::PgConnection,
+    tasks: &[Uuid],
+) -> Result<BTreeMap<TaskId, RetryPolicy>, StoreError> {
+    sqlx::query!(r#"SELECT id, spec->'retry' AS "retry!" FROM tasks WHERE id = ANY($1)"#, tasks)
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(|row| Ok((TaskId::from_uuid(row.id), read_json(row.retry)?)))
+        .collect()
+}
+
+/// Whether what an attempt held is free once it was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Machine {
+    /// It knows nothing of the attempt.
+    IsFree,
+    /// It may go on until it hears that it must stop.
+    MayGoOn,
+}
+
+/// Gives up attempts that their node does not have any more, or may not have: live ones are placed again, or end by their exit facts.
 pub(crate) async fn give_up(
     connection: &mut sqlx::PgConnection,
     node: NodeId,
     attempts: &[Uuid],
     because: &str,
+    machine: Machine,
 ) -> Result<Vec<Topic>, StoreError> {
     if attempts.is_empty() {
         return Ok(Vec::new());
@@ -89,12 +146,22 @@ pub(crate) async fn give_up(
     .await?;
     let mut tasks = lock_tasks(&mut *connection, &task_ids).await?;
     let mut rows: Vec<AttemptRow> = load_attempts(&mut *connection, attempts).await?;
+    let policies = retry_policies(&mut *connection, &task_ids).await?;
+    let presence = presence_of(&mut *connection, node).await?;
     let at = now(&mut *connection).await?;
     let mut changed = Vec::new();
     for attempt in &mut rows {
-        attempt.reserved = false;
+        attempt.reserved &= machine == Machine::MayGoOn;
+        let policy = policies.get(&attempt.task).cloned().unwrap_or_default();
+        let around = Around {
+            policy: &policy,
+            now: at,
+            jitter_0_to_1: rand::rng().random::<f64>(),
+            node: presence,
+            is_probe: false,
+        };
         if let Some(place) = tasks.iter().position(|task| task.id == attempt.task && task.live == Some(attempt.id))
-            && let Some(events) = lifecycle::give_up(&mut tasks[place], attempt, because, at)
+            && let Some(events) = lifecycle::give_up(&mut tasks[place], attempt, because, &around)
         {
             changed.push((tasks.swap_remove(place), events));
         }

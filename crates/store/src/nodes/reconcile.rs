@@ -3,13 +3,18 @@
 
 use crate::{
     OpenSession, StoreError, Topic,
-    attempts::{commit_placements::insert_attempts, replace::give_up},
+    attempts::{
+        commit_placements::insert_attempts,
+        replace::{Machine, give_up},
+    },
     rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks},
 };
 use domain::{
-    attempt::{AttemptRow, Report},
+    Timestamp,
+    attempt::{AttemptRow, AttemptState, Report},
     ids::{AttemptId, ClusterEpoch, Held, TaskId},
-    lifecycle::{self, NewAttempt, Verdict},
+    lifecycle::{self, Around, NewAttempt, Verdict},
+    poison::Presence,
     reconcile::{Absence, Answer, HeldAttempt, Inventory, Restore, absent, answer},
     resources::Reservation,
     retry::RetryPolicy,
@@ -47,7 +52,8 @@ pub(crate) async fn reconcile(
     .await?;
     let epoch = ClusterEpoch(cluster.epoch);
     let expected = sqlx::query!(
-        r#"SELECT a.id, t.spec->>'executor' AS "executor!", (s.queued AND s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "to_be_replaced!"
+        r#"SELECT a.id, t.spec->>'executor' AS "executor!", (s.died_with IS NOT NULL AND s.ended_at IS NULL) AS "suspected!",
+                  (s.queued AND s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "to_be_replaced!"
            FROM attempts a JOIN tasks t ON t.id = a.task_id JOIN task_state s ON s.task_id = a.task_id WHERE a.node_id = $1 AND a.reserved"#,
         hello.node.as_uuid()
     )
@@ -74,12 +80,20 @@ pub(crate) async fn reconcile(
         .filter_map(|row| Some((rows.get(&row.id)?.held(), Report::Accepted)))
         .collect();
 
+    // What runs there still has not taken the machine down.
+    let runs = |id: &Uuid| {
+        let mut said = hello.attempts.iter().filter(|said| said.state == AttemptState::Running);
+        said.any(|said| said.held.attempt.as_uuid() == *id)
+    };
+    let alive: Vec<Uuid> = expected.iter().filter(|row| row.suspected && runs(&row.id)).map(|row| row.id).collect();
+
     // All tasks that may change, at once and in their order; each step below finds its own locked already.
     let is_old = |said: &&HeldAttempt| said.held.fence.epoch() != epoch;
     let old = || hello.attempts.iter().filter(is_old);
     let task_of = |id: &Uuid| rows.get(id).map(|row| row.task);
     let concerned: BTreeSet<Uuid> = missing
         .iter()
+        .chain(&alive)
         .filter_map(task_of)
         .chain(returned.iter().filter_map(|(held, _)| task_of(&held.attempt.as_uuid())))
         .chain(old().filter_map(|said| task_of(&said.held.attempt.as_uuid()).or(said.task)))
@@ -136,8 +150,11 @@ pub(crate) async fn reconcile(
             }
         }
     }
-    settled.topics.extend(give_up(&mut *connection, hello.node, &missing, "the node came back without it").await?);
-    settled.topics.extend(hear(connection, &returned).await?);
+    let because = "the node came back without it";
+    settled.topics.extend(give_up(&mut *connection, hello.node, &missing, because, Machine::IsFree).await?);
+    settled.topics.extend(hear(&mut *connection, &returned).await?);
+    let alive_tasks: Vec<Uuid> = alive.iter().filter_map(|id| rows.get(id)).map(|row| row.task.as_uuid()).collect();
+    absolve(connection, &alive, &alive_tasks).await?;
     Ok(settled)
 }
 
@@ -199,7 +216,10 @@ pub(crate) async fn hear(connection: &mut PgConnection, reports: &[(Held, Report
         let Some(attempt) = rows.iter_mut().find(|attempt| attempt.id == held.attempt) else { continue };
         let Some(task) = tasks.iter_mut().find(|task| task.live == Some(attempt.id)) else { continue };
         let policy = policies.get(&task.id).cloned().unwrap_or_default();
-        if let Verdict::Recorded(events) = lifecycle::report(task, attempt, *held, report, &policy, at, 0.0) {
+        // It is there, so it did not go down.
+        let node = Presence { session_since: Some(Timestamp::MIN_UTC), ..Presence::default() };
+        let around = Around { policy: &policy, now: at, jitter_0_to_1: 0.0, node, is_probe: false };
+        if let Verdict::Recorded(events) = lifecycle::report(task, attempt, *held, report, &around) {
             let (row, all) = changed.entry(task.id).or_insert_with(|| (task.clone(), Vec::new()));
             *row = task.clone();
             all.extend(events);
@@ -209,4 +229,25 @@ pub(crate) async fn hear(connection: &mut PgConnection, reports: &[(Held, Report
     let changed: Vec<_> = changed.into_values().collect();
     save_tasks(&mut *connection, &changed).await?;
     Ok(changed.iter().map(|(task, _)| Topic::Task(task.id)).collect())
+}
+
+/// The node was only out of reach: what runs there did not take it down.
+pub(crate) async fn absolve(
+    connection: &mut PgConnection,
+    attempts: &[Uuid],
+    tasks: &[Uuid],
+) -> Result<(), StoreError> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let rows = load_attempts(&mut *connection, attempts).await?;
+    let changed: Vec<_> = lock_tasks(&mut *connection, tasks)
+        .await?
+        .into_iter()
+        .filter_map(|mut task| {
+            let attempt = rows.iter().find(|attempt| attempt.task == task.id)?;
+            lifecycle::returned_alive(&mut task, attempt).then_some((task, Vec::new()))
+        })
+        .collect();
+    save_tasks(&mut *connection, &changed).await
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     Store, StoreError, Topic,
-    nodes::reconcile::{hear, reconcile},
-    rows::write_json,
+    nodes::reconcile::{absolve, hear, reconcile},
+    rows::{lock_tasks, write_json},
 };
 use domain::{
     attempt::Report,
@@ -86,7 +86,7 @@ impl Store {
         // What was sent to another installation may have begun there.
         let is_new_instance = row.instance.is_some_and(|instance| instance != hello.instance.as_uuid());
         let epoch = sqlx::query_scalar!(
-            "UPDATE node_live SET instance = $2, session_epoch = session_epoch + 1, connected = true, connected_since = now(), beat_at = now(),
+            "UPDATE node_live SET instance = $2, session_epoch = session_epoch + 1, connected = true, connected_since = now(), away_from = beat_at, beat_at = now(),
                     offline_since = NULL, metrics = $3 WHERE node_id = $1 RETURNING session_epoch",
             node,
             hello.instance.as_uuid(),
@@ -160,16 +160,29 @@ impl Store {
         }
         // What was never accepted may never have arrived: it is sent again, and waits for whoever accepts first.
         let rows = sqlx::query!(
-            r#"SELECT a.id, a.fence FROM attempts a JOIN task_state s ON s.task_id = a.task_id
+            r#"SELECT a.id, a.task_id, a.fence FROM attempts a JOIN task_state s ON s.task_id = a.task_id
                WHERE a.node_id = $1 AND a.reserved AND a.accepted_at IS NOT NULL AND s.queued AND s.live_attempt_id = a.id"#,
             node
         )
         .fetch_all(&mut *transaction)
         .await?;
+        // Its session was open all the time, so nothing went down there; what was placed elsewhere meanwhile is cleared by that, too.
+        let suspected = sqlx::query!(
+            r#"SELECT a.id, a.task_id FROM attempts a JOIN task_state s ON s.task_id = a.task_id
+               WHERE a.node_id = $1 AND a.reserved AND s.died_with IS NOT NULL AND s.ended_at IS NULL"#,
+            node
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let (alive, alive_tasks): (Vec<Uuid>, Vec<Uuid>) =
+            suspected.into_iter().map(|row| (row.id, row.task_id)).unzip();
+        let tasks: Vec<Uuid> = rows.iter().map(|row| row.task_id).chain(alive_tasks.iter().copied()).collect();
+        lock_tasks(&mut transaction, &tasks).await?;
         let held = |id, fence| Held { attempt: AttemptId::from_uuid(id), fence: Fence::from_i64(fence) };
         let kept: Vec<(Held, Report)> =
             rows.into_iter().map(|row| (held(row.id, row.fence), Report::Accepted)).collect();
         let topics = hear(&mut transaction, &kept).await?;
+        absolve(&mut transaction, &alive, &alive_tasks).await?;
         transaction.commit().await?;
         self.wakeups.publish(topics.into_iter().chain([Topic::Queue, Topic::Node(key.node)]));
         Ok(true)

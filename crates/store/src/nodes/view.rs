@@ -3,6 +3,8 @@
 use crate::{Store, StoreError, rows::read_json};
 use chrono::{DateTime, Utc};
 use domain::{
+    Timestamp,
+    black_hole::NodeFaults,
     ids::NodeId,
     node::{Admission, NodeView, Presence},
     resources::Reservation,
@@ -31,28 +33,45 @@ pub(crate) struct NodeRecord {
     pub(crate) beat_at: Option<DateTime<Utc>>,
     pub(crate) offline: bool,
     pub(crate) silent: Option<bool>,
+    pub(crate) drain_deadline: Option<DateTime<Utc>>,
+    pub(crate) faults: Option<Value>,
+    pub(crate) probe_is_under_way: Option<bool>,
+    pub(crate) at: Timestamp,
 }
 
 impl NodeRecord {
-    pub(crate) fn into_view(self) -> Result<NodeView, StoreError> {
+    /// And whether the node is due for one real task that tells whether it has healed.
+    pub(crate) fn into_view(self) -> Result<(NodeView, bool), StoreError> {
         let presence = match (self.offline, self.connected && !self.silent.unwrap_or(false)) {
             (true, _) => Presence::Offline,
             (false, true) => Presence::Connected,
             (false, false) => Presence::Disconnected,
         };
-        Ok(NodeView {
+        let set = Admission::parse(&self.admission)
+            .ok_or_else(|| StoreError::Corrupt(format!("{:?} is no admission", self.admission)))?;
+        let faults: Option<NodeFaults> = self.faults.map(read_json).transpose()?;
+        let may_probe = set == Admission::Open
+            && faults.as_ref().is_some_and(|it| it.may_probe(self.probe_is_under_way.unwrap_or(false), self.at));
+        // What a person has set counts before the rule.
+        let cordon = faults.and_then(|faults| faults.cordon).filter(|_| set == Admission::Open);
+        let view = NodeView {
             id: NodeId::from_uuid(self.id),
             name: self.name,
             facts: read_json(self.facts)?,
             metrics: read_json(self.metrics)?,
             presence,
-            admission: Admission::parse(&self.admission)
-                .ok_or_else(|| StoreError::Corrupt(format!("{:?} is no admission", self.admission)))?,
-            admission_note: self.admission_note,
+            admission: if cordon.is_some() { Admission::Cordoned } else { set },
+            admission_note: match &cordon {
+                Some(cordon) => format!("by the rule: {}", cordon.because),
+                None => self.admission_note,
+            },
+            drain_deadline: self.drain_deadline.filter(|_| set == Admission::Draining),
+            probe_at: cordon.map(|cordon| cordon.probe_at),
             last_seen_at: self.beat_at,
             connected_since: self.connected_since.filter(|_| presence == Presence::Connected),
             created_at: self.created_at,
-        })
+        };
+        Ok((view, may_probe))
     }
 }
 

@@ -34,6 +34,10 @@ pub struct TaskView {
     pub ended_at: Option<Timestamp>,
     /// Attempts made so far.
     pub attempts: u32,
+    /// Attempts that ended by the user's own fault, infrastructure failures in a row, and nodes lost or drained.
+    pub user_failures: u32,
+    pub infra_failures: u32,
+    pub node_losses: u32,
     pub node: Option<String>,
     pub node_offline: bool,
     /// From when on another node may have the task, if its own stays offline.
@@ -75,6 +79,9 @@ pub(crate) struct ViewRecord {
     pub(crate) not_before: Option<Timestamp>,
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) attempts: i32,
+    pub(crate) user_failures: i32,
+    pub(crate) infra_failures: i32,
+    pub(crate) node_losses: i32,
     pub(crate) node: Option<String>,
     pub(crate) node_offline: Option<bool>,
     pub(crate) replaceable_at: Option<Timestamp>,
@@ -103,6 +110,9 @@ impl ViewRecord {
             not_before: self.not_before,
             ended_at: self.ended_at,
             attempts: self.attempts as u32,
+            user_failures: self.user_failures as u32,
+            infra_failures: self.infra_failures as u32,
+            node_losses: self.node_losses as u32,
             node: self.node,
             node_offline: self.node_offline.unwrap_or(false),
             replaceable_at: self.replaceable_at,
@@ -161,7 +171,7 @@ impl Store {
         let records = sqlx::query_as!(
             ViewRecord,
             r#"SELECT t.id, t.project_id, p.slug, t.name, COALESCE(k.name, 'unknown') AS "created_by!", t.created_at, s.state, s.queued, s.failure,
-                      s.exit_code, s.message, s.cancel_requested, s.not_before, s.ended_at, s.attempts,
+                      s.exit_code, s.message, s.cancel_requested, s.not_before, s.ended_at, s.attempts, s.user_failures, s.infra_failures, s.node_losses,
                       n.name AS "node?", (l.offline_since IS NOT NULL) AS node_offline,
                       l.offline_since + COALESCE((t.spec->'on_node_loss'->>'replace_after_ms')::bigint, 0) * interval '1 millisecond' AS replaceable_at,
                       a.started_at AS "started_at?", a.exit AS "exit?", a.ending AS "ending?",

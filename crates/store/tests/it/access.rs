@@ -61,9 +61,9 @@ async fn every_change_by_a_person_is_in_the_audit_and_stays_there() {
     world.store.create_api_key(&key(1, None), &origin()).await.expect("made");
     world.store.revoke_api_key(key(1, None).id, &origin()).await.expect("revoked");
     let node = world.node("n").await;
-    world.store.set_admission(node.id, domain::node::Admission::Draining, "", &origin()).await.expect("set");
+    world.store.drain_node(node.id, "", None, &origin()).await.expect("set");
     let token = world.store.token_of_node("n").await.expect("read").expect("there");
-    world.store.revoke_node_token(token, &origin()).await.expect("revoked");
+    world.store.revoke_node_token(token, false, &origin()).await.expect("revoked");
     let by_ana = "SELECT count(*) FROM audit WHERE actor_name = 'ana' AND address = '192.0.2.7' AND request_id = 'r-1' AND action = ANY(ARRAY[
         'task.cancel', 'task.retry', 'api_key.create', 'api_key.revoke', 'node_token.create', 'node.drain', 'node_token.revoke'])";
     assert_eq!(world.count(by_ana).await, 7);

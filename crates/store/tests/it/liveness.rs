@@ -51,7 +51,7 @@ async fn what_was_never_here_or_is_revoked_is_not_looked_at() {
     assert!(seen.nodes.is_empty() && seen.platform.is_none());
     let node = world.node("n").await;
     let token = world.store.token_of_node("n").await.expect("read").expect("there");
-    world.store.revoke_node_token(token, &crate::world::origin()).await.expect("revoked");
+    world.store.revoke_node_token(token, false, &crate::world::origin()).await.expect("revoked");
     assert!(!world.store.liveness().await.expect("read").nodes.contains_key(&node.id));
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod differential;
+mod failures;
 mod feed;
 mod leader;
 mod liveness;

@@ -8,7 +8,7 @@ use domain::{
     task::TaskState,
 };
 use serde_json::json;
-use store::{Opened, ReportVerdict};
+use store::{Opened, OutboxItem, ReportVerdict, Revoked};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -18,11 +18,13 @@ async fn a_name_belongs_to_one_node_until_it_is_revoked() {
     let another = NodeId::from_uuid(Uuid::from_u128(7));
     assert!(!world.store.create_node_token(&new_node(another, "n"), &origin()).await.expect("asked"));
     let token = world.store.token_of_node("n").await.expect("read").expect("there");
-    assert!(world.store.revoke_node_token(token, &origin()).await.expect("revoked"));
-    assert!(world.store.revoke_node_token(token, &origin()).await.expect("safe to repeat"));
-    assert!(
-        !world.store.revoke_node_token(NodeTokenId::from_uuid(Uuid::from_u128(1)), &origin()).await.expect("asked")
-    );
+    for evict in [false, true] {
+        let revoked = world.store.revoke_node_token(token, evict, &origin()).await.expect("safe to repeat");
+        assert_eq!(revoked, Revoked::Done);
+    }
+    let unknown = NodeTokenId::from_uuid(Uuid::from_u128(1));
+    let answer = world.store.revoke_node_token(unknown, false, &origin()).await.expect("asked");
+    assert_eq!(answer, Revoked::NoSuchToken);
     assert_eq!(world.store.token_of_node("n").await.expect("read"), None);
     assert!(world.store.create_node_token(&new_node(another, "n"), &origin()).await.expect("made"));
     assert_eq!(world.store.open_session(&hello(node.id, node.instance, &[])).await.expect("asked"), Opened::Revoked);
@@ -31,18 +33,61 @@ async fn a_name_belongs_to_one_node_until_it_is_revoked() {
 }
 
 #[tokio::test]
-async fn what_ran_on_a_revoked_node_is_placed_again() {
+async fn what_runs_on_a_revoked_node_is_told_to_stop_and_placed_again_once_the_node_is_offline() {
     let world = World::start().await;
     let node = world.node("n").await;
     let task = world.submit(json!({})).await;
     let held = world.start_on(task, node).await;
     let token = world.store.token_of_node("n").await.expect("read").expect("there");
-    world.store.revoke_node_token(token, &origin()).await.expect("revoked");
-    let view = world.task(task).await.view;
-    assert_eq!((view.state, view.queued), (TaskState::Pending, true));
+    world.store.revoke_node_token(token, false, &origin()).await.expect("revoked");
+    assert_eq!(world.state(task).await, TaskState::Running, "it may be running until it hears of it");
     assert_eq!(world.report(node, held, succeeded()).await, ReportVerdict::StaleSession);
     let outbox = world.store.outbox(node.id, &[]).await.expect("read");
-    assert!(outbox.revoked && outbox.items.is_empty());
+    assert!(outbox.revoked);
+    assert_eq!(outbox.items, [OutboxItem::Stop { held }]);
+    let leader = world.leads(store::LeaderRole::Sweeper).await;
+    let now = world.store.now().await.expect("read");
+    let soon = now + chrono::TimeDelta::seconds(85);
+    assert_eq!(world.store.queue_replaceable(&leader, soon, 10).await.expect("looked"), 0, "it may run on for so long");
+    let late = now + chrono::TimeDelta::seconds(95);
+    assert_eq!(world.store.queue_replaceable(&leader, late, 10).await.expect("looked"), 1);
+    let given_up = world.task(task).await;
+    assert_eq!((given_up.view.state, given_up.view.queued), (TaskState::Pending, true));
+    assert!(!given_up.attempts[0].row.reserved, "nobody will ever say that it is free");
+}
+
+#[tokio::test]
+async fn with_evict_it_is_placed_again_at_once_and_told_to_stop_all_the_same() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let task = world.submit(json!({})).await;
+    let held = world.start_on(task, node).await;
+    let token = world.store.token_of_node("n").await.expect("read").expect("there");
+    world.store.revoke_node_token(token, true, &origin()).await.expect("revoked");
+    let view = world.task(task).await.view;
+    assert_eq!((view.state, view.queued), (TaskState::Pending, true));
+    let outbox = world.store.outbox(node.id, &[]).await.expect("read");
+    assert_eq!((outbox.revoked, outbox.items), (true, vec![OutboxItem::Stop { held }]));
+    let suspected = world.count("SELECT count(*) FROM task_state WHERE died_with IS NOT NULL").await;
+    assert_eq!(suspected, 0, "the node did not go down");
+}
+
+#[tokio::test]
+async fn an_exclusive_task_is_not_evicted_from_a_node_that_may_run_it_on() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let task = world.submit(json!({})).await;
+    world
+        .database
+        .execute(&format!(
+            "UPDATE tasks SET spec = jsonb_set(spec, '{{on_node_loss,exclusive}}', 'true') WHERE id = '{task}'"
+        ))
+        .await;
+    world.start_on(task, node).await;
+    let token = world.store.token_of_node("n").await.expect("read").expect("there");
+    let answer = world.store.revoke_node_token(token, true, &origin()).await.expect("asked");
+    assert_eq!(answer, Revoked::IsExclusive(task));
+    assert!(world.store.find_node("n").await.expect("read").is_some(), "nothing was changed");
 }
 
 #[tokio::test]
@@ -51,14 +96,8 @@ async fn a_draining_node_is_drained_when_the_last_reservation_is_gone() {
     let node = world.node("n").await;
     let task = world.submit(json!({})).await;
     let held = world.start_on(task, node).await;
-    assert!(world.store.set_admission(node.id, Admission::Draining, "new PSU", &origin()).await.expect("set"));
-    assert!(
-        !world
-            .store
-            .set_admission(NodeId::from_uuid(Uuid::from_u128(1)), Admission::Open, "", &origin())
-            .await
-            .expect("asked")
-    );
+    assert!(world.store.drain_node(node.id, "new PSU", None, &origin()).await.expect("set"));
+    assert!(!world.store.resume_node(NodeId::from_uuid(Uuid::from_u128(1)), &origin()).await.expect("asked"));
     world.report(node, held, succeeded()).await;
     assert_eq!(world.store.finish_drains().await.expect("done"), 0, "the process tree may still be there");
     world.report(node, held, Report::Released).await;

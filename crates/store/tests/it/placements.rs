@@ -1,7 +1,7 @@
 //! Leasing: what no longer holds is stale, a former leader writes nothing, a crowd that fits nowhere is in nobody's way.
 
 use crate::world::{World, new_task, origin, placement};
-use domain::{ids::TaskId, node::Admission, principal::Scope, task::TaskState};
+use domain::{ids::TaskId, principal::Scope, task::TaskState};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use store::{CommitReport, HEADS_PER_CLASS, LeaderRole, StoreError};
@@ -27,9 +27,9 @@ async fn a_placement_that_no_longer_holds_is_stale() {
         .await;
     assert_eq!(world.commit(waiting, node).await.expect("checked"), STALE, "its backoff is not over");
     let task = world.submit(json!({})).await;
-    world.store.set_admission(node.id, Admission::Draining, "", &origin()).await.expect("set");
+    world.store.drain_node(node.id, "", None, &origin()).await.expect("set");
     assert_eq!(world.commit(task, node).await.expect("checked"), STALE, "the node takes nothing new");
-    world.store.set_admission(node.id, Admission::Open, "", &origin()).await.expect("set");
+    world.store.resume_node(node.id, &origin()).await.expect("set");
     world.store.close_session(node.session).await.expect("closed");
     assert_eq!(world.commit(task, node).await.expect("checked"), STALE, "the node is not connected");
     assert_eq!(world.state(task).await, TaskState::Pending);

@@ -8,7 +8,7 @@ use crate::{
     output::local_now,
     render::{self, View},
     style::Glyph,
-    text::{clean, plural},
+    text::{clean, plural, show_clock},
 };
 use api_types::node::{Node, NodeList, NodeToken};
 use clap_complete::ArgValueCompleter;
@@ -26,20 +26,26 @@ enum Command {
     List,
     /// One node: the machine, what is reserved, what is really used
     Show(Named),
-    /// Give it nothing new; what runs there goes on
+    /// Give it nothing new; what runs there goes on, or is moved at the deadline
     Drain {
         #[command(flatten)]
         node: Named,
         /// Shown to those who wait for the node
         #[arg(long, default_value = "")]
         note: String,
+        /// What still runs after so long is stopped there and runs again elsewhere: 10m, 1h
+        #[arg(long, value_name = "TIME")]
+        deadline: Option<String>,
     },
     /// Give it work again
     Resume(Named),
-    /// Take its tokens away: it is cut off at once, and its tasks run again elsewhere
+    /// Take its tokens away: it is cut off at once, and its tasks run again elsewhere when it has been offline for long enough
     Revoke {
         #[command(flatten)]
         node: Named,
+        /// Run its tasks again elsewhere at once; refused while an exclusive one runs there
+        #[arg(long)]
+        evict: bool,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -65,22 +71,27 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
                 context.out.data(&render::node::show(&node, &view(context)))?;
             }
         }
-        Command::Drain { node, note } => {
+        Command::Drain { node, note, deadline } => {
             let node = ids::resolve_node(&server, &node.name).await?;
-            let node = server.client.drain_node(node.id, &note).await.or_tell(&server)?;
-            told(
-                context,
-                &node,
-                "draining",
-                &format!("{} here go on, nothing new comes", plural(node.tasks.into(), "task")),
-            )?;
+            let node = server.client.drain_node(node.id, &note, deadline.as_deref()).await.or_tell(&server)?;
+            let tasks = plural(node.tasks.into(), "task");
+            let rest = match node.drain_deadline {
+                Some(at) => {
+                    format!(
+                        "nothing new comes, and what of its {tasks} still runs at {} is moved",
+                        show_clock(at, local_now())
+                    )
+                }
+                None => format!("{tasks} here go on, nothing new comes"),
+            };
+            told(context, &node, "draining", &rest)?;
         }
         Command::Resume(named) => {
             let node = ids::resolve_node(&server, &named.name).await?;
             let node = server.client.resume_node(node.id).await.or_tell(&server)?;
             told(context, &node, "resumed", "it takes work again")?;
         }
-        Command::Revoke { node, yes } => revoke(context, &server, &node.name, yes).await?,
+        Command::Revoke { node, evict, yes } => revoke(context, &server, &node.name, evict, yes).await?,
     }
     Ok(DONE)
 }
@@ -124,7 +135,7 @@ async fn list(context: &Context, server: &Server) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn revoke(context: &Context, server: &Server, name: &str, yes: bool) -> Result<(), Failure> {
+async fn revoke(context: &Context, server: &Server, name: &str, evict: bool, yes: bool) -> Result<(), Failure> {
     let node = ids::resolve_node(server, name).await?;
     let tokens = server.client.node_tokens().await.or_tell(server)?;
     let tokens: Vec<NodeToken> =
@@ -136,19 +147,22 @@ async fn revoke(context: &Context, server: &Server, name: &str, yes: bool) -> Re
         ));
     }
     if !yes {
-        confirm(context, &node)?;
+        confirm(context, &node, evict)?;
     }
     for token in &tokens {
-        server.client.revoke_node_token(token.id).await.or_tell(server)?;
+        server.client.revoke_node_token(token.id, evict).await.or_tell(server)?;
     }
     let node = server.client.node(node.id).await.or_tell(server)?;
     told(context, &node, "revoked", "it can't come back with its token")
 }
 
-fn confirm(context: &Context, node: &Node) -> Result<(), Failure> {
+fn confirm(context: &Context, node: &Node, evict: bool) -> Result<(), Failure> {
     let name = clean(&node.name);
-    let lost =
-        format!("{name} is cut off at once, and {} there run again elsewhere", plural(node.tasks.into(), "task"));
+    let when = if evict { "at once" } else { "when it has been offline for long enough" };
+    let lost = format!(
+        "{name} is cut off at once, and {} there run again elsewhere {when}",
+        plural(node.tasks.into(), "task")
+    );
     if !context.out.can_ask() {
         return Err(Failure::usage(lost).note("to do it without being asked: --yes"));
     }

@@ -70,7 +70,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
             }
         }
         Command::Revoke { id } => {
-            server.client.revoke_node_token(id).await.or_tell(&server)?;
+            server.client.revoke_node_token(id, false).await.or_tell(&server)?;
             out.tell(Glyph::Done, "revoked", &id.to_string());
         }
     }

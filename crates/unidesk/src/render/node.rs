@@ -72,6 +72,7 @@ fn state(node: &Node, view: &View) -> String {
     match node.admission {
         Admission::Open => presence,
         Admission::Revoked => "revoked".into(),
+        other if node.probe_at.is_some() => format!("{presence}, {other} by rule"),
         other => format!("{presence}, {other}"),
     }
 }
@@ -99,6 +100,7 @@ pub fn list_footer(nodes: &[Node], server_version: Option<&str>) -> String {
     let mut parts = vec![format!("{} connected", count(&|node| node.presence == Presence::Connected))];
     for (number, word) in [
         (count(&|node| node.admission == Admission::Draining), "draining"),
+        (count(&|node| node.admission == Admission::Cordoned), "cordoned"),
         (count(&|node| node.presence == Presence::Disconnected), "disconnected"),
         (count(&|node| node.presence == Presence::Offline), "offline"),
     ] {
@@ -136,7 +138,9 @@ pub fn show(node: &Node, view: &View) -> String {
             } else {
                 format!(" ({})", clean(&node.admission_note))
             };
-            format!(", {}{note}", view.style.paint(tone_of_state(other.as_str()), other.as_str()))
+            let until =
+                node.drain_deadline.map_or_else(String::new, |at| format!(" until {}", show_clock(at, view.now)));
+            format!(", {}{until}{note}", view.style.paint(tone_of_state(other.as_str()), other.as_str()))
         }
     };
     let seen = match (node.presence, node.last_seen_at) {
@@ -147,6 +151,13 @@ pub fn show(node: &Node, view: &View) -> String {
     let tasks = plural(node.tasks.into(), "task");
     let name = clean(&node.name);
     let mut lines = vec![format!("{name:<10} {presence}{since}{admission}{seen}: {tasks} here")];
+
+    lines.extend(node.probe_at.map(|at| {
+        let when = if at > view.now { format!("at {}", show_clock(at, view.now)) } else { "with the next task".into() };
+        format!(
+            "probe      {when} it gets one real task; if that runs, it gets work again (or: unidesk node resume {name})"
+        )
+    }));
 
     let mut machine: Vec<String> = [&facts.os, &facts.arch, &facts.cpu_model]
         .into_iter()

@@ -2,7 +2,7 @@
 
 use super::View;
 use crate::text::{clean, clean_lines, plural, show_clock};
-use api_types::why::{Ended, Waiting, Why};
+use api_types::why::{Ended, Evidence, Waiting, Why};
 
 pub fn for_people(why: &Why, view: &View) -> String {
     let mut lines = clean_lines(&why.summary);
@@ -12,6 +12,11 @@ pub fn for_people(why: &Why, view: &View) -> String {
     if let Some(ended) = &why.ended {
         lines.extend(ended_lines(ended, view));
     }
+    if !why.chain.is_empty() {
+        lines.push("until now:".into());
+        lines.extend(why.chain.iter().map(|evidence| evidence_line(evidence, view)));
+    }
+    lines.extend(why.budgets.as_ref().map(|budgets| format!("used: {}", clean(budgets))));
     if !why.hints.is_empty() {
         let label = if why.waiting.is_some() { "sooner" } else { "next" };
         let hints: Vec<String> = why.hints.iter().map(|hint| clean(hint)).collect();
@@ -53,12 +58,13 @@ fn waiting_lines(waiting: &Waiting, view: &View) -> Vec<String> {
     lines
 }
 
+fn evidence_line(evidence: &Evidence, view: &View) -> String {
+    let time = show_clock(evidence.at, view.now);
+    format!("  {time}.{}  {}", evidence.at.timestamp_subsec_millis() / 100, clean(&evidence.what))
+}
+
 fn ended_lines(ended: &Ended, view: &View) -> Vec<String> {
-    let at = |evidence: &api_types::why::Evidence| {
-        let time = show_clock(evidence.at, view.now);
-        format!("  {time}.{}  {}", evidence.at.timestamp_subsec_millis() / 100, clean(&evidence.what))
-    };
-    let mut lines: Vec<String> = ended.evidence.iter().map(at).collect();
+    let mut lines: Vec<String> = ended.evidence.iter().map(|evidence| evidence_line(evidence, view)).collect();
     if !ended.last_lines.is_empty() {
         lines.push("the last lines of its log:".into());
         lines.extend(ended.last_lines.iter().map(|line| format!("  {}", clean(line)).trim_end().to_owned()));

@@ -1,13 +1,15 @@
 //! Placing attempts, hearing of them, and what their nodes must be told.
 
-use super::{FakeStore, SessionKey, Topic};
+use super::{Change, FakeStore, SessionKey, Topic};
 use crate::assertions::Violation;
 use domain::{
     Timestamp,
     attempt::{AttemptState, Report},
+    black_hole::{self, NodeFaults},
     ids::{AttemptId, Held, NodeId, TaskId},
-    lifecycle::{self, NewAttempt, Verdict},
+    lifecycle::{self, Around, NewAttempt, Verdict},
     node::{Admission, NodeView, Presence},
+    outcome::Ending,
     placement::{Candidate, Head, Placement, Snapshot},
     resources::Ledger,
     spec::TaskSpec,
@@ -40,6 +42,7 @@ pub(crate) enum OutboxItem {
     Assign { held: Held, task: TaskId, number: u32, gpu_ids: Vec<String>, spec: Rc<TaskSpec> },
     Cancel { held: Held },
     Stop { held: Held },
+    Evict { held: Held },
 }
 
 #[derive(Clone, Default)]
@@ -101,19 +104,25 @@ impl FakeStore {
                     ledger.hold(&attempt.reservation);
                     holding += 1;
                 }
+                let is_open = node.admission == Admission::Open;
+                let cordon = node.faults.as_ref().and_then(|faults| faults.cordon.as_ref()).filter(|_| is_open);
+                let may_probe = is_open && self.may_probe(*id, now);
+                let admission = if cordon.is_some() { Admission::Cordoned } else { node.admission };
                 let node = NodeView {
                     id: *id,
                     name: node.name.clone(),
                     facts: node.facts.clone(),
                     metrics: node.metrics.clone(),
                     presence,
-                    admission: node.admission,
+                    admission,
                     admission_note: String::new(),
+                    drain_deadline: node.drain_deadline,
+                    probe_at: cordon.map(|cordon| cordon.probe_at),
                     last_seen_at: node.beat_at,
                     connected_since: node.connected_since,
                     created_at: now,
                 };
-                Candidate { node, ledger, holding }
+                Candidate { node, ledger, holding, may_probe }
             })
             .collect()
     }
@@ -125,6 +134,9 @@ impl FakeStore {
         for (id, placement) in wanted {
             let node = &self.nodes[&placement.node];
             let is_open = node.admission == Admission::Open && node.connected && node.offline_since.is_none();
+            // Cordoned by the rule: one task, if its probe is due.
+            let is_cordoned = node.faults.as_ref().is_some_and(NodeFaults::is_cordoned);
+            let is_open = is_open && (!is_cordoned || self.may_probe(placement.node, now));
             let Some(mut task) = self.load_task(id).filter(|_| is_open) else { continue };
             let mut previous = task.live.and_then(|live| self.attempts.get(&live).cloned());
             let new = NewAttempt {
@@ -141,6 +153,9 @@ impl FakeStore {
                     self.topics.insert(Topic::Node(lost.node));
                     self.save_attempt(lost);
                 }
+                if let Some(faults) = self.nodes.get_mut(&placement.node).and_then(|node| node.faults.as_mut()) {
+                    faults.probe_with(attempt.id, now);
+                }
                 self.make_log(attempt.id);
                 self.topics.insert(Topic::Node(attempt.node));
                 self.save_attempt(attempt);
@@ -149,6 +164,15 @@ impl FakeStore {
             }
         }
         placed
+    }
+
+    /// Whether the rule lets one task through to this node.
+    fn may_probe(&self, node: NodeId, now: Timestamp) -> bool {
+        self.nodes[&node].faults.as_ref().is_some_and(|faults| {
+            let probe = faults.cordon.as_ref().and_then(|cordon| cordon.probe);
+            let is_under_way = probe.is_some_and(|id| self.attempts.get(&id).is_some_and(|it| it.ended_at.is_none()));
+            faults.may_probe(is_under_way, now)
+        })
     }
 
     fn has_room(&self, placement: &Placement) -> bool {
@@ -182,8 +206,18 @@ impl FakeStore {
                         task.live = Some(attempt.id);
                         attempt.state = AttemptState::Running;
                     }
-                    let verdict =
-                        lifecycle::report(&mut task, &mut attempt, item.held, &item.report, &policy, now, jitter());
+                    let faults = &self.nodes[&session.node].faults;
+                    let around = Around {
+                        policy: &policy,
+                        now,
+                        jitter_0_to_1: jitter(),
+                        node: self.presence_of(session.node, now),
+                        is_probe: faults.as_ref().is_some_and(|faults| faults.is_probe(attempt.id)),
+                    };
+                    let verdict = lifecycle::report(&mut task, &mut attempt, item.held, &item.report, &around);
+                    if let (Verdict::Recorded(_), Report::Ended { ending }) = (&verdict, &item.report) {
+                        self.note_end(session.node, (attempt.id, attempt.task), ending, now);
+                    }
                     if let Verdict::Recorded(events) = &verdict {
                         if events.iter().any(|event| {
                             matches!(event, lifecycle::Event::Released { .. } | lifecycle::Event::Requeued { .. })
@@ -218,14 +252,38 @@ impl FakeStore {
         Ok(verdicts)
     }
 
-    pub(crate) fn outbox(&self, node: NodeId, sent: &BTreeSet<AttemptId>) -> Outbox {
+    /// What the end of an attempt says about its node.
+    fn note_end(&mut self, node: NodeId, who: (AttemptId, TaskId), ending: &Ending, now: Timestamp) {
+        let rule = self.black_hole;
+        let Some(row) = self.nodes.get_mut(&node) else { return };
+        let is_cordoned = |faults: &Option<NodeFaults>| faults.as_ref().is_some_and(NodeFaults::is_cordoned);
+        let before = is_cordoned(&row.faults);
+        row.faults = black_hole::after_end(row.faults.take(), &rule, who, ending, now);
+        let is_on = is_cordoned(&row.faults);
+        if before != is_on {
+            self.journal.push(Change::Cordon { node, is_on });
+            self.topics.insert(Topic::Queue);
+        }
+    }
+
+    pub(crate) fn outbox(&self, node: NodeId, sent: &BTreeSet<AttemptId>, now: Timestamp) -> Outbox {
         let row = &self.nodes[&node];
+        let is_overdue =
+            row.admission == Admission::Draining && row.drain_deadline.is_some_and(|deadline| deadline <= now);
         let mut items = Vec::new();
         for attempt in self.held_on(node) {
             let record = &self.tasks[&attempt.task];
             let is_live = record.row.live == Some(attempt.id);
             let held = attempt.held();
-            if attempt.accepted_at.is_none() && is_live && !record.row.cancel_requested && !sent.contains(&attempt.id) {
+            let may_run =
+                matches!(attempt.state, AttemptState::Assigned | AttemptState::Preparing | AttemptState::Running);
+            if is_overdue && is_live && may_run && !record.row.cancel_requested {
+                items.push(OutboxItem::Evict { held });
+            } else if attempt.accepted_at.is_none()
+                && is_live
+                && !record.row.cancel_requested
+                && !sent.contains(&attempt.id)
+            {
                 items.push(OutboxItem::Assign {
                     held,
                     task: attempt.task,

@@ -1,16 +1,18 @@
 //! Sessions, heartbeats, admission and the offline sweep.
 
-use super::{Change, FakeStore, Leadership, Returned, StoreError, Topic};
+use super::{Change, FakeStore, Leadership, NodeRow, Returned, StoreError, Topic};
 use crate::fakes::disk::slot;
 use domain::{
     Timestamp,
-    attempt::{AttemptRow, Report},
+    attempt::{AttemptRow, AttemptState, Report},
     ids::{AttemptId, Held, InstanceId, NodeId},
-    lifecycle::{self, NewAttempt, Verdict},
+    lifecycle::{self, Around, NewAttempt, Verdict},
     node::{Admission, NodeFacts, NodeMetrics},
+    poison::{self, Presence},
     reconcile::{Absence, Answer, HeldAttempt, Inventory, Restore, absent, answer},
     resources::Reservation,
     sweep::{ABSENT_AFTER_MS, Findings, Platform, Step},
+    task::{TaskRow, TaskState},
 };
 use protocol::Stream;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +84,7 @@ impl FakeStore {
         node.session_epoch += 1;
         node.connected = true;
         node.connected_since = Some(now);
-        node.beat_at = Some(now);
+        node.away_from = node.beat_at.replace(now);
         node.offline_since = None;
         node.metrics = hello.metrics.clone();
         node.facts = hello.facts.clone();
@@ -152,6 +154,9 @@ impl FakeStore {
         }
         self.give_up(&missing, "the node came back without it", now);
         self.hear(&returned, now);
+        let runs = |said: &&HeldAttempt| said.state == AttemptState::Running;
+        let alive = hello.attempts.iter().filter(runs).map(|said| said.held.attempt).collect();
+        self.absolve(hello.node, &alive, now);
         settled
     }
 
@@ -193,12 +198,47 @@ impl FakeStore {
                 continue;
             };
             let policy = self.tasks[&task.id].spec.retry.clone();
-            if let Verdict::Recorded(events) =
-                lifecycle::report(&mut task, &mut attempt, *held, report, &policy, now, 0.0)
+            // It is there, so it did not go down.
+            let node = Presence { session_since: Some(Timestamp::MIN_UTC), ..Presence::default() };
+            let around = Around { policy: &policy, now, jitter_0_to_1: 0.0, node, is_probe: false };
+            if let Verdict::Recorded(events) = lifecycle::report(&mut task, &mut attempt, *held, report, &around)
             {
                 self.save_attempt(attempt);
                 self.save_task(task, events, now);
             }
+        }
+    }
+
+    /// The node was only out of reach: what runs there did not take it down.
+    fn absolve(&mut self, node: NodeId, alive: &BTreeSet<AttemptId>, now: Timestamp) {
+        let held: Vec<AttemptRow> = self.held_on(node).filter(|held| alive.contains(&held.id)).cloned().collect();
+        for attempt in held {
+            let Some(mut task) = self.load_task(attempt.task) else { continue };
+            if lifecycle::returned_alive(&mut task, &attempt) {
+                self.save_task(task, Vec::new(), now);
+            }
+        }
+    }
+
+    /// How a node was present, for judging why an attempt on it went wrong.
+    pub(super) fn presence_of(&self, node: NodeId, now: Timestamp) -> Presence {
+        let heard = |row: &NodeRow| if row.offline_since.is_none() { row.away_from } else { row.beat_at };
+        let row = &self.nodes[&node];
+        let last_beat = heard(row);
+        let losses: Vec<Timestamp> = self.nodes.values().filter_map(heard).collect();
+        Presence {
+            last_beat,
+            session_since: row.connected_since.filter(|_| row.offline_since.is_none()),
+            is_mass_event: poison::is_mass_event(last_beat.unwrap_or(now), &losses),
+        }
+    }
+
+    /// The defect that the rest of a log is worth another run.
+    fn forget_exit(&self, task: &mut TaskRow, attempt: &mut AttemptRow) {
+        if self.planted.finishing_runs_again && attempt.state == AttemptState::Finishing {
+            attempt.state = AttemptState::Running;
+            attempt.exit = None;
+            task.state = TaskState::Running;
         }
     }
 
@@ -207,8 +247,14 @@ impl FakeStore {
             let mut attempt = self.attempts[id].clone();
             attempt.reserved = false;
             let task = self.load_task(attempt.task).filter(|task| task.live == Some(*id));
+            let policy = self.tasks[&attempt.task].spec.retry.clone();
+            let node = self.presence_of(attempt.node, now);
+            let around = Around { policy: &policy, now, jitter_0_to_1: 0.5, node, is_probe: false };
             if let Some(mut task) = task
-                && let Some(events) = lifecycle::give_up(&mut task, &mut attempt, because, now)
+                && let Some(events) = {
+                    self.forget_exit(&mut task, &mut attempt);
+                    lifecycle::give_up(&mut task, &mut attempt, because, &around)
+                }
             {
                 self.save_attempt(attempt);
                 self.save_task(task, events, now);
@@ -235,6 +281,11 @@ impl FakeStore {
             let returned = was_offline.then(|| self.return_to_work(key.node, now));
             self.journal.push(Change::Heard { node: key.node, returned });
             counted.push(*key);
+            if was_offline {
+                // Its session was open all the time, so nothing went down there.
+                let held: BTreeSet<AttemptId> = self.held_on(key.node).map(|attempt| attempt.id).collect();
+                self.absolve(key.node, &held, now);
+            }
         }
         counted
     }
@@ -336,8 +387,19 @@ impl FakeStore {
                 .collect();
             for mut attempt in due {
                 let Some(mut task) = self.load_task(attempt.task) else { continue };
+                let policy = self.tasks[&attempt.task].spec.retry.clone();
+                let around = Around {
+                    policy: &policy,
+                    now,
+                    jitter_0_to_1: 0.5,
+                    node: self.presence_of(node, now),
+                    is_probe: false,
+                };
                 let events = if !task.cancel_requested {
-                    lifecycle::allow_replacement(&mut task)
+                    self.forget_exit(&mut task, &mut attempt);
+                    let events = lifecycle::allow_replacement(&mut task, &mut attempt, &around);
+                    self.save_attempt(attempt);
+                    events
                 } else if self.planted.offline_cancels_wait {
                     None
                 } else if let lifecycle::CancelVerdict::Cancelled(events) =
@@ -360,9 +422,13 @@ impl FakeStore {
         Ok(queued)
     }
 
-    pub(crate) fn set_admission(&mut self, id: NodeId, admission: Admission) {
+    pub(crate) fn set_admission(&mut self, id: NodeId, admission: Admission, deadline: Option<Timestamp>) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.admission = admission;
+            node.drain_deadline = deadline;
+            if admission == Admission::Open {
+                node.faults = None;
+            }
         }
         self.topics.extend([Topic::Node(id), Topic::Queue]);
     }

@@ -112,6 +112,7 @@ impl Story {
             | Event::Preparing { .. }
             | Event::Exited { .. }
             | Event::Ended { .. }
+            | Event::NodeWentDown { .. }
             | Event::CancelRequested
             | Event::Released { .. } => {}
         }

@@ -129,7 +129,10 @@ fn a_task_that_moves_starts_a_new_story() {
     let mut told = Told::new();
     told.event(100, placed(1));
     told.story.on_task(&task(&[(1, "lab-3", None)]));
-    told.event(150, Event::Requeued { not_before: None, because: "its node\u{1b}[2J is gone\nmore".into() });
+    told.event(
+        150,
+        Event::Requeued { not_before: None, because: "its node\u{1b}[2J is gone\nmore".into(), silent_since: None },
+    );
     assert_eq!(told.due(160), ["✓ placed     on lab-3 after 0.1 s", "! requeued   its node\\x1b[2J is gone"]);
     assert!(told.story.is_waiting());
     assert_eq!(told.event(400, placed(2)), Want::AnotherAttempt(2));
