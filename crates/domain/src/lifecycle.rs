@@ -225,7 +225,8 @@ pub fn report(
     let mut events = Vec::new();
     let before = attempt.clone();
     // Its process is alive, or has ended by itself: it did not take its machine down.
-    if matches!(report, Report::Started | Report::Exited { .. }) && task.died_with == Some(attempt.node) && task.queued {
+    if matches!(report, Report::Started | Report::Exited { .. }) && task.died_with == Some(attempt.node) && task.queued
+    {
         task.died_with = None;
     }
     note_facts(attempt, report, now, &mut events);

@@ -142,7 +142,7 @@ struct Resolved<'a> {
 impl Reference {
     pub fn new(nodes: u8, spec: &TaskSpec) -> Self {
         let now = chrono::DateTime::from_timestamp_millis(1_800_000_000_000).expect("within this century");
-        let mut store = FakeStore::new(Planted::default());
+        let mut store = FakeStore::new(Planted::default(), Default::default());
         for node in 0..nodes {
             store.add_node(node_id(node), format!("n{node}"));
         }
@@ -251,7 +251,7 @@ impl Reference {
                 format!("queued {}", queued.map_or_else(|error| format!("{error:?}"), |queued| queued.to_string()))
             }
             Op::Admit { node, admission } => {
-                self.store.set_admission(node_id(*node), *admission);
+                self.store.set_admission(node_id(*node), *admission, None);
                 "admitted".into()
             }
             Op::FinishDrains => {

@@ -198,7 +198,11 @@ impl Real {
                 )
             }
             Op::Admit { node, admission } => {
-                assert!(store.set_admission(node_id(node), *admission, "", &origin()).await.expect("answered"));
+                let set = match admission {
+                    Admission::Open => store.resume_node(node_id(node), &origin()).await,
+                    _ => store.drain_node(node_id(node), "", None, &origin()).await,
+                };
+                assert!(set.expect("answered"));
                 "admitted".into()
             }
             Op::FinishDrains => {
