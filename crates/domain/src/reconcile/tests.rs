@@ -138,13 +138,8 @@ fn an_attempt_that_is_taken_up_again_goes_on_where_its_node_is_and_replaces_what
     let said = HeldAttempt::new(attempt.held(), AttemptState::Running);
     let report = said.as_report(|_| 0).expect("it runs");
     let policy = RetryPolicy::default();
-    let around = lifecycle::Around {
-        policy: &policy,
-        now: at,
-        jitter_0_to_1: 0.0,
-        node: Default::default(),
-        is_probe: false,
-    };
+    let around =
+        lifecycle::Around { policy: &policy, now: at, jitter_0_to_1: 0.0, node: Default::default(), is_probe: false };
     let verdict = lifecycle::report(&mut task, &mut attempt, said.held, &report, &around);
     assert!(matches!(verdict, Verdict::Recorded(_)), "{verdict:?}");
     assert_eq!((task.state, task.queued), (TaskState::Running, false));
