@@ -74,7 +74,6 @@ impl World {
             facts: NodeFacts { capacity, executors, platform: "linux".into(), ..NodeFacts::default() },
             metrics: NodeMetrics::default(),
             attempts: Vec::new(),
-            alive: Default::default(),
             complete_executors: ["process".to_owned()].into(),
             newest_epoch: i64::MAX,
         };
