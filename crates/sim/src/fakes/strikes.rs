@@ -129,7 +129,11 @@ impl World {
                 self.clock_ahead_ms += if draw.is_multiple_of(2) { by_ms } else { -by_ms };
             }
             Fault::BeatsLost => {
-                self.nodes[n].beats_lost_until = until + self.plan.knobs.offline_s as u64 * 1_000;
+                let until = until + self.plan.knobs.offline_s as u64 * 1_000;
+                // All of them now and then: then there is nobody to whom their work could go.
+                for node in (0..self.nodes.len()).filter(|node| *node == n || draw.is_multiple_of(2)) {
+                    self.nodes[node].beats_lost_until = until;
+                }
             }
             Fault::MassSilence => {
                 // Long enough to be noticed, and now and then longer than an alarm.
