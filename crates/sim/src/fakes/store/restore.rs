@@ -1,6 +1,6 @@
 //! A backup, and what is done after its restore.
 
-use super::FakeStore;
+use super::{FakeStore, NodeRow};
 use domain::{
     Timestamp,
     ids::{ClusterEpoch, Fence, Held},
@@ -28,6 +28,8 @@ impl FakeStore {
         for node in self.nodes.values_mut() {
             node.session_epoch += BEYOND;
             node.connected = false;
+            // Until its first hello: counted, not timed, since the clock may be set meanwhile.
+            node.connected_since = None;
             node.offline_since = None;
         }
         self
@@ -35,17 +37,14 @@ impl FakeStore {
 
     /// Whether a node that was there may still come back with forgotten work.
     pub(super) fn awaits_nodes(&self) -> bool {
-        self.restored_at.is_some_and(|restored| {
-            self.nodes.values().any(|node| {
-                let is_back = node.connected_since.is_some_and(|since| since >= restored);
-                node.instance.is_some() && node.offline_since.is_none() && !is_back
-            })
-        })
+        let may_come =
+            |node: &NodeRow| node.instance.is_some() && node.offline_since.is_none() && node.connected_since.is_none();
+        self.restored_at.is_some() && self.nodes.values().any(may_come)
     }
 
     /// When the database was restored, unless this node has said hello since.
     pub(super) fn forgotten_since(&self, last_hello: Option<Timestamp>) -> Option<Timestamp> {
-        self.restored_at.filter(|restored| last_hello.is_none_or(|last| last < *restored))
+        self.restored_at.filter(|_| last_hello.is_none())
     }
 
     pub(crate) fn is_old(&self, fence: Fence) -> bool {
