@@ -66,6 +66,14 @@ impl Docker {
         Ok(run("docker", &["ps", "-aq", "--filter", &label])?.lines().map(str::to_owned).collect())
     }
 
+    /// Removes all containers.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        for container in self.containers(None)? {
+            run("docker", &["rm", "-f", "-v", &container])?;
+        }
+        Ok(())
+    }
+
     /// Freezes or thaws what an agent's containers do.
     pub fn pause(&self, instance: &str, paused: bool) -> anyhow::Result<()> {
         for container in self.containers(Some(instance))? {

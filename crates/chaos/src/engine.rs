@@ -66,6 +66,8 @@ pub async fn play(run: &mut Run, scenario: &Scenario, sabotage: Option<Sabotage>
     }
     findings.left.extend(settle::processes_left());
     findings.left.extend(settle::networks_left());
+    // What one fault has left must not be counted for the next one too.
+    run.docker.clear()?;
     Ok(Report {
         id: scenario.id.into(),
         what: scenario.what.into(),

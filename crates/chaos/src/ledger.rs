@@ -8,7 +8,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -19,7 +19,7 @@ use tokio::{
 /// One line of a task, as it stands in the ledger and in its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// When it was written, in nanoseconds of the machine's clock; 0 where the task had no clock that fine.
+    /// When it was written, in nanoseconds of the machine's clock.
     pub at_ns: u64,
     pub task: String,
     pub attempt: u32,
@@ -111,8 +111,10 @@ async fn listen(listener: TcpListener, file: &Path) {
         let read = tokio::time::timeout(Duration::from_secs(2), stream.read_line(&mut line));
         if read.await.is_ok_and(|read| read.is_ok()) && line.ends_with('\n') {
             let written = fs::OpenOptions::new().create(true).append(true).open(file);
-            if let Ok(mut file) = written {
-                let _ = std::io::Write::write_all(&mut file, line.as_bytes());
+            // The task's image may have no clock that fine, so the time is that of its arrival.
+            let at = UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos());
+            if let (Ok(mut file), Some((_, rest))) = (written, line.split_once(' ')) {
+                let _ = std::io::Write::write_all(&mut file, format!("{at} {rest}").as_bytes());
             }
         }
     }

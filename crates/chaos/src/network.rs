@@ -135,12 +135,21 @@ impl NodeNet {
     /// From now on packets vanish, also those of open connections.
     pub fn cut(&self, way: Way) -> anyhow::Result<()> {
         if way != Way::In {
-            self.run(&["iptables", "-A", "OUTPUT", "-o", "eth0", "-j", "DROP"])?;
+            self.drop_out(&[])?;
         }
         if way != Way::Out {
-            self.run(&["iptables", "-A", "INPUT", "-i", "eth0", "-j", "DROP"])?;
+            self.drop_in(&[])?;
         }
         Ok(())
+    }
+
+    /// At the very end of their way: earlier the kernel still takes what was turned away from loopback for loopback's own.
+    fn drop_out(&self, which: &[&str]) -> anyhow::Result<()> {
+        self.run(&[&["iptables", "-t", "mangle", "-A", "POSTROUTING", "-o", "eth0"], which, &["-j", "DROP"]].concat())
+    }
+
+    fn drop_in(&self, which: &[&str]) -> anyhow::Result<()> {
+        self.run(&[&["iptables", "-t", "mangle", "-A", "PREROUTING", "-i", "eth0"], which, &["-j", "DROP"]].concat())
     }
 
     /// The connections that are open now fall silent, as when a router on the way forgets them; new ones get through.
@@ -153,15 +162,28 @@ impl NodeNet {
             let columns: Vec<&str> = line.split_whitespace().collect();
             let (Some(local), Some(peer)) = (columns.get(2), columns.get(3)) else { continue };
             let Some((_, port)) = local.rsplit_once(':').filter(|_| peer.ends_with(&ends)) else { continue };
-            self.run(&["iptables", "-A", "OUTPUT", "-o", "eth0", "-p", "tcp", "--sport", port, "-j", "DROP"])?;
-            self.run(&["iptables", "-A", "INPUT", "-i", "eth0", "-p", "tcp", "--dport", port, "-j", "DROP"])?;
+            self.drop_out(&["-p", "tcp", "--sport", port])?;
+            // The other end knows it by the same number.
+            self.drop_in(&["-p", "tcp", "--dport", port])?;
             forgotten += 1;
         }
         Ok(forgotten)
     }
 
-    pub fn heal(&self) -> anyhow::Result<()> {
-        self.run(&["iptables", "-F"])
+    /// Packets pass again. How many were dropped on the way out and on the way in: a cut that dropped none was none.
+    pub fn heal(&self) -> anyhow::Result<(u64, u64)> {
+        let net = format!("--net={}", self.path().display());
+        let dropped = |chain: &str| -> anyhow::Result<u64> {
+            let rules = run("nsenter", &[&net, "iptables", "-t", "mangle", "-L", chain, "-v", "-x", "-n"])?;
+            let counts = rules
+                .lines()
+                .filter(|line| line.contains("DROP"))
+                .filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            Ok(counts.sum())
+        };
+        let counts = (dropped("POSTROUTING")?, dropped("PREROUTING")?);
+        self.run(&["iptables", "-t", "mangle", "-F"])?;
+        Ok(counts)
     }
 
     /// Everything that lives in the namespace: the agent, the supervisors, the tasks' processes.

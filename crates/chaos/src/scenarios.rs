@@ -5,12 +5,13 @@ mod databases;
 mod messages;
 mod networks;
 mod processes;
+mod rules;
 mod viewers;
 
 use crate::scenario::Scenario;
 
 pub fn all() -> Vec<Scenario> {
-    [processes::all(), databases::all(), networks::all(), daemons::all(), messages::all(), viewers::all()]
+    [processes::all(), databases::all(), networks::all(), daemons::all(), messages::all(), viewers::all(), rules::all()]
         .into_iter()
         .flatten()
         .collect()

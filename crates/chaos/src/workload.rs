@@ -45,6 +45,7 @@ impl Repositories {
 /// What a task should do.
 #[derive(Clone, Debug)]
 pub struct Wanted {
+    /// One of its kind in a run: it is the idempotency key too.
     pub name: String,
     pub is_container: bool,
     pub steps: u32,
@@ -119,6 +120,11 @@ impl Submitter {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Of this one another end is wanted than its own: the scenario judges it.
+    pub fn forget(&self, id: TaskId) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).retain(|asked| asked.id != Some(id));
+    }
+
     pub fn history(&self) -> Vec<Operation> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -131,7 +137,7 @@ impl Submitter {
         let place = {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push(Asked { wanted: wanted.clone(), id: None });
-            asked.len() - 1
+            asked.len()
         };
         let key = format!("chaos-{}", wanted.name);
         let deadline = Instant::now() + ANSWERED_WITHIN;
@@ -147,7 +153,9 @@ impl Submitter {
             match answer {
                 Ok(Ok(task)) => {
                     let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-                    asked[place].id = Some(task.id);
+                    if let Some(asked) = asked.iter_mut().find(|asked| asked.wanted.name == wanted.name) {
+                        asked.id = Some(task.id);
+                    }
                     return Ok(task.id);
                 }
                 Ok(Err(error)) if !error.is_passing() || Instant::now() > deadline => return Err(error),

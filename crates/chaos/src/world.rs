@@ -9,7 +9,7 @@ use crate::{
     network::{NodeNet, PLATFORM_PORT},
     postgres::{self, Postgres},
     program::{self, Program, Usage},
-    proxy::{pg::PgProxy, ws::WsProxy},
+    proxy::{docker::DockerProxy, pg::PgProxy, ws::WsProxy},
     wait::until,
     workload::{Repositories, Submitter, Wanted},
 };
@@ -77,13 +77,22 @@ pub struct Shape {
     pub ws_proxy: Option<u64>,
     /// Environment of PostgreSQL.
     pub postgres_env: Vec<(String, String)>,
+    /// Node 0's Docker makes no container.
+    pub first_docker_fails: bool,
     /// Environment of node 0's agent.
     pub first_agent_env: Vec<(String, String)>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 2, pg_proxy: false, ws_proxy: None, postgres_env: Vec::new(), first_agent_env: Vec::new() }
+        Self {
+            nodes: 2,
+            pg_proxy: false,
+            ws_proxy: None,
+            postgres_env: Vec::new(),
+            first_docker_fails: false,
+            first_agent_env: Vec::new(),
+        }
     }
 }
 
@@ -126,7 +135,8 @@ impl NodeHost {
     }
 
     pub fn attempts(&self) -> Vec<PathBuf> {
-        fs::read_dir(self.dir.join("attempts")).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+        let entries = fs::read_dir(self.dir.join("attempts")).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.is_dir()).collect()
     }
 }
 
@@ -138,6 +148,7 @@ pub struct World {
     pub registry: Option<Program>,
     pub pg_proxy: Option<PgProxy>,
     pub ws_proxy: Option<WsProxy>,
+    pub docker_proxy: Option<DockerProxy>,
     pub database: Postgres,
     pub clients: Vec<Client>,
     pub submitter: Submitter,
@@ -178,6 +189,7 @@ impl World {
             submitter: Submitter::new(clients.clone(), ledger.clone(), run.repositories.clone()),
             pg_proxy,
             ws_proxy,
+            docker_proxy: None,
             database,
             clients,
             ledger,
@@ -198,7 +210,12 @@ impl World {
             let token = world.clients[0].create_node_token(&name).await?.token;
             let net = NodeNet::create(index, &doors, git)?;
             let env = if index == 0 { shape.first_agent_env.clone() } else { Vec::new() };
-            let (dir, docker_socket) = (world.dir.join(&name), docker_socket(&run.dir));
+            let (dir, mut docker_socket) = (world.dir.join(&name), docker_socket(&run.dir));
+            if index == 0 && shape.first_docker_fails {
+                let proxy = DockerProxy::start(&world.dir.join("broken.sock"), &docker_socket)?;
+                docker_socket = proxy.path.clone();
+                world.docker_proxy = Some(proxy);
+            }
             let mut node = NodeHost { name, net, agent: None, dir, token, env, docker_socket };
             fs::create_dir_all(&node.dir)?;
             fs::set_permissions(&node.dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;

@@ -37,7 +37,8 @@ async fn cut_off(world: &mut World) -> anyhow::Result<Seen> {
     seen.promise(missed < NOTICED, format!("its silence was noticed after {missed:?}"));
     seen.detected = Some(missed);
     sleep(Duration::from_secs(8).saturating_sub(cut.elapsed())).await;
-    world.nodes[0].net.heal()?;
+    let (out, inward) = world.nodes[0].net.heal()?;
+    seen.promise(out > 0 && inward > 0, format!("{out} packets were dropped on the way out, {inward} on the way in"));
     seen.recovered = Some(world.until_recovered().await?);
     Ok(seen)
 }
@@ -54,7 +55,9 @@ async fn one_way(world: &mut World, way: Way) -> anyhow::Result<Seen> {
     }
     seen.promise(offline.is_ok(), "a node that can't be talked with stayed online");
     sleep(Duration::from_secs(18).saturating_sub(cut.elapsed())).await;
-    world.nodes[0].net.heal()?;
+    let (out, inward) = world.nodes[0].net.heal()?;
+    let as_wanted = if way == Way::Out { out > 0 && inward == 0 } else { out == 0 && inward > 0 };
+    seen.promise(as_wanted, format!("{out} packets were dropped on the way out, {inward} on the way in"));
     seen.recovered = Some(world.until_recovered().await?);
     Ok(seen)
 }
