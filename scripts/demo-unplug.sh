@@ -217,7 +217,7 @@ still_counting() {
 
 # judge KIND TASK CODE FOLLOWED: what was followed, what is stored, and what the task's record says.
 judge() {
-    local kind=$1 task=$2 code=$3 followed=$4 record attempts lines wanted good=true
+    local kind=$1 task=$2 code=$3 followed=$4 record attempts results lines wanted good=true
     seq -f '%.0f of 60' 60 >"$scratch/wanted"
     unidesk logs "$task" >"$scratch/stored"
     record=$(unidesk status "$task" -o json)
@@ -235,10 +235,10 @@ judge() {
             good=false
         fi
     done
-    grep -qE '"state": ?"succeeded"' <<<"$record" && ((code == 0)) || {
+    if ((code != 0)) || ! grep -qE '"state": ?"succeeded"' <<<"$record"; then
         tell "it did not succeed: unidesk run ended with $code"
         good=false
-    }
+    fi
     ((attempts == 1 && results == 1)) || good=false
     tell "$kind: $(wc -l <"$scratch/stored") of 60 lines, $([[ $results == 1 ]] && printf 'one result' || printf '%s results' "$results"), attempt $attempts"
     [[ $good == true ]]
