@@ -35,6 +35,9 @@ struct Args {
     /// Where the kills begin, so that each run makes others
     #[arg(long, value_name = "N", default_value_t = 0)]
     from: u32,
+    /// At the product's own times, not a tenth of them: for F06, F09 and F14, which wait for silence
+    #[arg(long)]
+    real_times: bool,
     /// Copy the logs of failed faults to this directory
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -70,6 +73,9 @@ fn choose(faults: &[String]) -> anyhow::Result<Vec<Scenario>> {
 }
 
 async fn play(args: &Args, chosen: &[Scenario], dir: PathBuf) -> anyhow::Result<ExitCode> {
+    if args.real_times {
+        chaos::world::use_real_times();
+    }
     let mut run = Run::start(&dir).await.context("preparing the run")?;
     let mut reports = Vec::new();
     println!("{}", Report::heading());

@@ -2,7 +2,7 @@
 
 use crate::{
     workload::Wanted,
-    world::{Run, Shape, World},
+    world::{Run, Shape, World, offline_after},
 };
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
@@ -98,7 +98,8 @@ pub fn usual_work() -> Vec<Wanted> {
 
 /// The same for slower faults.
 pub fn long_work() -> Vec<Wanted> {
-    work_of(3 * STEPS)
+    // At the product's own times it must last for minutes.
+    work_of(if offline_after() > Duration::from_secs(60) { 12 * STEPS } else { 3 * STEPS })
 }
 
 fn work_of(steps: u32) -> Vec<Wanted> {

@@ -22,16 +22,40 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
 
-pub const HEARTBEAT: Duration = Duration::from_millis(1_500);
+/// Set: the product's own times.
+static REAL_TIMES: AtomicBool = AtomicBool::new(false);
+
+/// From now on platforms run at the product's own times.
+pub fn use_real_times() {
+    REAL_TIMES.store(true, Ordering::Relaxed);
+}
+
+fn real_times() -> bool {
+    REAL_TIMES.load(Ordering::Relaxed)
+}
+
+pub fn heartbeat() -> Duration {
+    Duration::from_millis(if real_times() { 15_000 } else { 1_500 })
+}
+
 /// After so long without a word, both sides give the line up.
-pub const SILENCE: Duration = Duration::from_millis(4_500);
-/// The smallest that the registry takes.
-pub const OFFLINE_AFTER: Duration = Duration::from_secs(10);
+pub fn silence() -> Duration {
+    3 * heartbeat()
+}
+
+/// Ten seconds is the least that the registry takes.
+pub fn offline_after() -> Duration {
+    Duration::from_secs(if real_times() { 90 } else { 10 })
+}
+
 /// Everything is as before within this, or something is wrong.
 pub const QUIET_WITHIN: Duration = Duration::from_secs(60);
 
@@ -116,7 +140,11 @@ impl NodeHost {
     pub fn command(&self, before: &[&str]) -> anyhow::Result<Command> {
         fs::create_dir_all(&self.dir)?;
         fs::write(self.dir.join("token"), &self.token)?;
-        let toml = format!("docker_socket = \"{}\"\nreconnect_cap_ms = 3000\n", self.docker_socket.display());
+        let toml = format!(
+            "docker_socket = \"{}\"\nreconnect_cap_ms = {}\n",
+            self.docker_socket.display(),
+            2 * heartbeat().as_millis()
+        );
         fs::write(self.dir.join("provider.toml"), toml)?;
         let server = format!("http://127.0.0.1:{PLATFORM_PORT}");
         let mut agent = prefixed(before, program::command(&["provider", "--server", &server])?);
@@ -238,14 +266,14 @@ impl World {
 
     pub fn gateway_command(&self, which: usize, before: &[&str]) -> anyhow::Result<Command> {
         let mut command = self.service("api-gateway", before)?;
-        command.args(["--heartbeat-ms", &HEARTBEAT.as_millis().to_string()]);
+        command.args(["--heartbeat-ms", &heartbeat().as_millis().to_string()]);
         command.args(["--listen", &format!("0.0.0.0:{}", self.ports[which])]);
         Ok(command)
     }
 
     pub fn scheduler_command(&self, before: &[&str]) -> anyhow::Result<Command> {
         let mut command = self.service("scheduler", before)?;
-        command.args(["--heartbeat-ms", &HEARTBEAT.as_millis().to_string()]);
+        command.args(["--heartbeat-ms", &heartbeat().as_millis().to_string()]);
         Ok(command)
     }
 
@@ -263,7 +291,7 @@ impl World {
 
     pub async fn start_registry(&mut self) -> anyhow::Result<()> {
         let mut command = self.service("node-registry", &[])?;
-        command.env("UNIDESK_OFFLINE_AFTER", OFFLINE_AFTER.as_secs().to_string());
+        command.env("UNIDESK_OFFLINE_AFTER", offline_after().as_secs().to_string());
         self.registry = Some(Program::start("registry", command, &self.logs).await?);
         Ok(())
     }

@@ -4,7 +4,7 @@ use crate::{
     proxy::pg::Manner,
     scenario::{Scenario, Seen, long_work},
     wait::until,
-    world::{OFFLINE_AFTER, QUIET_WITHIN, Shape, World},
+    world::{QUIET_WITHIN, Shape, World, offline_after},
 };
 use anyhow::Context as _;
 use std::{fs, path::Path, sync::atomic::Ordering, time::Duration};
@@ -55,7 +55,7 @@ async fn killed(world: &mut World) -> anyhow::Result<Seen> {
 }
 
 async fn unreachable(world: &mut World) -> anyhow::Result<Seen> {
-    let away = 2 * OFFLINE_AFTER;
+    let away = 2 * offline_after();
     let mut seen = Seen::of(format!("PostgreSQL: no byte passes for {} s", away.as_secs()));
     world.pg_proxy.as_ref().context("a proxy")?.behave(Manner { stalls: true, ..Manner::default() });
     let began = Instant::now();
@@ -82,7 +82,7 @@ async fn commits_cut(world: &mut World) -> anyhow::Result<Seen> {
 }
 
 async fn locked(world: &mut World) -> anyhow::Result<Seen> {
-    let held = OFFLINE_AFTER + Duration::from_secs(4);
+    let held = offline_after() + Duration::from_secs(4);
     let mut seen = Seen::of(format!("task_state locked for {} s", held.as_secs()));
     let lock =
         format!("BEGIN; LOCK TABLE task_state IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({}); COMMIT", held.as_secs());
@@ -156,7 +156,7 @@ async fn clock_steps(world: &mut World) -> anyhow::Result<Seen> {
     seen.recovered = Some(world.until_recovered().await?);
     // A dead node must not stay online for the ten minutes that its last heartbeat now lies in the future.
     world.nodes[0].agent()?.kill().await?;
-    let offline = world.until_offline(0, OFFLINE_AFTER + Duration::from_secs(10)).await;
+    let offline = world.until_offline(0, offline_after() + Duration::from_secs(10)).await;
     seen.detected = offline.as_ref().ok().copied();
     seen.promise(offline.is_ok(), "a node that died after the clock went back was not called offline");
     let back = world.start_agent(0).await;

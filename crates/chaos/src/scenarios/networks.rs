@@ -4,7 +4,7 @@ use crate::{
     network::Way,
     scenario::{Scenario, Seen, long_work},
     wait::until,
-    world::{OFFLINE_AFTER, QUIET_WITHIN, SILENCE, Shape, World},
+    world::{QUIET_WITHIN, Shape, World, offline_after, silence},
 };
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -49,7 +49,7 @@ async fn one_way(world: &mut World, way: Way) -> anyhow::Result<Seen> {
     world.nodes[0].net.cut(way)?;
     let cut = Instant::now();
     seen.detected = Some(world.until_missed(0, QUIET_WITHIN).await?);
-    let offline = world.until_offline(0, OFFLINE_AFTER + SILENCE + Duration::from_secs(10)).await;
+    let offline = world.until_offline(0, offline_after() + silence() + Duration::from_secs(10)).await;
     if offline.is_ok() {
         seen.notes.push(format!("offline after {:.2} s", cut.elapsed().as_secs_f64()));
     }

@@ -4,7 +4,7 @@ use crate::{
     docker::Docker,
     scenario::{Scenario, Seen, long_work},
     wait::until,
-    world::{OFFLINE_AFTER, QUIET_WITHIN, SILENCE, Shape, World},
+    world::{QUIET_WITHIN, Shape, World, heartbeat, offline_after, silence},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -111,19 +111,22 @@ async fn registry_killed(world: &mut World) -> anyhow::Result<Seen> {
         registry.kill().await?;
     }
     // Longer than the silence after which it would call a node offline.
-    sleep(OFFLINE_AFTER + Duration::from_secs(2)).await;
+    sleep(offline_after() + Duration::from_secs(2)).await;
     world.start_registry().await?;
     seen.recovered = Some(world.until_recovered().await?);
     Ok(seen)
 }
 
 async fn node_dies(docker: &Docker, world: &mut World) -> anyhow::Result<Seen> {
-    let mut seen = Seen::of("node 0: all processes frozen, network cut, 25 s");
+    let mut seen = Seen::of("node 0: all processes frozen, network cut, until replaced");
     freeze(docker, world, Signal::SIGSTOP, true)?;
     world.nodes[0].net.cut(crate::network::Way::Both)?;
     let began = Instant::now();
-    let offline = world.until_offline(0, OFFLINE_AFTER + Duration::from_secs(10)).await?;
-    let (least, most) = (OFFLINE_AFTER - BEAT_SLACK, OFFLINE_AFTER + Duration::from_secs(3));
+    let offline = world.until_offline(0, offline_after() + Duration::from_secs(10)).await?;
+    let (least, most) = (
+        offline_after().saturating_sub(heartbeat() + Duration::from_secs(1)),
+        offline_after() + Duration::from_secs(3),
+    );
     seen.promise(offline >= least && offline <= most, format!("offline after {offline:?}, not {least:?} to {most:?}"));
     seen.detected = Some(offline);
     let (_, replaced) = until("its work runs elsewhere", QUIET_WITHIN, async || {
@@ -137,16 +140,20 @@ async fn node_dies(docker: &Docker, world: &mut World) -> anyhow::Result<Seen> {
         "recovered: from offline until a lost task ran elsewhere; {:.2} s after the fault",
         began.elapsed().as_secs_f64()
     ));
-    sleep(Duration::from_secs(25).saturating_sub(began.elapsed())).await;
+    let from_beat = "SELECT round(extract(epoch FROM min(offline_since) - min(beat_at)), 2) || ' s, begun again after '
+        || round(extract(epoch FROM (SELECT min(placed_at) FROM attempts WHERE number > 1) - min(beat_at)), 2) || ' s'
+        FROM node_live WHERE offline_since IS NOT NULL";
+    seen.notes.push(format!(
+        "by the database, from the last heartbeat: offline after {}",
+        world.database.sql(from_beat)?.join("")
+    ));
+    sleep((offline_after() + Duration::from_secs(15)).saturating_sub(began.elapsed())).await;
     world.nodes[0].net.heal()?;
     freeze(docker, world, Signal::SIGCONT, false)?;
     let back = world.until_recovered().await?;
     seen.notes.push(format!("the node was back in {:.2} s", back.as_secs_f64()));
     Ok(seen)
 }
-
-/// The last heartbeat was up to so much before the fault.
-const BEAT_SLACK: Duration = Duration::from_millis(2_500);
 
 fn freeze(docker: &Docker, world: &World, signal: Signal, paused: bool) -> anyhow::Result<()> {
     docker.pause(&world.nodes[0].instance(), paused)?;
@@ -170,16 +177,16 @@ async fn gateway_frozen(world: &mut World) -> anyhow::Result<Seen> {
 }
 
 async fn agent_frozen(world: &mut World) -> anyhow::Result<Seen> {
-    let mut seen = Seen::of("agent 0: SIGSTOP 20 s, SIGCONT");
+    let mut seen = Seen::of("agent 0: SIGSTOP until its work runs elsewhere, SIGCONT");
     world.nodes[0].agent()?.signal(Signal::SIGSTOP)?;
     let frozen = Instant::now();
     let missed = world.until_missed(0, QUIET_WITHIN).await?;
-    let latest = SILENCE + Duration::from_secs(2);
+    let latest = silence() + Duration::from_secs(2);
     seen.promise(missed <= latest, format!("its silence was noticed after {missed:?}, not within {latest:?}"));
     seen.detected = Some(missed);
-    let offline = missed + world.until_offline(0, OFFLINE_AFTER + Duration::from_secs(10)).await?;
+    let offline = missed + world.until_offline(0, offline_after() + Duration::from_secs(10)).await?;
     seen.notes.push(format!("offline after {:.2} s", offline.as_secs_f64()));
-    sleep(Duration::from_secs(20).saturating_sub(frozen.elapsed())).await;
+    sleep((offline_after() + Duration::from_secs(10)).saturating_sub(frozen.elapsed())).await;
     world.nodes[0].agent()?.signal(Signal::SIGCONT)?;
     seen.recovered = Some(world.until_recovered().await?);
     Ok(seen)

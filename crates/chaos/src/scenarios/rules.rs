@@ -5,7 +5,7 @@ use crate::{
     scenario::{Scenario, Seen},
     wait::until,
     workload::Wanted,
-    world::{OFFLINE_AFTER, QUIET_WITHIN, Run, Shape, World},
+    world::{QUIET_WITHIN, Run, Shape, World, offline_after},
 };
 use anyhow::Context as _;
 use api_types::task::Task;
@@ -61,7 +61,7 @@ async fn exclusive(world: &mut World) -> anyhow::Result<Seen> {
     let place = place_of(world, process).await?;
     world.nodes[place].net.cut(Way::Both)?;
     let cut = Instant::now();
-    seen.detected = Some(world.until_offline(place, OFFLINE_AFTER + Duration::from_secs(10)).await?);
+    seen.detected = Some(world.until_offline(place, offline_after() + Duration::from_secs(10)).await?);
     let replaced = until("it runs elsewhere", Duration::from_secs(120), async || {
         world.task(process).await.filter(|task| task.attempt > 1 && is_running_again(task)).map(drop)
     })
