@@ -49,9 +49,7 @@ pub async fn play(run: &mut Run, scenario: &Scenario, sabotage: Option<Sabotage>
     if scenario.work_survives && findings.again > 0 {
         findings.broken.push(format!("{} attempts were begun again, and none should have been lost", findings.again));
     }
-    let audit = settle::audit(&world)?;
-    let audited = audit.is_some();
-    findings.broken.extend(audit.unwrap_or_default());
+    findings.broken.extend(settle::audit(&world).await);
     if let Some(sabotage) = sabotage {
         harm(&world, sabotage)?;
         let damaged = oracle::judge(&evidence::gather(&world).await?);
@@ -73,7 +71,6 @@ pub async fn play(run: &mut Run, scenario: &Scenario, sabotage: Option<Sabotage>
         what: scenario.what.into(),
         seen,
         findings,
-        audited,
         took_s: began.elapsed().as_secs_f64(),
     })
 }

@@ -15,8 +15,6 @@ pub struct Report {
     pub seen: Seen,
     #[serde(flatten)]
     pub findings: Findings,
-    /// False: this build has no `unidesk audit`.
-    pub audited: bool,
     pub took_s: f64,
 }
 
@@ -25,7 +23,7 @@ impl Report {
     pub fn unplayed(scenario: &Scenario, error: &anyhow::Error) -> Self {
         let findings = Findings { broken: vec![format!("{error:#}")], ..Findings::default() };
         let (id, what, seen) = (scenario.id.into(), scenario.what.into(), Seen::of(scenario.what));
-        Self { id, what, seen, findings, audited: true, took_s: 0.0 }
+        Self { id, what, seen, findings, took_s: 0.0 }
     }
 
     pub fn verdict(&self) -> &'static str {

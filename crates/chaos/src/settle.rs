@@ -3,10 +3,11 @@
 use crate::{
     docker::Docker,
     inside::run,
-    program::{self, Usage},
+    program::Usage,
     wait::until,
     world::{QUIET_WITHIN, World},
 };
+use api_types::audit::InvariantState;
 use std::{collections::BTreeMap, fs};
 
 /// Waits until every task has ended and nodes hold nothing, at most a minute; gives back what is not so.
@@ -107,18 +108,17 @@ pub fn networks_left() -> Vec<String> {
         .collect()
 }
 
-/// What the platform's own audit says, where this build has one.
-pub fn audit(world: &World) -> anyhow::Result<Option<Vec<String>>> {
-    let help = program::command(&["--help"])?.output()?;
-    let knows =
-        String::from_utf8_lossy(&help.stdout).lines().any(|line| line.split_whitespace().any(|word| word == "audit"));
-    if !knows {
-        return Ok(None);
-    }
-    let output = program::command(&["audit", "--database-url", &world.database.url()])?.output()?;
-    if output.status.success() {
-        return Ok(Some(Vec::new()));
-    }
-    let said = [output.stdout, output.stderr].concat();
-    Ok(Some(String::from_utf8_lossy(&said).lines().take(20).map(|line| format!("audit: {line}")).collect()))
+/// What the platform's own audit says: the same as `unidesk audit`.
+pub async fn audit(world: &World) -> Vec<String> {
+    let audit = match world.clients[0].audit().await {
+        Ok(audit) => audit,
+        Err(error) => return vec![format!("the audit was not answered: {error}")],
+    };
+    let broken = audit.invariants.iter().filter(|invariant| invariant.state != InvariantState::Holds);
+    broken
+        .map(|invariant| {
+            let because = invariant.because.as_deref().unwrap_or_default();
+            format!("audit: {}: {}{because} {}", invariant.id, invariant.says, invariant.rows.join("; "))
+        })
+        .collect()
 }
