@@ -5,7 +5,7 @@ use crate::{
     inside::run,
     program::Usage,
     wait::until,
-    world::{QUIET_WITHIN, World},
+    world::{World, work_ends_within},
 };
 use api_types::audit::InvariantState;
 use std::{collections::BTreeMap, fs};
@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fs};
 /// Waits until every task has ended and nodes hold nothing, at most a minute; gives back what is not so.
 pub async fn quiet(world: &World, docker: &Docker) -> Vec<String> {
     let mut left = Vec::new();
-    let waited = until("all is quiet", QUIET_WITHIN, async || {
+    let waited = until("all is quiet", work_ends_within(), async || {
         left = leftovers(world, docker).await;
         left.is_empty().then_some(())
     });

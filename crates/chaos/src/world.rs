@@ -59,6 +59,11 @@ pub fn offline_after() -> Duration {
 /// Everything is as before within this, or something is wrong.
 pub const QUIET_WITHIN: Duration = Duration::from_secs(60);
 
+/// At the product's own times what is begun again may have minutes of work before it.
+pub fn work_ends_within() -> Duration {
+    if real_times() { 5 * QUIET_WITHIN } else { QUIET_WITHIN }
+}
+
 /// What all scenarios of a run share.
 pub struct Run {
     pub dir: PathBuf,
