@@ -56,6 +56,7 @@ pub struct Seen {
     #[serde(serialize_with = "seconds")]
     pub recovered: Option<Duration>,
     /// Promises of this fault that were not kept.
+    #[serde(rename = "promises_broken")]
     pub broken: Vec<String>,
     /// Further figures.
     pub notes: Vec<String>,
