@@ -93,7 +93,10 @@ impl Home {
     /// Attempts that have a directory on a node.
     pub(crate) fn attempts(&self) -> Vec<PathBuf> {
         let of = |agent: PathBuf| {
-            fs::read_dir(agent.join("attempts")).into_iter().flatten().flatten().map(|entry| entry.path())
+            let entries =
+                fs::read_dir(agent.join("attempts")).into_iter().flatten().flatten().map(|entry| entry.path());
+            // The room that is kept for results lies there too.
+            entries.filter(|path| path.is_dir())
         };
         self.agents().into_iter().flat_map(of).collect()
     }
