@@ -125,7 +125,6 @@ impl World {
             facts,
             metrics: NodeMetrics::default(),
             attempts: Vec::new(),
-            alive: Default::default(),
             complete_executors: ["process".to_owned()].into(),
             newest_epoch: i64::MAX,
         };

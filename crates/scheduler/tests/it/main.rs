@@ -44,7 +44,6 @@ async fn node(store: &Store) -> NodeId {
         facts: NodeFacts { capacity, executors, platform: "linux".into(), ..NodeFacts::default() },
         metrics: NodeMetrics::default(),
         attempts: Vec::new(),
-        alive: Default::default(),
         complete_executors: ["process".to_owned()].into(),
         newest_epoch: i64::MAX,
     };
