@@ -37,11 +37,6 @@ pub(crate) struct Checker {
     epoch: ClusterEpoch,
     epochs: BTreeMap<NodeId, i64>,
     disks_lost: BTreeSet<NodeId>,
-    /// Tasks with an attempt whose exit facts are committed, which nothing has excused since.
-    exited: BTreeSet<TaskId>,
-    /// Ends that were the user's own failures, and nodes that went down, since the submission or the last retry by a person.
-    own_failures: BTreeMap<TaskId, u32>,
-    went_down: BTreeMap<TaskId, BTreeSet<NodeId>>,
     /// Whole-node losses and planned stops so far: each may cost a task one attempt.
     incidents: u32,
     processes: BTreeMap<AttemptId, ProcessBook>,
@@ -58,6 +53,11 @@ pub(crate) struct Books {
     cancelled: BTreeSet<TaskId>,
     live: BTreeMap<TaskId, BTreeSet<AttemptId>>,
     ends: BTreeMap<AttemptId, Ending>,
+    /// Tasks with an attempt whose exit facts are committed, which nothing has excused since.
+    exited: BTreeSet<TaskId>,
+    /// Ends that were the user's own failures, and nodes that went down, since the submission or the last retry by a person.
+    own_failures: BTreeMap<TaskId, u32>,
+    went_down: BTreeMap<TaskId, BTreeSet<NodeId>>,
 }
 
 macro_rules! promise {
@@ -87,9 +87,6 @@ impl Checker {
             epoch: ClusterEpoch(1),
             epochs: BTreeMap::new(),
             disks_lost: BTreeSet::new(),
-            exited: BTreeSet::new(),
-            own_failures: BTreeMap::new(),
-            went_down: BTreeMap::new(),
             incidents: 0,
             processes: BTreeMap::new(),
             compared: BTreeMap::new(),
@@ -296,9 +293,9 @@ impl Checker {
         }
         if events.contains(&Event::RetryAsked) {
             self.books.cancelled.remove(&after.id);
-            self.exited.remove(&after.id);
-            self.own_failures.remove(&after.id);
-            self.went_down.remove(&after.id);
+            self.books.exited.remove(&after.id);
+            self.books.own_failures.remove(&after.id);
+            self.books.went_down.remove(&after.id);
         }
         if let Some(broken) = self.within_budgets(before, after, events, store) {
             return Some(broken);
@@ -336,7 +333,7 @@ impl Checker {
             "I13 no budget is overdrawn",
             "{policy:?}: {after:?}"
         );
-        let own = self.own_failures.get(&after.id).copied().unwrap_or(0);
+        let own = self.books.own_failures.get(&after.id).copied().unwrap_or(0);
         promise!(
             after.user_failures <= own,
             "I13 only the user's own failures are charged to the user",
@@ -344,15 +341,16 @@ impl Checker {
         );
         if after.user_failures > before.user_failures {
             // Its user wants another run.
-            self.exited.remove(&after.id);
+            self.books.exited.remove(&after.id);
         }
         for event in events {
             if let Event::NodeWentDown { node, .. } = event {
-                self.went_down.entry(after.id).or_default().insert(*node);
+                self.books.went_down.entry(after.id).or_default().insert(*node);
             }
         }
         promise!(
-            after.failure != Some(FailureKind::Poison) || self.went_down.get(&after.id).is_some_and(|it| it.len() >= 2),
+            after.failure != Some(FailureKind::Poison)
+                || self.books.went_down.get(&after.id).is_some_and(|it| it.len() >= 2),
             "I14 poison is what took two machines down",
             "{after:?}"
         );
@@ -407,7 +405,7 @@ impl Checker {
         }
         let Some(before) = before else { return self.attempt_placed(after, store) };
         if after.state == AttemptState::Finishing && before.state != AttemptState::Finishing {
-            self.exited.insert(after.task);
+            self.books.exited.insert(after.task);
         }
         if before.state.is_terminal() {
             let unchanged = AttemptRow { reserved: after.reserved, ..before.clone() };
@@ -439,7 +437,7 @@ impl Checker {
             "{attempt:?}"
         );
         promise!(
-            !self.exited.contains(&attempt.task),
+            !self.books.exited.contains(&attempt.task),
             "I05 a task whose exit is committed is not run again",
             "{attempt:?}"
         );
@@ -475,7 +473,7 @@ impl Checker {
             self.hits.add(Sometimes::FinishingEndedByItsFacts);
         }
         if !ending.planned_stop && ending.failure.is_some_and(|kind| kind.class() == FailureClass::User) {
-            *self.own_failures.entry(attempt.task).or_default() += 1;
+            *self.books.own_failures.entry(attempt.task).or_default() += 1;
         }
         let is_signalled = self.processes.get(&attempt.id).is_some_and(|book| book.is_signalled);
         promise!(

@@ -201,8 +201,7 @@ impl FakeStore {
             // It is there, so it did not go down.
             let node = Presence { session_since: Some(Timestamp::MIN_UTC), ..Presence::default() };
             let around = Around { policy: &policy, now, jitter_0_to_1: 0.0, node, is_probe: false };
-            if let Verdict::Recorded(events) = lifecycle::report(&mut task, &mut attempt, *held, report, &around)
-            {
+            if let Verdict::Recorded(events) = lifecycle::report(&mut task, &mut attempt, *held, report, &around) {
                 self.save_attempt(attempt);
                 self.save_task(task, events, now);
             }
