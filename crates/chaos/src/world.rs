@@ -151,6 +151,8 @@ impl NodeHost {
             2 * heartbeat().as_millis()
         );
         fs::write(self.dir.join("provider.toml"), toml)?;
+        // In namespaces of its own the agent takes itself for one in a container, where processes would end with it. Here they don't.
+        fs::write(self.dir.join("policy.toml"), "executors = [\"container\", \"process\"]\n")?;
         let server = format!("http://127.0.0.1:{PLATFORM_PORT}");
         let mut agent = prefixed(before, program::command(&["provider", "--server", &server])?);
         agent.arg("--token-file").arg(self.dir.join("token")).arg("--data-dir").arg(&self.dir);
