@@ -222,7 +222,16 @@ impl Memory {
             .filter(|before| before.row.since != row.since)
             .map(|before| (before, self.heard_at(sight, row.since)))
             .filter(|(before, back)| back.saturating_sub(before.renewed_at) > limits.absent_after_ms)
-            .map(|(_, back)| back);
+            .map(|(_, back)| back)
+            // Set back meanwhile, the clock hides the gap from the row. All that is known then is that it may have been one, and that it
+            // is over by now.
+            .or_else(|| {
+                let (last, before) = self.last.zip(before)?;
+                let seen_until = if is_uneven(&last, sight, UNEVEN_MS) { sight.answered_at } else { last.answered_at };
+                let may_be_one =
+                    !before.is_proven || seen_until.saturating_sub(before.renewed_at) > limits.absent_after_ms;
+                (is_renewed && may_be_one).then_some(sight.answered_at)
+            });
         let is_proven = is_renewed || before.is_some_and(|before| before.is_proven);
         (Some(KnownPlatform { row, renewed_at, is_proven }), came_back_at)
     }

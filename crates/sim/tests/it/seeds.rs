@@ -2,7 +2,7 @@ use crate::play_all;
 use sim::{Hits, Outcome, Plan, Sometimes, World, shrink::shrink};
 use std::time::Instant;
 
-const FRESH_SEEDS: u64 = 600;
+const FRESH_SEEDS: u64 = 2_000;
 /// Fewer events than this and a seed says nothing.
 const EVENTS_OF_A_SEED: u64 = 300;
 
