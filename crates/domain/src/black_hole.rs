@@ -58,6 +58,13 @@ pub struct Cordon {
     pub probe: Option<AttemptId>,
 }
 
+impl Cordon {
+    /// Nobody waits for longer than was said, whatever was done to the clock meanwhile.
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.probe_at <= now || self.probe_at - now > TimeDelta::milliseconds(self.wait_ms)
+    }
+}
+
 /// What the end of an attempt says about its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
@@ -156,7 +163,7 @@ impl NodeFaults {
     pub fn may_probe(&self, probe_is_under_way: bool, now: Timestamp) -> bool {
         self.cordon
             .as_ref()
-            .is_some_and(|cordon| cordon.probe_at <= now && !(cordon.probe.is_some() && probe_is_under_way))
+            .is_some_and(|cordon| cordon.is_over(now) && !(cordon.probe.is_some() && probe_is_under_way))
     }
 
     /// This attempt is let through. Should it vanish with its node, the next one waits as long as this one did.

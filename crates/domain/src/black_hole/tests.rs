@@ -114,3 +114,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_clock_that_was_set_back_makes_nobody_wait_for_longer_than_was_said() {
+    let record = cordoned();
+    assert!(!record.may_probe(false, at(5)));
+    assert!(record.may_probe(false, at(4 - 3_600)));
+}

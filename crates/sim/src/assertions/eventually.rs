@@ -72,11 +72,11 @@ impl World {
             if !ending.log.complete && self.store.is_old(attempt.fence) {
                 continue;
             }
-            // An end by its exit facts alone: its node never came to tell of the log.
-            if !ending.log.complete && ending.log.bytes == 0 {
+            let stored = self.store.log_offsets(attempt.id).unwrap_or_default();
+            // An end by its exit facts alone: its node never came to tell of the rest, and what is said is what is there.
+            if !ending.log.complete && ending.log.bytes == stored.iter().sum::<u64>() {
                 continue;
             }
-            let stored = self.store.log_offsets(attempt.id).unwrap_or_default();
             let written = self.checker.written(attempt.id);
             if stored != written || ending.log.bytes != written.iter().sum::<u64>() {
                 let detail = format!("{:?}: {stored:?} stored, {written:?} written, {:?} said", attempt.id, ending.log);
