@@ -60,6 +60,7 @@ for argument in "$@"; do
         ;;
     esac
 done
+scripts/build-shim.sh || broken+=("the static shim")
 cargo build --locked "${programs[@]}" || {
     broken+=("the build")
     finish

@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod black_hole;
 pub mod fault;
 pub mod ids;
+pub mod lease;
 pub mod lifecycle;
 pub mod node;
 pub mod outcome;

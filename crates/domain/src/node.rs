@@ -31,6 +31,9 @@ pub struct NodeFacts {
     pub limits: BTreeMap<String, String>,
     /// The most attempts at once, by the owner's wish. 0: as many as fit.
     pub max_tasks: u32,
+    /// What this agent can do that not every agent can: `self_fence:container`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub features: BTreeSet<String>,
 }
 
 /// What a heartbeat carries: figures that move, conditions, and what is warm.

@@ -111,11 +111,18 @@ pub struct Requirements {
 pub struct Needs {
     pub executor: String,
     pub requirements: Requirements,
+    /// It needs a node whose agent can end exclusive work by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclusive: bool,
 }
 
 impl TaskSpec {
     pub fn needs(&self) -> Needs {
-        Needs { executor: self.executor.clone(), requirements: self.requirements.clone() }
+        Needs {
+            executor: self.executor.clone(),
+            requirements: self.requirements.clone(),
+            exclusive: self.on_node_loss.exclusive,
+        }
     }
     pub fn shm_bytes(&self) -> u64 {
         self.requirements.shm_bytes.unwrap_or(self.requirements.amounts.memory_bytes / 2)

@@ -29,6 +29,12 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    pub fn offline_after(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.offline_after_s.unsigned_abs().into())
+    }
+}
+
 /// Starts the loops; they run until the service stops. Any number of replicas may run: one of them sweeps.
 pub fn run(service: &Service, config: &Config, store: Store) {
     let (bridge, stop) = (store.clone(), service.stopping().clone());

@@ -16,6 +16,9 @@ pub enum FromNode {
     Hello(Box<Hello>),
     Heartbeat {
         metrics: Box<NodeMetrics>,
+        /// Which one it is in this session, so that its answer is known for its own: from 1 on. 0: of an older agent.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        number: u64,
     },
     /// Held by the agent until its sequence number is acknowledged, and sent again after a reconnect.
     Report {
@@ -32,6 +35,10 @@ pub enum FromNode {
     },
     #[serde(other)]
     Unknown,
+}
+
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

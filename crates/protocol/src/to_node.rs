@@ -3,6 +3,7 @@
 use crate::{Refused, Stream};
 use domain::{
     ids::{AttemptId, Held, NodeId, ProjectId, TaskId},
+    lease::Lease,
     spec::TaskSpec,
 };
 use serde::{Deserialize, Serialize};
@@ -44,8 +45,12 @@ pub enum ToNode {
         code: String,
         detail: String,
     },
-    /// Answers a heartbeat, so that both sides know the other is alive.
-    Beat,
+    /// Answers a heartbeat once it is recorded, so that both sides know the other is alive.
+    Beat {
+        /// That of the heartbeat. 0: an older server, which says nothing of which one it answers.
+        #[serde(default, skip_serializing_if = "crate::from_node::is_zero")]
+        number: u64,
+    },
     /// A message of a newer version: answered with `error` and skipped.
     #[serde(other)]
     Unknown,
@@ -86,6 +91,9 @@ pub struct Assign {
     /// GPUs reserved for it, by id.
     #[serde(default)]
     pub gpu_ids: Vec<String>,
+    /// For exclusive work: the agent ends it by itself when this runs out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
     /// The common part is read by the agent; `payload` inside it only by the executor.
     pub spec: TaskSpec,
 }

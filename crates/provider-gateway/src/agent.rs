@@ -5,6 +5,7 @@
 //! server or a lost message cost time and nothing else.
 
 mod attempt;
+mod lease;
 
 use crate::executor::{Adopted, Failure, Signal};
 use attempt::{Attempt, Step};
@@ -13,9 +14,12 @@ use domain::{
     ids::{AttemptId, Held},
     outcome::{Ending, ExitFacts, FailureKind, LogTotals},
 };
+use lease::LeaseClock;
 use protocol::{Assign, HeldAttempt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+pub use lease::SELF_FENCED;
 
 /// Milliseconds of a clock that runs through suspend (CLOCK_BOOTTIME). Only differences count.
 pub type Millis = u64;
@@ -26,6 +30,8 @@ pub struct Agent {
     attempts: BTreeMap<AttemptId, Attempt>,
     /// The agent is going down on purpose.
     stopping: bool,
+    /// When the last heartbeat was sent that the server has acknowledged to this agent.
+    acknowledged_at: Option<Millis>,
 }
 
 /// What is kept on disk of an attempt, so that a restarted agent can go on.
@@ -44,11 +50,17 @@ pub struct Record {
     pub planned_stop: Option<Millis>,
     /// By the clock of [`Millis`], which starts anew with the machine.
     pub started_at: Option<Millis>,
+    /// Of exclusive work, by the same clock: when the last acknowledged heartbeat was sent.
+    #[serde(default)]
+    pub renewed_at: Option<Millis>,
     /// What was got ready, for ever: said again by an agent that comes next.
     #[serde(default)]
     pub provenance: Option<serde_json::Value>,
     pub exit: Option<ExitFacts>,
     pub ending: Option<Ending>,
+    /// How it went wrong, told once what may be left of it is gone.
+    #[serde(default)]
+    pub clearing: Option<Ending>,
     /// Container, processes and trees are gone.
     pub removed: bool,
 }
@@ -70,6 +82,10 @@ pub enum Event {
     Acknowledged {
         attempt: AttemptId,
         kind: &'static str,
+    },
+    /// The server has recorded the heartbeat that was sent then.
+    HeartbeatAcknowledged {
+        sent_at: Millis,
     },
     /// From the disk, at start.
     Restored(Box<Record>),
@@ -121,6 +137,11 @@ pub enum Action {
     /// Check the spec and prepare.
     Prepare(AttemptId),
     Start(AttemptId),
+    /// Tell its supervisor that a heartbeat sent then was acknowledged.
+    Renew {
+        attempt: AttemptId,
+        sent_at: Millis,
+    },
     Collect(AttemptId),
     /// Drop what is being prepared.
     Abort(AttemptId),
@@ -135,7 +156,10 @@ pub enum Action {
 impl Agent {
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
+        // Before anything else: after a suspend the first event may be of any kind.
+        self.attempts.values_mut().for_each(|attempt| attempt.check_lease(now, &mut actions));
         match event {
+            Event::HeartbeatAcknowledged { sent_at } => self.heartbeat_acknowledged(sent_at, &mut actions),
             Event::Assigned(assign) => self.assigned(assign, &mut actions),
             Event::Cancel(held) => self.cancel(now, held, &mut actions),
             Event::Stop(held) => self.fence(now, held, &mut actions),
@@ -151,7 +175,7 @@ impl Agent {
             Event::Adopted { attempt, found } => self.with(attempt, |a| a.adopted(now, found, &mut actions)),
             Event::Prepared { attempt, outcome } => self.with(attempt, |a| a.prepared(outcome, &mut actions)),
             Event::Started { attempt, outcome } => self.with(attempt, |a| a.started(now, outcome, &mut actions)),
-            Event::Collected { attempt, outcome } => self.with(attempt, |a| a.collected(outcome, &mut actions)),
+            Event::Collected { attempt, outcome } => self.with(attempt, |a| a.collected(now, outcome, &mut actions)),
             Event::LogAcknowledged { attempt, totals } => {
                 self.with(attempt, |a| a.log_acknowledged(totals, &mut actions))
             }
@@ -179,7 +203,8 @@ impl Agent {
             return;
         }
         let has_source = assign.spec.source.code.is_some() || assign.spec.source.environment.is_some();
-        let mut attempt = Attempt::new(held, Some(assign), Step::Preparing);
+        let lease = assign.lease.map(|terms| LeaseClock::new(terms, self.acknowledged_at));
+        let mut attempt = Attempt { lease, ..Attempt::new(held, Some(assign), Step::Preparing) };
         actions.push(Action::Persist(held.attempt));
         attempt.report(Report::Accepted, actions);
         if has_source {
@@ -247,6 +272,7 @@ impl Agent {
 
     fn restored(&mut self, record: Record, actions: &mut Vec<Action>) {
         let held = record.assign.held;
+        let lease = record.assign.lease.map(|terms| LeaseClock::new(terms, record.renewed_at));
         let mut attempt = Attempt::new(held, Some(Box::new(record.assign)), Step::Adopting { again_at: None });
         attempt.cancel = record.cancel;
         attempt.fenced = record.fenced;
@@ -254,6 +280,7 @@ impl Agent {
         attempt.planned_stop = record.planned_stop;
         attempt.stopped_before = record.planned_stop.is_some();
         attempt.started_at = record.started_at;
+        attempt.lease = lease;
         attempt.unacknowledged.extend(record.provenance.clone().map(|provenance| Report::Prepared { provenance }));
         attempt.provenance = record.provenance;
         attempt.exit = record.exit;
@@ -263,6 +290,8 @@ impl Agent {
             attempt.unacknowledged.push(Report::Released);
         } else if let Some(ending) = record.ending {
             attempt.finish(ending, actions);
+        } else if let Some(ending) = record.clearing {
+            attempt.clear(ending, actions);
         } else {
             actions.push(Action::Adopt(held.attempt));
         }
@@ -285,6 +314,7 @@ impl Agent {
     /// What to keep on disk. None for an attempt that this agent only answers for.
     pub fn record(&self, attempt: AttemptId) -> Option<Record> {
         let attempt = self.attempts.get(&attempt)?;
+        let is_clearing = matches!(attempt.step, Step::Clearing { .. });
         Some(Record {
             assign: (**attempt.assign.as_ref()?).clone(),
             cancel: attempt.cancel,
@@ -292,9 +322,11 @@ impl Agent {
             timed_out: attempt.timed_out,
             planned_stop: attempt.planned_stop,
             started_at: attempt.started_at,
+            renewed_at: attempt.lease.as_ref().and_then(LeaseClock::renewed_at),
             provenance: attempt.provenance.clone(),
             exit: attempt.exit.clone(),
-            ending: attempt.ending.clone(),
+            ending: attempt.ending.clone().filter(|_| !is_clearing),
+            clearing: attempt.ending.clone().filter(|_| is_clearing),
             removed: attempt.step == Step::Released,
         })
     }
@@ -318,7 +350,10 @@ impl Agent {
         self.attempts
             .values()
             .filter(|attempt| {
-                matches!(attempt.step, Step::Adopting { .. } | Step::Preparing | Step::Starting | Step::Running)
+                matches!(
+                    attempt.step,
+                    Step::Adopting { .. } | Step::Preparing | Step::Starting | Step::Running | Step::Clearing { .. }
+                )
             })
             .count()
     }

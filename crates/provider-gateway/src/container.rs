@@ -13,6 +13,7 @@ mod disk;
 mod docker;
 mod exit;
 mod flight;
+mod guard;
 mod hardening;
 mod image;
 mod logs;
@@ -122,6 +123,8 @@ pub struct Settings {
     pub disk: DiskSettings,
     /// A container of ours without an attempt is removed after so long.
     pub orphan_grace: Duration,
+    /// The supervisor of exclusive containers. None: what lies beside this program.
+    pub shim: Option<PathBuf>,
 }
 
 impl Settings {
@@ -136,6 +139,7 @@ impl Settings {
             build_timeout: Duration::from_secs(2 * 3_600),
             disk: DiskSettings::default(),
             orphan_grace: Duration::from_secs(60),
+            shim: None,
         }
     }
 }
@@ -157,6 +161,12 @@ pub struct ContainerExecutor {
     has_compared: AtomicBool,
     /// Whether this Docker refused disk quotas, found out by asking for one.
     quota_refused: AtomicBool,
+    /// None where there is none that runs in every image.
+    shim: Option<guard::StaticShim>,
+    /// Its volume is known to be whole.
+    filled_shim: tokio::sync::Mutex<bool>,
+    /// Attempts whose first process was told of its first lease by this agent.
+    introduced: Mutex<HashSet<AttemptId>>,
 }
 
 impl ContainerExecutor {
@@ -174,6 +184,9 @@ impl ContainerExecutor {
             signalled: Mutex::default(),
             has_compared: AtomicBool::new(false),
             quota_refused: AtomicBool::new(false),
+            shim: guard::StaticShim::find(settings.shim.as_deref()),
+            filled_shim: tokio::sync::Mutex::new(false),
+            introduced: Mutex::default(),
             settings,
         })
     }
@@ -244,8 +257,15 @@ impl Executor for ContainerExecutor {
         Box::pin(async move {
             run::remove(&self.engine, job).await?;
             self.signalled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.held.attempt);
+            self.introduced.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.held.attempt);
             Ok(())
         })
+    }
+    fn renew<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, ()> {
+        Box::pin(self.renew_lease(job))
+    }
+    fn self_fences(&self) -> bool {
+        self.shim.is_some()
     }
     fn health<'a>(&'a self) -> BoxFuture<'a, Option<Condition>> {
         Box::pin(self.check_health())

@@ -4,12 +4,20 @@
 use crate::log::AttemptLog;
 use domain::{
     ids::{Held, InstanceId, ProjectId, TaskId},
+    lease::Lease,
     node::Condition,
     outcome::{Ending, ExitFacts, FailureKind},
     spec::TaskSpec,
 };
 use futures::future::BoxFuture;
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// One attempt as an executor sees it.
 #[derive(Clone)]
@@ -27,8 +35,30 @@ pub struct Job {
     /// The attempt's own directory on the node's disk (mode 0711). What an executor keeps across agent restarts lies here; the
     /// agent deletes it after `remove`.
     pub dir: PathBuf,
+    /// Of exclusive work: how long it may run without word from the server.
+    pub lease: Option<JobLease>,
     /// Where all output goes: byte for byte, in the order of reading. Waits when the spool is full.
     pub log: AttemptLog,
+}
+
+/// The lease of an exclusive attempt, as its supervisor needs it. Clones share when it was renewed.
+#[derive(Clone, Debug)]
+pub struct JobLease {
+    pub terms: Lease,
+    renewed_at: Arc<AtomicU64>,
+}
+
+impl JobLease {
+    pub fn new(terms: Lease) -> Self {
+        Self { terms, renewed_at: Arc::default() }
+    }
+    /// When the last acknowledged heartbeat was sent, in milliseconds of CLOCK_BOOTTIME. 0: never.
+    pub fn renewed_at(&self) -> u64 {
+        self.renewed_at.load(Ordering::Acquire)
+    }
+    pub fn renew(&self, sent_at: u64) {
+        self.renewed_at.fetch_max(sent_at, Ordering::AcqRel);
+    }
 }
 
 impl Job {
@@ -113,6 +143,15 @@ pub trait Executor: Send + Sync {
     fn collect<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<ExitFacts, Failure>>;
     /// Sends a signal. Fine when the process has ended already.
     fn signal<'a>(&'a self, job: &'a Job, signal: Signal) -> BoxFuture<'a, ()>;
+    /// Tells the supervisor of exclusive work that `job.lease` was renewed. Also called before and right after the start. Best effort:
+    /// what does not arrive shortens the lease.
+    fn renew<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+    /// Whether exclusive work ends here by itself, even when the agent is frozen.
+    fn self_fences(&self) -> bool {
+        false
+    }
     /// Removes container, processes, trees: when it returns Ok the resources are free.
     fn remove<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>>;
     /// What keeps this executor from working now; None when it is well. Answers within 10 s.

@@ -109,6 +109,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     if let Some(socket) = &config.settings.docker_socket {
         container_settings.socket = socket.clone();
     }
+    container_settings.shim = config.shim.clone();
     let marks = config.settings.watermarks.clone();
     container_settings.disk.marks = marks.clone();
     let containers = Arc::new(
@@ -211,6 +212,12 @@ impl Surveyor {
                 .registry
                 .iter()
                 .map(|executor| (executor.name().to_owned(), executor.version().to_owned()))
+                .collect(),
+            features: self
+                .registry
+                .iter()
+                .filter(|executor| executor.self_fences())
+                .map(|executor| domain::lease::feature(executor.name()))
                 .collect(),
             limits: limits.into_iter().filter_map(|(name, limits)| Some((name.to_owned(), limits?))).collect(),
             ..measured

@@ -201,6 +201,12 @@ impl Executor for ProcessExecutor {
     fn signal<'a>(&'a self, job: &'a Job, signal: Signal) -> BoxFuture<'a, ()> {
         Box::pin(run::signal(self, job, signal))
     }
+    fn renew<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, ()> {
+        Box::pin(async { run::renew(job) })
+    }
+    fn self_fences(&self) -> bool {
+        self.shim().is_ok()
+    }
     fn remove<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(run::remove(self, job))
     }

@@ -184,9 +184,16 @@ impl Runtime {
             match input {
                 None => return,
                 Some(Input::Agent(event)) => self.apply(event),
-                Some(Input::SessionOpened(outgoing)) => self.open_session(outgoing),
+                Some(Input::SessionOpened(outgoing)) => {
+                    // What a suspend has ended is stopped before anything is said to the server.
+                    self.apply(Event::Tick);
+                    self.open_session(outgoing);
+                }
                 Some(Input::SessionClosed) => self.session = None,
-                Some(Input::Inventory(answer)) => self.waiting.push(answer),
+                Some(Input::Inventory(answer)) => {
+                    self.apply(Event::Tick);
+                    self.waiting.push(answer);
+                }
             }
             self.answer_inventories();
         }

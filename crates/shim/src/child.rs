@@ -96,20 +96,20 @@ fn take_steps(spec: &Spec, parent: i32, streams: [&File; 3], step: &mut usize) -
     *step = 4;
     std::env::set_current_dir(&spec.cwd)?;
     *step = 5;
-    Err(search_and_execute(spec))
+    Err(search_and_execute(&spec.argv, &spec.env))
 }
 
 /// Looks for the program as a shell would: in the PATH of the task's own environment, unless its name has a slash.
-fn search_and_execute(spec: &Spec) -> io::Error {
-    let name = spec.argv[0].as_bytes();
+pub(crate) fn search_and_execute(argv: &[CString], env: &[CString]) -> io::Error {
+    let name = argv[0].as_bytes();
     if name.contains(&b'/') {
-        return sys::execute(&spec.argv[0], &spec.argv, &spec.env);
+        return sys::execute(&argv[0], argv, env);
     }
-    let path = spec.env.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH=")).unwrap_or_default();
+    let path = env.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH=")).unwrap_or_default();
     let mut verdict = io::Error::from_raw_os_error(libc::ENOENT);
     for dir in std::env::split_paths(OsStr::from_bytes(path)) {
         let Ok(candidate) = CString::new(dir.join(OsStr::from_bytes(name)).as_os_str().as_bytes()) else { continue };
-        let error = sys::execute(&candidate, &spec.argv, &spec.env);
+        let error = sys::execute(&candidate, argv, env);
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             // A file that may not be executed hides no good one further on, but is the better explanation.
@@ -118,4 +118,11 @@ fn search_and_execute(spec: &Spec) -> io::Error {
         }
     }
     verdict
+}
+
+/// A script without `#!`, as shells and Docker's own init run it.
+pub(crate) fn execute_as_script(argv: &[CString], env: &[CString]) -> io::Error {
+    let shell = CString::from(c"/bin/sh");
+    let words: Vec<CString> = std::iter::once(shell.clone()).chain(argv.iter().cloned()).collect();
+    sys::execute(&shell, &words, env)
 }

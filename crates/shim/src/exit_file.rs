@@ -23,6 +23,8 @@ pub(crate) struct Facts {
     /// Which step before the user's program went wrong, and the system's error number.
     pub(crate) not_started: Option<(&'static str, i32)>,
     pub(crate) oom: bool,
+    /// Its lease had run out.
+    pub(crate) fenced: bool,
     pub(crate) started_ms: u64,
     pub(crate) ended_ms: u64,
     pub(crate) duration_ms: u64,
@@ -57,6 +59,7 @@ impl Facts {
             line("errno", &errno);
         }
         line("oom", &u8::from(self.oom));
+        line("fenced", &u8::from(self.fenced));
         line("started_ms", &self.started_ms);
         line("ended_ms", &self.ended_ms);
         line("duration_ms", &self.duration_ms);

@@ -13,10 +13,14 @@
 //! | `exit` | shim | how it ended, on disk for good before it has this name |
 //!
 //! The shim's standard output is the doorbell: a byte whenever one of these files has grown. Signals to the shim: SIGTERM
-//! asks the process to stop, SIGUSR1 kills the whole tree. Begin at [`supervise`].
+//! asks the process to stop, SIGUSR1 kills the whole tree, SIGUSR2 says that the lease of exclusive work was renewed.
+//!
+//! `init` is the other way to run it: as the first process of a container of exclusive work. Begin at [`supervise`] or [`init`].
 
 mod child;
 mod exit_file;
+mod init;
+mod lease;
 mod log;
 mod memory;
 mod spec;
@@ -39,7 +43,12 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["run", _] => run(&PathBuf::from(&arguments[1])),
         ["kill-user", uid] => kill_user(uid),
-        _ => Err(io::Error::other("usage: unidesk-shim run DIRECTORY | kill-user UID")),
+        // What comes after is not ours to read as text.
+        ["init", ..] => match init::run(&arguments[1..]) {
+            Ok(code) => return ExitCode::from(code.clamp(0, 255) as u8),
+            Err(error) => Err(error),
+        },
+        _ => Err(io::Error::other("usage: unidesk-shim run DIRECTORY | init ... -- PROGRAM | kill-user UID")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

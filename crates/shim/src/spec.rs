@@ -1,6 +1,10 @@
 //! What to run, as the agent wrote it: `key=value` texts, each ended by a NUL, which no argument or variable can contain.
 
-use std::{ffi::CString, fs, io, path::Path};
+use std::{
+    ffi::CString,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spec {
@@ -19,6 +23,10 @@ pub(crate) struct Spec {
     pub(crate) max_processes: Option<u64>,
     pub(crate) max_open_files: Option<u64>,
     pub(crate) has_network: bool,
+    /// Of exclusive work: the file that says when it was renewed, and for how long that is good.
+    pub(crate) lease_file: Option<PathBuf>,
+    pub(crate) lease_period_ms: u64,
+    pub(crate) lease_grace_ms: u64,
 }
 
 impl Spec {
@@ -43,6 +51,9 @@ impl Spec {
                 b"log_limit_bytes" => spec.log_limit_bytes = number(value)?,
                 b"max_processes" => spec.max_processes = Some(number(value)?),
                 b"max_open_files" => spec.max_open_files = Some(number(value)?),
+                b"lease_file" => spec.lease_file = Some(text(value)?.into()),
+                b"lease_period_ms" => spec.lease_period_ms = number(value)?,
+                b"lease_grace_ms" => spec.lease_grace_ms = number(value)?,
                 b"network" => spec.has_network = value != b"none",
                 // Ignoring what a newer agent asks for could drop a limit.
                 _ => return Err(invalid("a key that this version does not know")),

@@ -4,17 +4,19 @@ use crate::{
     Doorbell,
     child::{self, Launched, Output},
     exit_file::{Facts, Reserved},
+    lease::{Due, Lease},
     log::{Log, MAX_RECORD},
     memory::{self, Watch},
     spec::Spec,
-    sys, tree, write_whole,
+    sys::{self, Status},
+    tree, write_whole,
 };
 use std::{
     collections::HashSet,
     fs::File,
     io::{self, Read},
     os::fd::AsRawFd,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -30,6 +32,16 @@ pub(crate) fn supervise(dir: &Path, spec: &Spec, signals: File, bell: Doorbell) 
     let log = Log::new(File::create_new(dir.join("log"))?, spec.log_limit_bytes);
     let (boot_ms, kernel_kills) = (sys::boot_ms(), memory::kernel_kills());
     let mut facts = Facts { started_ms: sys::wall_ms(), ..Facts::default() };
+    let mut guard = Guard::new(spec)?;
+    let waited = guard.as_mut().map_or(Ok(Waited::Held), |guard| guard.wait_for_lease(&signals))?;
+    if waited != Waited::Held {
+        facts.fenced = waited == Waited::InVain;
+        facts.status = Some(Status::Signalled(libc::SIGTERM));
+        facts.end_now(boot_ms);
+        exit_file.publish(&facts);
+        bell.ring();
+        return Ok(());
+    }
     match child::launch(spec) {
         Ok(Launched::Running(pid, output)) => {
             facts.pid = pid;
@@ -37,7 +49,7 @@ pub(crate) fn supervise(dir: &Path, spec: &Spec, signals: File, bell: Doorbell) 
             // Nothing depends on it but how soon the start is seen: the supervisor file says who runs.
             let _ = write_whole(dir, "started", &format!("pid={pid}\npid_start={}\n", facts.pid_start));
             bell.ring();
-            Supervisor::new(spec, signals, &bell, log, pid, output)?.run(&mut facts, boot_ms);
+            Supervisor::new(spec, signals, &bell, log, pid, output, guard)?.run(&mut facts, boot_ms);
         }
         Ok(Launched::Failed(pid, step, errno)) => {
             facts.pid = pid;
@@ -68,10 +80,77 @@ struct Supervisor<'a> {
     /// The whole tree is to be killed.
     is_killing: bool,
     oom: bool,
+    guard: Option<Guard>,
+}
+
+/// The lease of exclusive work: the file that the agent writes, and a timer.
+struct Guard {
+    lease: Lease,
+    file: PathBuf,
+    timer: File,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    Held,
+    Stopped,
+    /// For as long as a lease lasts.
+    InVain,
+}
+
+impl Guard {
+    fn new(spec: &Spec) -> io::Result<Option<Self>> {
+        let Some(file) = spec.lease_file.clone() else { return Ok(None) };
+        let lease = Lease::new(spec.lease_period_ms, spec.lease_grace_ms);
+        Ok(Some(Self { lease, file, timer: sys::boot_timer()? }))
+    }
+
+    /// Reads when the last acknowledged heartbeat was sent, and arms the timer.
+    fn look(&mut self) -> Due {
+        let now = sys::boot_ms();
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        if let Ok(sent_at) = text.trim().parse() {
+            self.lease.renew_as_written(sent_at, now);
+        }
+        let due = self.lease.due(now);
+        if let Some(at) = self.lease.wakes_at().filter(|_| due != Due::Kill) {
+            let _ = sys::set_timer(&self.timer, at);
+        }
+        due
+    }
+
+    /// Nothing begins without one.
+    fn wait_for_lease(&mut self, signals: &File) -> io::Result<Waited> {
+        let give_up_at = sys::boot_ms() + self.lease.period_ms();
+        loop {
+            self.look();
+            if self.lease.is_held() {
+                return Ok(Waited::Held);
+            }
+            if sys::boot_ms() >= give_up_at {
+                return Ok(Waited::InVain);
+            }
+            sys::set_timer(&self.timer, give_up_at)?;
+            sys::poll([signals.as_raw_fd(), self.timer.as_raw_fd()], None);
+            while let Some(signal) = sys::next_signal(signals) {
+                if matches!(signal, libc::SIGTERM | libc::SIGUSR1) {
+                    return Ok(Waited::Stopped);
+                }
+            }
+        }
+    }
 }
 
 impl<'a> Supervisor<'a> {
-    fn new(spec: &'a Spec, signals: File, bell: &'a Doorbell, log: Log, main: i32, output: Output) -> io::Result<Self> {
+    fn new(
+        spec: &'a Spec,
+        signals: File,
+        bell: &'a Doorbell,
+        log: Log,
+        main: i32,
+        output: Output,
+        guard: Option<Guard>,
+    ) -> io::Result<Self> {
         for stream in [&output.stdout, &output.stderr] {
             sys::set_nonblocking(stream.as_raw_fd())?;
         }
@@ -86,6 +165,7 @@ impl<'a> Supervisor<'a> {
             watch: Watch::new(spec.memory_limit_bytes, Duration::from_millis(spec.memory_period_ms)),
             is_killing: false,
             oom: false,
+            guard,
         })
     }
 
@@ -97,6 +177,7 @@ impl<'a> Supervisor<'a> {
                 self.is_killing = true;
             }
         }
+        facts.fenced = self.guard.as_ref().is_some_and(|guard| guard.lease.is_over());
         facts.alive = self.kill_all();
         facts.end_now(boot_ms);
         // Everything that could write is dead, so what the pipes hold now is all there will be.
@@ -116,7 +197,8 @@ impl<'a> Supervisor<'a> {
         self.log.flush();
         let is_stuck = self.log.is_stuck();
         let fd = |stream: &Option<File>| stream.as_ref().filter(|_| !is_stuck).map_or(-1, AsRawFd::as_raw_fd);
-        let fds = [self.signals.as_raw_fd(), fd(&self.streams[0]), fd(&self.streams[1])];
+        let timer = self.guard.as_ref().filter(|_| !self.is_killing).map_or(-1, |guard| guard.timer.as_raw_fd());
+        let fds = [self.signals.as_raw_fd(), fd(&self.streams[0]), fd(&self.streams[1]), timer];
         let timeout = if is_stuck { Some(timeout.unwrap_or(RETRY_FULL_DISK).min(RETRY_FULL_DISK)) } else { timeout };
         let ready = sys::poll(fds, timeout);
         // A stop must not wait behind a flood of output.
@@ -128,7 +210,18 @@ impl<'a> Supervisor<'a> {
                 self.read(stream);
             }
         }
+        if ready[3] {
+            self.look_at_lease();
+        }
         self.reap_orphans();
+    }
+
+    fn look_at_lease(&mut self) {
+        match self.guard.as_mut().map(Guard::look) {
+            Some(Due::Stop) => self.handle(libc::SIGTERM),
+            Some(Due::Kill) => self.is_killing = true,
+            Some(Due::Nothing) | None => {}
+        }
     }
 
     fn handle(&mut self, signal: i32) {

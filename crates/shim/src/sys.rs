@@ -75,10 +75,42 @@ pub(crate) fn signals_as_file() -> io::Result<File> {
 }
 
 pub(crate) fn next_signal(signals: &File) -> Option<i32> {
+    next_signal_from(signals).map(|(signal, _)| signal)
+}
+
+/// The signal, and the process that sent it: 0 when that is not in this process's world of numbers.
+pub(crate) fn next_signal_from(signals: &File) -> Option<(i32, u32)> {
     let mut info = [0; mem::size_of::<libc::signalfd_siginfo>()];
     (&mut &*signals).read_exact(&mut info).ok()?;
-    // The number is the first field.
-    info.first_chunk().map(|number| i32::from_ne_bytes(*number))
+    // The number is the first field, the sender the fourth.
+    Some((i32::from_ne_bytes(*info.first_chunk()?), u32::from_ne_bytes(*info[12..].first_chunk()?)))
+}
+
+/// A timer by [`boot_ms`]: one that came due while the machine slept fires when it wakes up.
+pub(crate) fn boot_timer() -> io::Result<File> {
+    // SAFETY: takes numbers only; the new descriptor is owned by nobody else.
+    unsafe {
+        let fd = check(libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK))?;
+        Ok(File::from_raw_fd(fd))
+    }
+}
+
+/// Readable from this moment on, until it is set again.
+pub(crate) fn set_timer(timer: &File, at_boot_ms: u64) -> io::Result<()> {
+    // Zero would mean never.
+    let at = at_boot_ms.max(1);
+    let time = libc::itimerspec {
+        it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+        it_value: libc::timespec { tv_sec: (at / 1_000) as _, tv_nsec: (at % 1_000 * 1_000_000) as _ },
+    };
+    let fd = std::os::fd::AsRawFd::as_raw_fd(timer);
+    // SAFETY: reads one plain struct, and is not asked for the old value.
+    check(unsafe { libc::timerfd_settime(fd, libc::TFD_TIMER_ABSTIME, &time, ptr::null_mut()) }).map(drop)
+}
+
+pub(crate) fn lead_group() -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::setpgid(0, 0) }).map(drop)
 }
 
 /// Undoes what the shim and Rust did to signals, as a program expects it.

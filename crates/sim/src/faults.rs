@@ -65,10 +65,12 @@ pub enum Fault {
     BlackHole,
     /// Some tasks take their machine down.
     Poison,
+    /// A laptop is closed: nothing on it runs, and its clock goes on.
+    HostSuspend,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 35] = [
+    pub const ALL: [Fault; 36] = [
         Self::GatewayCrash,
         Self::GatewayPause,
         Self::SchedulerCrash,
@@ -104,6 +106,7 @@ impl Fault {
         Self::Restore,
         Self::BlackHole,
         Self::Poison,
+        Self::HostSuspend,
     ];
     /// Kinds that came later draw by themselves, so that older seeds keep their plans.
     const FIRST_KINDS: usize = 27;
@@ -131,7 +134,7 @@ impl Fault {
             Self::NodeGone | Self::DiskLoss | Self::DatabaseAway | Self::AllGatewaysAway | Self::MassSilence => 2,
             Self::DatabaseClockStep => 4,
             Self::HostCrash | Self::Drain | Self::PlannedStop | Self::Restore => 6,
-            Self::GatewayPause | Self::SchedulerPause | Self::Partition | Self::DockerAway => 10,
+            Self::GatewayPause | Self::SchedulerPause | Self::Partition | Self::DockerAway | Self::HostSuspend => 10,
             _ => 20,
         }
     }
@@ -178,6 +181,14 @@ pub struct Planted {
     pub clock_steps_count: bool,
     /// A heartbeat that ends an offline time leaves the node's tasks to be replaced.
     pub heartbeat_leaves_queued: bool,
+    /// The lease of exclusive work counts from when a heartbeat's answer was heard, not from when it was sent.
+    pub lease_from_answer: bool,
+    /// Leases count by a clock that stands still while the machine is suspended.
+    pub clock_stops_in_suspend: bool,
+    /// An exclusive task is placed while an earlier attempt of it holds its node.
+    pub nothing_held_back: bool,
+    /// Nothing but the agent ends exclusive work, and a frozen agent does nothing.
+    pub agent_alone_fences: bool,
 }
 
 /// Sizes and times, now and then absurd ones.

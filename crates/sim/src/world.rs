@@ -107,9 +107,24 @@ pub(crate) enum SweeperEvent {
 }
 
 pub(crate) enum HostEvent {
-    Op { attempt: AttemptId, op: Op, run: u64 },
-    Write { attempt: AttemptId, index: usize },
-    Exit { attempt: AttemptId, exit: ExitFacts },
+    Op {
+        attempt: AttemptId,
+        op: Op,
+        run: u64,
+    },
+    /// The lease of exclusive work may have run out.
+    LeaseOver {
+        attempt: AttemptId,
+    },
+    Resume,
+    Write {
+        attempt: AttemptId,
+        index: usize,
+    },
+    Exit {
+        attempt: AttemptId,
+        exit: ExitFacts,
+    },
     DockerBack,
 }
 
@@ -217,6 +232,7 @@ impl World {
             let facts = NodeFacts {
                 capacity,
                 executors: [("container".to_owned(), "1".to_owned())].into(),
+                features: [domain::lease::feature("container")].into(),
                 ..NodeFacts::default()
             };
             let instance = self.next_instance();
@@ -309,8 +325,9 @@ impl World {
             }
             Event::Node { node, run, event } => {
                 let process = self.nodes[node].process;
-                if process.run == run && process.paused_until > self.now {
-                    self.at(process.paused_until, Event::Node { node, run, event });
+                let paused_until = self.nodes[node].paused_until();
+                if process.run == run && paused_until > self.now {
+                    self.at(paused_until, Event::Node { node, run, event });
                 } else if process.run == run {
                     self.node_event(node, event);
                 }
@@ -329,7 +346,13 @@ impl World {
                 }
             }
             Event::Host { node, boot, event } => {
-                if self.nodes[node].boot == boot && self.nodes[node].is_up {
+                let suspended_until = self.nodes[node].suspended_until;
+                if self.nodes[node].boot != boot || !self.nodes[node].is_up {
+                    return;
+                }
+                if suspended_until > self.now {
+                    self.at(suspended_until, Event::Host { node, boot, event });
+                } else {
                     self.host_hears(node, event);
                 }
             }

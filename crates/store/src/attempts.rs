@@ -1,6 +1,7 @@
 //! Operations on attempts: placing them, hearing of them, giving them up.
 
 pub(crate) mod commit_placements;
+pub(crate) mod exclusive;
 pub(crate) mod outbox;
 pub(crate) mod placement_snapshot;
 pub(crate) mod record_reports;

@@ -1,7 +1,7 @@
 //! What a node must be told, read from the state itself.
 
 use super::socket::Door;
-use domain::ids::AttemptId;
+use domain::{ids::AttemptId, lease::Lease};
 use protocol::{Assign, ToNode};
 use std::{collections::BTreeSet, sync::Arc};
 use store::{OutboxItem, SessionKey, Topic};
@@ -80,9 +80,10 @@ async fn tell_once(
 ) -> Result<Option<String>, store::StoreError> {
     let assigned: Vec<AttemptId> = sent.assigned.iter().copied().collect();
     let outbox = door.store.outbox(key.node, &assigned).await?;
+    let offline_after_ms = door.store.offline_after_ms();
     if outbox.revoked {
         // What runs there must not run on; the session sends this before it closes.
-        outbox.items.into_iter().for_each(|item| tell(item, outbound, sent));
+        outbox.items.into_iter().for_each(|item| tell(item, outbound, sent, offline_after_ms));
         return Ok(Some("the node was revoked".to_owned()));
     }
     if outbox.session_epoch != key.epoch {
@@ -92,16 +93,17 @@ async fn tell_once(
         outbound.send(if outbox.draining { ToNode::Drain } else { ToNode::Resume });
         sent.draining = outbox.draining;
     }
-    outbox.items.into_iter().for_each(|item| tell(item, outbound, sent));
+    outbox.items.into_iter().for_each(|item| tell(item, outbound, sent, offline_after_ms));
     Ok(None)
 }
 
 /// What went out in this session does not go out again.
-fn tell(item: OutboxItem, outbound: &Outbound, sent: &mut Sent) {
+fn tell(item: OutboxItem, outbound: &Outbound, sent: &mut Sent, offline_after_ms: u64) {
     match item {
         OutboxItem::Assign { held, task, project, number, gpu_ids, spec } => {
             if sent.assigned.insert(held.attempt) {
-                let assign = Assign { held, task, project, number, gpu_ids, spec: *spec };
+                let lease = Lease::of(&spec, offline_after_ms);
+                let assign = Assign { held, task, project, number, gpu_ids, lease, spec: *spec };
                 outbound.send(ToNode::Assign(Box::new(assign)));
             }
         }

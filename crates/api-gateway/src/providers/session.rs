@@ -148,7 +148,7 @@ async fn hear(door: &Door, key: SessionKey, frame: Frame<FromNode>, inbound: &In
         FromNode::Report { held, report } => {
             return inbound.reports.try_send((frame.seq, NodeReport { held, report })).is_ok();
         }
-        FromNode::Heartbeat { metrics } => beat(door, key, *metrics, outbound),
+        FromNode::Heartbeat { metrics, number } => beat(door, key, *metrics, number, outbound),
         FromNode::Facts { facts } => {
             if let Err(error) = door.store.update_facts(key, &facts).await {
                 tracing::warn!(%error, "a node's facts could not be recorded; its next hello brings them again");
@@ -167,14 +167,14 @@ async fn hear(door: &Door, key: SessionKey, frame: Frame<FromNode>, inbound: &In
 }
 
 /// Recorded with those of other nodes in one statement. Answered once it is committed: the agent counts on that.
-fn beat(door: &Door, key: SessionKey, metrics: NodeMetrics, outbound: &Outbound) {
+fn beat(door: &Door, key: SessionKey, metrics: NodeMetrics, number: u64, outbound: &Outbound) {
     let outbound = outbound.clone();
     door.beats.record(
         key,
         metrics,
         Box::new(move |counted| {
             if counted {
-                outbound.send(ToNode::Beat);
+                outbound.send(ToNode::Beat { number });
             } else {
                 outbound.close("a newer session of this node took over");
             }

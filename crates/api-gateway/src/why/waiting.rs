@@ -148,6 +148,7 @@ fn example(known: &Known<'_>, candidate: &Candidate, unfit: &Unfit) -> String {
         Unfit::Cordoned | Unfit::Draining => node.admission_note.clone(),
         Unfit::NotTheNamedNode
         | Unfit::NoSuchExecutor { .. }
+        | Unfit::CannotSelfFence
         | Unfit::MissingTags
         | Unfit::MissingLabels
         | Unfit::NoInternet
@@ -176,7 +177,7 @@ fn last_requeue<'a>(known: &'a Known<'_>) -> Option<&'a str> {
 
 /// `1 gpu with 24 GiB, 4 cpu, 16 GiB, internet`
 pub(super) fn needs_text(spec: &TaskSpec) -> String {
-    let Needs { executor, requirements } = spec.needs();
+    let Needs { executor, requirements, exclusive } = spec.needs();
     let amounts = requirements.amounts;
     let mut parts = Vec::new();
     if amounts.gpus > 0 {
@@ -205,6 +206,9 @@ pub(super) fn needs_text(spec: &TaskSpec) -> String {
         parts.push(pairs(&requirements.labels));
     }
     parts.extend(requirements.node.map(|node| format!("node {node}")));
+    if exclusive {
+        parts.push("exclusive".to_owned());
+    }
     if executor != "container" && executor != "process" {
         parts.push(format!("executor {executor}"));
     }

@@ -46,7 +46,11 @@ fn head(n: u128, cpus: u64) -> Head {
     Head {
         task: TaskId::from_uuid(Uuid::from_u128(n)),
         class: cpus as i64,
-        needs: Needs { executor: "process".into(), requirements: Requirements { amounts, ..Requirements::default() } },
+        needs: Needs {
+            executor: "process".into(),
+            requirements: Requirements { amounts, ..Requirements::default() },
+            exclusive: false,
+        },
         priority: 0,
         queued_at: at(n as i64),
         avoid_node: None,
@@ -156,6 +160,7 @@ fn each_reason_is_told_apart() {
             Needs { executor: "container".into(), ..plain.clone() },
             Unfit::NoSuchExecutor { executor: "container".into() },
         ),
+        (node(1, 2), Needs { exclusive: true, ..plain.clone() }, Unfit::CannotSelfFence),
         (node(1, 2), needs(|r| r.platform = Some("darwin".into())), Unfit::OtherPlatform { platform: "linux".into() }),
         (node(1, 2), needs(|r| r.arch = Some("armv7".into())), Unfit::OtherArch { arch: "x86_64".into() }),
         (node(1, 2), needs(|r| r.role = Some("mobile".into())), Unfit::OtherRole { role: String::new() }),

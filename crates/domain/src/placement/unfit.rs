@@ -2,6 +2,7 @@
 
 use super::Candidate;
 use crate::{
+    lease,
     node::{Admission, Condition, Presence},
     resources::{Reservation, Shortage},
     spec::Needs,
@@ -14,16 +15,28 @@ use serde::{Deserialize, Serialize};
 pub enum Unfit {
     // Never fits, unless the machine or its settings change.
     NotTheNamedNode,
-    NoSuchExecutor { executor: String },
-    OtherPlatform { platform: String },
-    OtherArch { arch: String },
-    OtherRole { role: String },
+    NoSuchExecutor {
+        executor: String,
+    },
+    /// The task is exclusive, and the agent there can't end such work by itself.
+    CannotSelfFence,
+    OtherPlatform {
+        platform: String,
+    },
+    OtherArch {
+        arch: String,
+    },
+    OtherRole {
+        role: String,
+    },
     MissingTags,
     MissingLabels,
     NoInternet,
     NoGpu,
     TooFewGpus,
-    GpuMemoryTooSmall { largest_bytes: u64 },
+    GpuMemoryTooSmall {
+        largest_bytes: u64,
+    },
     CpuTooSmall,
     MemoryTooSmall,
     DiskTooSmall,
@@ -33,7 +46,9 @@ pub enum Unfit {
     Disconnected,
     Cordoned,
     Draining,
-    Unwell { condition: Condition },
+    Unwell {
+        condition: Condition,
+    },
     Full,
 }
 
@@ -46,6 +61,7 @@ impl Unfit {
             }
             Self::NotTheNamedNode
             | Self::NoSuchExecutor { .. }
+            | Self::CannotSelfFence
             | Self::OtherPlatform { .. }
             | Self::OtherArch { .. }
             | Self::OtherRole { .. }
@@ -67,6 +83,7 @@ impl Unfit {
         match self {
             Self::NotTheNamedNode => "not the named node".into(),
             Self::NoSuchExecutor { executor } => format!("no {executor} executor"),
+            Self::CannotSelfFence => "can't stop exclusive work by itself".into(),
             Self::OtherPlatform { .. } => "other platform".into(),
             Self::OtherArch { .. } => "other architecture".into(),
             Self::OtherRole { .. } => "other role".into(),
@@ -112,6 +129,9 @@ fn check_machine(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
     }
     if !facts.executors.contains_key(&needs.executor) {
         return Err(Unfit::NoSuchExecutor { executor: needs.executor.clone() });
+    }
+    if needs.exclusive && !facts.features.contains(&lease::feature(&needs.executor)) {
+        return Err(Unfit::CannotSelfFence);
     }
     if requirements.platform.as_ref().is_some_and(|wanted| *wanted != facts.platform) {
         return Err(Unfit::OtherPlatform { platform: facts.platform.clone() });

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     fault::Fault,
+    lease::EXCLUSIVE_REPLACE_AFTER_MS,
     resources::Amounts,
     retry::RetryPolicy,
     source::{CommitId, DockerfilePath, Environment, Invalid, Pinned, RepoUrl, Source, quote},
@@ -363,14 +364,8 @@ fn on_node_loss(top: &Reader<'_>, faults: &mut Faults) -> OnNodeLoss {
         faults,
     );
     let exclusive = reader.flag("exclusive", faults);
-    if exclusive {
-        // Refused rather than half kept: the node must kill the work by itself first, and no agent can do that yet.
-        faults.push(
-            Fault::new("#/on_node_loss/exclusive", "not_supported_yet", "Exclusive tasks are not supported yet.")
-                .hint("leave it out; UNIDESK_FENCE lets the task guard its own effects"),
-        );
-    }
-    OnNodeLoss { replace_after_ms: reader.duration_ms("replace_after", faults).unwrap_or(0), exclusive }
+    let default_ms = if exclusive { EXCLUSIVE_REPLACE_AFTER_MS } else { 0 };
+    OnNodeLoss { replace_after_ms: reader.duration_ms("replace_after", faults).unwrap_or(default_ms), exclusive }
 }
 
 fn stop(top: &Reader<'_>, faults: &mut Faults) -> Stop {

@@ -81,6 +81,18 @@ fn one_string_is_for_a_shell_and_a_list_is_not() {
 }
 
 #[test]
+fn an_exclusive_task_waits_a_quarter_of_an_hour_for_its_node_unless_it_says_otherwise() {
+    let spec = |loss: Value| parse_spec(&json!({"command": ["x"], "on_node_loss": loss})).expect("valid");
+    let plain = spec(json!({"exclusive": false}));
+    assert_eq!((plain.on_node_loss.replace_after_ms, plain.needs().exclusive), (0, false));
+    let exclusive = spec(json!({"exclusive": true}));
+    assert_eq!((exclusive.on_node_loss.replace_after_ms, exclusive.needs().exclusive), (900_000, true));
+    assert_eq!(spec(json!({"exclusive": true, "replace_after": 0})).on_node_loss.replace_after_ms, 0);
+    // What waits of before this field was there stays in its class.
+    assert!(serde_json::to_value(plain.needs()).expect("to JSON").get("exclusive").is_none());
+}
+
+#[test]
 fn hostile_values_are_faults_and_never_a_panic() {
     for body in [
         json!([]),

@@ -3,6 +3,7 @@
 use domain::{
     attempt::{AttemptState, Report},
     ids::{AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeId, TaskId},
+    lease::Lease,
     node::{Condition, NodeFacts, NodeMetrics},
     outcome::{Ending, ExitFacts, FailureKind, LogTotals},
     resources::{Capacity, Gpu},
@@ -94,7 +95,8 @@ fn frames_from_a_node_are_pinned() {
             inventory,
         })),
     );
-    pin("heartbeat", FromNode::Heartbeat { metrics: Box::new(metrics()) });
+    pin("heartbeat", FromNode::Heartbeat { metrics: Box::new(metrics()), number: 0 });
+    pin("heartbeat_numbered", FromNode::Heartbeat { metrics: Box::new(metrics()), number: 7 });
     pin("facts", FromNode::Facts { facts: Box::new(facts()) });
     pin("node_error", FromNode::Error { code: "unknown_message".into(), detail: "skipped".into() });
     for report in [
@@ -118,17 +120,18 @@ fn frames_to_a_node_are_pinned() {
             "env_repo_url": "https://h/e.git", "env_commit_id": commit, "dockerfile_path": "Dockerfile"}}))
     .expect("a valid task");
     let node = NodeId::from_uuid(Uuid::from_u128(0xc));
-    pin(
-        "assign",
-        ToNode::Assign(Box::new(Assign {
-            held: held(),
-            task: TaskId::from_uuid(Uuid::from_u128(0xd)),
-            project: DEFAULT_PROJECT,
-            number: 1,
-            gpu_ids: vec!["GPU-1".into()],
-            spec,
-        })),
-    );
+    let assign = Assign {
+        held: held(),
+        task: TaskId::from_uuid(Uuid::from_u128(0xd)),
+        project: DEFAULT_PROJECT,
+        number: 1,
+        gpu_ids: vec!["GPU-1".into()],
+        lease: None,
+        spec,
+    };
+    pin("assign", ToNode::Assign(Box::new(assign.clone())));
+    let lease = Some(Lease { period_ms: 975_000, grace_ms: 8_000 });
+    pin("assign_exclusive", ToNode::Assign(Box::new(Assign { lease, ..assign })));
     let log_offsets = vec![LogOffset { attempt: held().attempt, stream: Stream::Stdout, next_offset: 48_213 }];
     pin(
         "welcome",
@@ -159,7 +162,8 @@ fn frames_to_a_node_are_pinned() {
     pin("ack", ToNode::Ack { up_to: 12 });
     pin("log_ack", ToNode::LogAck { attempt: held().attempt, stream: Stream::Build, next_offset: 9 });
     pin("server_error", ToNode::Error { code: "unknown_message".into(), detail: "skipped".into() });
-    pin("beat", ToNode::Beat);
+    pin("beat", ToNode::Beat { number: 0 });
+    pin("beat_numbered", ToNode::Beat { number: 7 });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One attempt on its way: what each event does to it.
 
-use super::{Action, Millis};
+use super::{Action, Millis, lease::LeaseClock};
 use crate::executor::{Adopted, Failure, Signal};
 use domain::{
     attempt::{AttemptState, Report},
@@ -14,7 +14,7 @@ pub(super) const REMOVE_AGAIN_MS: Millis = 5_000;
 /// Docker could not be asked what became of an attempt: asked again after so long.
 pub(super) const ADOPT_AGAIN_MS: Millis = 5_000;
 /// A killed process that is still there is killed again after so long.
-const KILL_AGAIN_MS: Millis = 10_000;
+pub(super) const KILL_AGAIN_MS: Millis = 10_000;
 /// A stopped process may take so long beyond its grace to be gone.
 const STOP_SLACK_MS: Millis = 1_000;
 /// A fenced attempt gets at most so long to stop by itself.
@@ -42,6 +42,8 @@ pub(super) struct Attempt {
     pub(super) timeout_at: Option<Millis>,
     /// When to kill what was asked to stop.
     pub(super) kill_at: Option<Millis>,
+    /// Of exclusive work.
+    pub(super) lease: Option<LeaseClock>,
     pub(super) provenance: Option<serde_json::Value>,
     pub(super) exit: Option<ExitFacts>,
     pub(super) ending: Option<Ending>,
@@ -56,6 +58,10 @@ pub(super) enum Step {
     Preparing,
     Starting,
     Running,
+    /// It went wrong in a way that may have left a process; nothing is said of it before that is gone.
+    Clearing {
+        again_at: Option<Millis>,
+    },
     /// It has ended; the rest of its log is on its way.
     Draining,
     /// The server is told how it ended.
@@ -83,6 +89,7 @@ impl Attempt {
             started_at: None,
             timeout_at: None,
             kill_at: None,
+            lease: None,
             provenance: None,
             exit: None,
             ending: None,
@@ -123,6 +130,10 @@ impl Attempt {
                 let ending = self.stopped_before_start();
                 self.finish(ending, actions);
             }
+            Adopted::NotStarted if self.has_lost_lease() => {
+                let ending = self.ending_without_lease();
+                self.finish(ending, actions);
+            }
             Adopted::NotStarted => {
                 self.step = Step::Preparing;
                 self.planned_stop = None;
@@ -132,7 +143,7 @@ impl Attempt {
             Adopted::Gone => {
                 let message =
                     "it was gone when the agent came back: the machine was restarted, or it was removed by hand";
-                self.finish(Ending::failed(FailureKind::NodeLost, message), actions);
+                self.fail(Ending::failed(FailureKind::NodeLost, message), actions);
             }
             Adopted::Unknown => self.step = Step::Adopting { again_at: Some(now + ADOPT_AGAIN_MS) },
         }
@@ -154,6 +165,7 @@ impl Attempt {
                     // What ran must be known whatever happens once it runs.
                     actions.push(Action::Persist(self.id()));
                 }
+                self.renew_now(actions);
                 actions.push(Action::Start(self.id()));
                 // Told with what follows: the report that people wait for need not stand behind it.
                 self.unacknowledged.extend(self.provenance.clone().map(|provenance| Report::Prepared { provenance }));
@@ -168,12 +180,12 @@ impl Attempt {
         }
         match outcome {
             Ok(()) => self.running(now, actions),
-            Err(failure) => self.finish(failure.into_ending(), actions),
+            Err(failure) => self.fail(failure.into_ending(), actions),
         }
     }
 
     /// What is known of the preparation, if the server has not committed it yet.
-    fn tell_prepared(&self, actions: &mut Vec<Action>) {
+    pub(super) fn tell_prepared(&self, actions: &mut Vec<Action>) {
         let prepared = self.unacknowledged.iter().find(|report| matches!(report, Report::Prepared { .. }));
         actions.extend(prepared.map(|report| Action::Report { held: self.held, report: report.clone() }));
     }
@@ -193,8 +205,11 @@ impl Attempt {
             .map(|timeout| started_at.saturating_add(timeout));
         self.report(Report::Started, actions);
         actions.push(Action::Collect(self.id()));
+        self.renew_now(actions);
         // Asked for while it was on its way up.
-        if self.fenced {
+        if self.has_lost_lease() {
+            self.stop_for_lease(now, actions);
+        } else if self.fenced {
             self.signal_stop(now, Some(FENCED_GRACE_MS), actions);
         } else if self.cancel || (self.planned_stop.is_some() && !self.stopped_before) {
             // What an earlier agent asked to stop, and left running all the same, is left alone.
@@ -223,6 +238,7 @@ impl Attempt {
             Step::Adopting { .. }
             | Step::Starting
             | Step::Running
+            | Step::Clearing { .. }
             | Step::Draining
             | Step::Ending
             | Step::Removing { .. }
@@ -291,13 +307,13 @@ impl Attempt {
             }
             Step::Running => self.signal_stop(now, Some(FENCED_GRACE_MS), actions),
             Step::Draining | Step::Ending => self.remove(actions),
-            Step::Adopting { .. } | Step::Starting | Step::Removing { .. } => {}
+            Step::Adopting { .. } | Step::Starting | Step::Clearing { .. } | Step::Removing { .. } => {}
             // Said again: the server may not have heard it.
             Step::Released => actions.push(Action::Report { held: self.held, report: Report::Released }),
         }
     }
 
-    pub(super) fn collected(&mut self, outcome: Result<ExitFacts, Failure>, actions: &mut Vec<Action>) {
+    pub(super) fn collected(&mut self, now: Millis, outcome: Result<ExitFacts, Failure>, actions: &mut Vec<Action>) {
         if self.step != Step::Running {
             return;
         }
@@ -318,9 +334,14 @@ impl Attempt {
                     ending.planned_stop = true;
                     ending.message = self.why_stopped().trim_end_matches(',').into();
                 }
+                if let Some(message) = self.self_fenced(now, &exit) {
+                    ending.failure = Some(FailureKind::NodeError);
+                    ending.planned_stop = true;
+                    ending.message = message;
+                }
                 self.finish(ending, actions);
             }
-            Err(failure) => self.finish(failure.into_ending(), actions),
+            Err(failure) => self.fail(failure.into_ending(), actions),
         }
     }
 
@@ -393,6 +414,10 @@ impl Attempt {
     }
 
     pub(super) fn removed(&mut self, now: Millis, outcome: Result<(), Failure>, actions: &mut Vec<Action>) {
+        if matches!(self.step, Step::Clearing { .. }) {
+            self.cleared(now, outcome.is_ok(), actions);
+            return;
+        }
         if !matches!(self.step, Step::Removing { .. }) {
             return;
         }
@@ -421,6 +446,10 @@ impl Attempt {
                 self.step = Step::Removing { again_at: None };
                 actions.push(Action::Remove(self.id()));
             }
+            Step::Clearing { again_at } if due(again_at) => {
+                self.step = Step::Clearing { again_at: None };
+                actions.push(Action::Remove(self.id()));
+            }
             Step::Running => {
                 if due(self.timeout_at) {
                     self.timeout_at = None;
@@ -437,6 +466,7 @@ impl Attempt {
             }
             Step::Adopting { .. }
             | Step::Removing { .. }
+            | Step::Clearing { .. }
             | Step::Preparing
             | Step::Starting
             | Step::Draining
@@ -446,11 +476,12 @@ impl Attempt {
     }
 
     pub(super) fn deadline(&self) -> Option<Millis> {
-        match self.step {
-            Step::Adopting { again_at } | Step::Removing { again_at } => again_at,
+        let own = match self.step {
+            Step::Adopting { again_at } | Step::Removing { again_at } | Step::Clearing { again_at } => again_at,
             Step::Running => [self.timeout_at, self.kill_at].into_iter().flatten().min(),
             Step::Preparing | Step::Starting | Step::Draining | Step::Ending | Step::Released => None,
-        }
+        };
+        [own, self.lease_deadline()].into_iter().flatten().min()
     }
 
     /// As the hello says it. Where its log stands is known to the shell.
@@ -475,7 +506,7 @@ impl Attempt {
     pub(super) fn state(&self) -> AttemptState {
         match self.step {
             Step::Preparing | Step::Starting | Step::Adopting { .. } => AttemptState::Preparing,
-            Step::Running => AttemptState::Running,
+            Step::Running | Step::Clearing { .. } => AttemptState::Running,
             Step::Draining => AttemptState::Finishing,
             Step::Ending | Step::Removing { .. } | Step::Released => match &self.ending {
                 _ if self.fenced => AttemptState::Lost,

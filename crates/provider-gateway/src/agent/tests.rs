@@ -20,6 +20,7 @@ fn assign(n: u128) -> Box<Assign> {
         project: DEFAULT_PROJECT,
         number: 1,
         gpu_ids: vec![],
+        lease: None,
         spec,
     })
 }

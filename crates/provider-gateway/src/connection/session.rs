@@ -35,13 +35,17 @@ pub(super) async fn run(link: &Link) -> SessionEnd {
         Dialled::Failed(error) => return SessionEnd::Lost(error),
     };
     match greet(link, &mut transport).await {
-        Ok(welcome) => SessionEnd::Lost(converse(link, transport, welcome).await),
+        Ok((welcome, sent_at)) => {
+            // The hello is recorded as a heartbeat is.
+            link.handle.tell(Event::HeartbeatAcknowledged { sent_at });
+            SessionEnd::Lost(converse(link, transport, welcome).await)
+        }
         Err(end) => end,
     }
 }
 
 /// The inventory is taken after what runs was adopted, so that the server sees all of it.
-async fn greet<T: Transport>(link: &Link, transport: &mut T) -> Result<Welcome, SessionEnd> {
+async fn greet<T: Transport>(link: &Link, transport: &mut T) -> Result<(Welcome, Millis), SessionEnd> {
     let facts = link.facts.borrow().clone();
     let hello = Hello {
         versions: version::SUPPORTED,
@@ -59,6 +63,7 @@ async fn greet<T: Transport>(link: &Link, transport: &mut T) -> Result<Welcome, 
         hello.inventory.attempts = hello.inventory.attempts.into_iter().map(slim).collect();
         text = Frame::new(FromNode::Hello(Box::new(hello))).encode();
     }
+    let sent_at = boot_millis();
     transport.send(Message::Text(text)).await.map_err(SessionEnd::Lost)?;
     let answer = tokio::time::timeout(WELCOME_WITHIN, transport.next())
         .await
@@ -72,7 +77,7 @@ async fn greet<T: Transport>(link: &Link, transport: &mut T) -> Result<Welcome, 
         None => return Err(SessionEnd::Lost(TransportError::Closed("no welcome".into()))),
     };
     match Frame::<ToNode>::decode(&text).map(|frame| frame.message) {
-        Ok(ToNode::Welcome(welcome)) => Ok(welcome),
+        Ok(ToNode::Welcome(welcome)) => Ok((welcome, sent_at)),
         Ok(ToNode::Refused(refused)) => Err(SessionEnd::Refused(refused)),
         _ => Err(SessionEnd::Lost(TransportError::Protocol("something else instead of a welcome".into()))),
     }
@@ -88,7 +93,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
     let (sink, mut stream) = transport.split();
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000));
     let silence = silence_after(heartbeat);
-    let mut sender = Sender { sink, silence, seq: 0, unacknowledged: VecDeque::new() };
+    let mut sender = Sender { sink, silence, seq: 0, unacknowledged: VecDeque::new(), beats: Beats::default() };
     let mut pump = LogPump::new(link.handle.logs.clone());
     let mut facts = link.facts.clone();
     let mut stopping = link.stopping.clone();
@@ -120,7 +125,10 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                 let is_due = since(last_beat) + look.period() / 2 >= heartbeat;
                 if is_due || told.as_ref() != Some(&metrics.conditions) {
                     (last_beat, told) = (boot_millis(), Some(metrics.conditions.clone()));
-                    sender.send(FromNode::Heartbeat { metrics: Box::new(metrics) }).await
+                    // After a suspend, exclusive work is stopped before the server learns that the node is back.
+                    link.handle.tell(Event::Tick);
+                    let number = sender.beats.sent(boot_millis());
+                    sender.send(FromNode::Heartbeat { metrics: Box::new(metrics), number }).await
                 } else {
                     Ok(())
                 }
@@ -167,6 +175,34 @@ struct Sender<T: Transport> {
     seq: u64,
     /// What each number stood for, oldest first.
     unacknowledged: VecDeque<(u64, AttemptId, &'static str)>,
+    beats: Beats,
+}
+
+/// When each heartbeat was sent that is not answered yet.
+#[derive(Default)]
+struct Beats {
+    last: u64,
+    sent_at: VecDeque<(u64, Millis)>,
+}
+
+/// More are waiting only where the server does not number its answers.
+const MOST_BEATS: usize = 1_000;
+
+impl Beats {
+    fn sent(&mut self, at: Millis) -> u64 {
+        self.last += 1;
+        self.sent_at.push_back((self.last, at));
+        if self.sent_at.len() > MOST_BEATS {
+            self.sent_at.pop_front();
+        }
+        self.last
+    }
+
+    /// When the heartbeat of this number was sent. Those before it were not recorded, or count for less.
+    fn answered(&mut self, number: u64) -> Option<Millis> {
+        while self.sent_at.pop_front_if(|(before, _)| *before < number).is_some() {}
+        self.sent_at.pop_front_if(|(first, _)| *first == number).map(|(_, at)| at)
+    }
 }
 
 impl<T: Transport> Sender<T> {
@@ -223,7 +259,12 @@ async fn hear<T: Transport>(
         ToNode::Drain => tracing::info!("draining: nothing new is taken"),
         ToNode::Resume => tracing::info!("open again for new work"),
         ToNode::Error { code, detail } => tracing::warn!(%code, %detail, "the server did not understand something"),
-        ToNode::Beat | ToNode::Welcome(_) => {}
+        ToNode::Beat { number } => {
+            if let Some(sent_at) = sender.beats.answered(number) {
+                link.handle.tell(Event::HeartbeatAcknowledged { sent_at });
+            }
+        }
+        ToNode::Welcome(_) => {}
         ToNode::Refused(refused) => return Err(TransportError::Closed(refused.detail)),
         ToNode::Unknown => {
             return sender

@@ -19,7 +19,7 @@ const FENCE: &str = "unidesk.fence";
 const NODE: &str = "unidesk.node";
 
 /// Written into the attempt's directory before the start is asked for.
-const STARTED_MARK: &str = "container-started";
+pub(super) const STARTED_MARK: &str = "container-started";
 
 pub(super) fn labels(job: &Job) -> HashMap<String, String> {
     [

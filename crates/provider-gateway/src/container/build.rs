@@ -53,6 +53,8 @@ impl ContainerExecutor {
                     size_bytes: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
                     labels,
                     user: config.user.unwrap_or_default(),
+                    entrypoint: config.entrypoint.unwrap_or_default(),
+                    cmd: config.cmd.unwrap_or_default(),
                 }))
             }
             Err(error) if error.is_missing() => {

@@ -133,11 +133,11 @@ impl ContainerExecutor {
     }
 }
 
-/// Docker's init starts the program, and says among the program's own output why it could not:
+/// Docker's init, or ours in its place, starts the program, and says among the program's own output why it could not:
 /// `[FATAL tini (7)] exec nosuch failed: No such file or directory`.
 fn not_executed(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
-    let line = text.lines().find(|line| line.starts_with("[FATAL tini"))?;
+    let line = text.lines().find(|line| line.starts_with("[FATAL tini") || line.starts_with("[FATAL unidesk-shim]"))?;
     let (program, reason) = line.split_once("exec ")?.1.split_once(" failed: ")?;
     Some(match reason {
         "No such file or directory" => format!("the program {program:?} was not found in the image"),

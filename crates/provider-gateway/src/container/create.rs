@@ -5,7 +5,7 @@ use super::{
     adopt::{self, Found},
     build::Ready,
     docker::{DockerError, QUICK, SLOW},
-    hardening, user,
+    guard, hardening, user,
 };
 use crate::executor::{Failure, Job};
 use bollard::{
@@ -33,14 +33,20 @@ pub(super) fn name(job: &Job) -> String {
 }
 
 impl ContainerExecutor {
-    pub(super) async fn create_container(&self, job: &Job, tag: &str, ready: &Ready) -> Result<(), DockerError> {
+    pub(super) async fn create_container(
+        &self,
+        job: &Job,
+        tag: &str,
+        ready: &Ready,
+        shim_volume: Option<&str>,
+    ) -> Result<(), DockerError> {
         let facts = self.engine.facts().await?;
         let with_quota = !self.quota_refused.load(Ordering::Relaxed);
-        let created = self.create(job, tag, ready, &facts, with_quota).await;
+        let created = self.create(job, tag, ready, shim_volume, &facts, with_quota).await;
         match created {
             Err(DockerError::Refused { message, .. }) if with_quota && message.contains("storage-opt") => {
                 self.quota_refused.store(true, Ordering::Relaxed);
-                self.create(job, tag, ready, &facts, false).await
+                self.create(job, tag, ready, shim_volume, &facts, false).await
             }
             other => other,
         }
@@ -51,10 +57,17 @@ impl ContainerExecutor {
         job: &Job,
         tag: &str,
         ready: &Ready,
+        shim_volume: Option<&str>,
         facts: &super::DockerFacts,
         with_quota: bool,
     ) -> Result<(), DockerError> {
-        let body = body(job, tag, ready, hardening::host_config(job, facts, self.settings.pids_limit, with_quota));
+        let mut host_config = hardening::host_config(job, facts, self.settings.pids_limit, with_quota);
+        if let Some(volume) = shim_volume {
+            // It is the first process itself.
+            host_config.init = Some(false);
+            host_config.mounts = Some(vec![guard::shim_mount(volume)]);
+        }
+        let body = body(job, tag, ready, host_config);
         let options = CreateContainerOptionsBuilder::default().name(&name(job)).build();
         self.engine
             .call(SLOW, |docker| async move { docker.create_container(Some(options), body).await })
@@ -169,10 +182,20 @@ fn body(job: &Job, tag: &str, ready: &Ready, host_config: bollard::models::HostC
     let mut env = spec.env.clone();
     // The platform's names win, or a task could pass itself off as another.
     env.extend(job.platform_env());
+    let own = (!spec.command.is_blank()).then(|| spec.command.argv());
+    let (entrypoint, cmd) = match &job.lease {
+        None => (None, own),
+        // An entrypoint that is set makes Docker forget the image's command too.
+        Some(lease) => {
+            let program = ready.image.entrypoint.iter().chain(own.as_ref().unwrap_or(&ready.image.cmd));
+            (Some(guard::entrypoint(job, lease)), Some(program.cloned().collect()))
+        }
+    };
     ContainerCreateBody {
         // By id where it is known: a tag may be moved by anyone who may use Docker.
         image: Some(if ready.image.id.is_empty() { tag.to_owned() } else { ready.image.id.clone() }),
-        cmd: (!spec.command.is_blank()).then(|| spec.command.argv()),
+        entrypoint,
+        cmd,
         env: Some(env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: spec.user.clone(),
         working_dir: Some(spec.workdir.clone()),

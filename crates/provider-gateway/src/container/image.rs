@@ -76,6 +76,9 @@ pub(super) struct Image {
     pub(super) labels: BTreeMap<String, String>,
     /// The image's own `USER`.
     pub(super) user: String,
+    /// What it runs by itself.
+    pub(super) entrypoint: Vec<String>,
+    pub(super) cmd: Vec<String>,
 }
 
 /// The literal bases of a Dockerfile: what stands after FROM, without variables and without the names of its own stages.

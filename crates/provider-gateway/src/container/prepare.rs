@@ -1,6 +1,11 @@
 //! Everything before the user's process: sources, image, container.
 
-use super::{ContainerExecutor, FetchedTree, build::elapsed_ms, docker::DockerError, image::Identity};
+use super::{
+    ContainerExecutor, FetchedTree,
+    build::{Ready, elapsed_ms},
+    docker::DockerError,
+    image::Identity,
+};
 use crate::executor::{Failure, Job, Prepared};
 use domain::{outcome::FailureKind, source::Pinned};
 use serde_json::json;
@@ -26,13 +31,24 @@ impl ContainerExecutor {
         let (code, mut ready) = tokio::try_join!(code, image)?;
 
         let began = Instant::now();
-        if let Err(error) = self.create_container(job, &identity.tag, &ready).await {
+        let is_empty = |ready: &Ready| {
+            job.spec.command.is_blank() && ready.image.entrypoint.is_empty() && ready.image.cmd.is_empty()
+        };
+        let shim = if job.lease.is_some() {
+            if is_empty(&ready) {
+                return Err(nothing_to_run());
+            }
+            Some(self.shim_volume(&ready.image.id).await?)
+        } else {
+            None
+        };
+        if let Err(error) = self.create_container(job, &identity.tag, &ready, shim.as_deref()).await {
             if !is_image_missing(&error) {
                 return Err(refusal(error));
             }
             // Somebody removed it in between.
             ready = self.ensure_image(job, environment, &identity).await?;
-            self.create_container(job, &identity.tag, &ready).await.map_err(refusal)?;
+            self.create_container(job, &identity.tag, &ready, shim.as_deref()).await.map_err(refusal)?;
         }
         drop(pin);
         self.copy_code(job, &ready).await?;
@@ -77,14 +93,18 @@ fn is_image_missing(error: &DockerError) -> bool {
     error.is_missing() && error.to_string().to_ascii_lowercase().contains("image")
 }
 
+fn nothing_to_run() -> Failure {
+    Failure::new(
+        FailureKind::ExitNonzero,
+        "There is nothing to run: the task has no `command`, and the image neither ENTRYPOINT nor CMD.",
+    )
+}
+
 /// A container that can't be created: what the spec or the image got wrong, or else the machine.
 fn refusal(error: DockerError) -> Failure {
     let text = error.to_string().to_ascii_lowercase();
     if text.contains("no command specified") {
-        return Failure::new(
-            FailureKind::ExitNonzero,
-            "There is nothing to run: the task has no `command`, and the image neither ENTRYPOINT nor CMD.",
-        );
+        return nothing_to_run();
     }
     if text.contains("working directory") || text.contains("not a directory") {
         return Failure::new(FailureKind::ExitNonzero, format!("The working directory can't be used: {error}."));

@@ -12,7 +12,7 @@ use domain::outcome::FailureKind;
 use std::time::{Duration, Instant};
 
 /// How long a signal is tried again while Docker does not answer, and a removal waits for another one under way.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 impl ContainerExecutor {
     pub(super) async fn start_container(&self, job: &Job) -> Result<(), Failure> {

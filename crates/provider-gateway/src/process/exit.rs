@@ -1,7 +1,10 @@
 //! The shim's exit file, and what it means to the user.
 
 use super::WORKSPACE;
-use crate::executor::{Failure, Job};
+use crate::{
+    agent::SELF_FENCED,
+    executor::{Failure, Job},
+};
 use domain::{Timestamp, outcome::ExitFacts, quantity::show_bytes, spec::TaskSpec};
 use std::{collections::HashMap, path::Path};
 
@@ -16,6 +19,8 @@ pub(super) struct ExitFile {
     /// The step before the user's program that went wrong, with the system's error number.
     pub(super) not_started: Option<(String, i32)>,
     pub(super) oom: bool,
+    /// The shim ended it because its lease had run out.
+    pub(super) fenced: bool,
     pub(super) started_ms: i64,
     pub(super) ended_ms: i64,
     pub(super) duration_ms: u64,
@@ -42,6 +47,7 @@ impl ExitFile {
             signal: number("signal").map(|signal| signal as i32),
             not_started: fields.get("failed_step").zip(number("errno")).map(|(step, no)| ((*step).into(), no as i32)),
             oom: count("oom") == 1,
+            fenced: count("fenced") == 1,
             started_ms: number("started_ms").unwrap_or(0),
             ended_ms: number("ended_ms").unwrap_or(0),
             duration_ms: count("duration_ms"),
@@ -68,6 +74,7 @@ impl ExitFile {
                     describe(*errno)
                 )));
             }
+            (None, _, _) if self.fenced => SELF_FENCED,
             (None, Some(code), _) => code,
             (None, None, Some(signal)) => 128 + signal,
             (None, None, None) => {
@@ -78,7 +85,7 @@ impl ExitFile {
         };
         Ok(ExitFacts {
             code: Some(code),
-            signal: self.signal,
+            signal: self.signal.filter(|_| !self.fenced),
             oom: self.oom,
             duration_ms: self.duration_ms,
             cpu_ms: Some(self.cpu_ms),

@@ -210,6 +210,17 @@ pub(super) async fn signal(executor: &ProcessExecutor, job: &Job, signal: Signal
     });
 }
 
+pub(super) fn renew(job: &Job) {
+    if let Err(error) = supervisor::write_lease(job) {
+        tracing::warn!(attempt.id = %job.held.attempt, %error, "a renewed lease could not be written down");
+        return;
+    }
+    let supervisor = supervisor::read_process(&supervisor::dir(&job.dir), "supervisor");
+    if let Some(alive) = supervisor.filter(|process| process.is_alive()) {
+        alive.signal(supervisor::RENEWED);
+    }
+}
+
 pub(super) async fn remove(executor: &ProcessExecutor, job: &Job) -> Result<(), Failure> {
     let doorbell = executor.doorbells().remove(&job.held.attempt);
     let shim_dir = supervisor::dir(&job.dir);

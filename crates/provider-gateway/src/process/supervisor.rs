@@ -145,6 +145,12 @@ fn write_spec(executor: &ProcessExecutor, job: &Job, record: &Record, dir: &Path
         add("uid", &uid.to_string());
         add("max_processes", &settings.max_processes.to_string());
     }
+    if let Some(lease) = &job.lease {
+        write_lease(job)?;
+        add("lease_file", &lease_file(&job.dir).display().to_string());
+        add("lease_period_ms", &lease.terms.period_ms.to_string());
+        add("lease_grace_ms", &lease.terms.grace_ms.to_string());
+    }
     if spec.network == Network::None {
         add("network", "none");
     }
@@ -156,6 +162,19 @@ fn write_spec(executor: &ProcessExecutor, job: &Job, record: &Record, dir: &Path
     private("errors")
 }
 
+fn lease_file(job_dir: &Path) -> PathBuf {
+    job_dir.join("lease")
+}
+
+/// Writes down when the last acknowledged heartbeat was sent; the shim reads it when the lease that it knows of ends. The shim stands
+/// on the same kernel, so the moment itself can be handed over.
+pub(super) fn write_lease(job: &Job) -> io::Result<()> {
+    let Some(lease) = &job.lease else { return Ok(()) };
+    let unfinished = job.dir.join("lease.new");
+    fs::write(&unfinished, lease.renewed_at().to_string())?;
+    fs::rename(unfinished, lease_file(&job.dir))
+}
+
 fn stop_signal(name: &str) -> Signal {
     // Specs know a few names only, and all of them are signals.
     Signal::from_str(name).unwrap_or(Signal::SIGTERM)
@@ -165,6 +184,9 @@ fn stop_signal(name: &str) -> Signal {
 pub(super) const STOP: Signal = Signal::SIGTERM;
 /// Kill the whole tree, as the shim understands it.
 pub(super) const KILL: Signal = Signal::SIGUSR1;
+
+/// The lease was renewed: of interest to a shim that waits for the first one.
+pub(super) const RENEWED: Signal = Signal::SIGUSR2;
 
 /// Whether a missing file is all that went wrong.
 pub(super) fn is_missing(error: &io::Error) -> bool {

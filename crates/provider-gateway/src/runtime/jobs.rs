@@ -3,7 +3,7 @@
 use super::{Input, Logs, Parts};
 use crate::{
     agent::{Action, Event, Record},
-    executor::{Adopted, Executor, Failure, Job},
+    executor::{Adopted, Executor, Failure, Job, JobLease},
     log::AttemptLog,
 };
 use domain::{
@@ -79,6 +79,7 @@ impl Jobs {
             instance: self.parts.instance,
             node_name: self.parts.node_name.borrow().clone(),
             dir,
+            lease: assign.lease.map(JobLease::new),
             log,
         };
         let executor =
@@ -150,6 +151,13 @@ impl Jobs {
                 }
             }
             Action::Start(attempt) => self.run(attempt, |job, executor| async move { Event::Started { attempt, outcome: executor.start(&job).await } }),
+            Action::Renew { attempt, sent_at } => {
+                // At once: a start that follows reads it.
+                if let Some((Job { lease: Some(lease), .. }, _)) = self.jobs.get(&attempt) {
+                    lease.renew(sent_at);
+                }
+                self.run_silently(attempt, |job, executor| async move { executor.renew(&job).await });
+            }
             Action::Collect(attempt) => self.run(attempt, |job, executor| async move { Event::Collected { attempt, outcome: executor.collect(&job).await } }),
             Action::Signal(attempt, signal) => self.run_silently(attempt, move |job, executor| async move { executor.signal(&job, signal).await }),
             Action::AwaitLog(attempt) => self.run(attempt, |job, _| async move {

@@ -8,6 +8,7 @@ mod disk;
 #[expect(dead_code, reason = "shared with the tests of the disk, which need more of it")]
 mod dockerd;
 mod ending;
+mod exclusive;
 mod registry;
 mod restart;
 mod rig;

@@ -168,6 +168,7 @@ impl Rig {
             spec: Arc::new(spec),
             instance: self.settings.instance,
             node_name: "rig".into(),
+            lease: None,
             dir: dir.path().to_owned(),
             log,
         };
@@ -192,6 +193,10 @@ impl Drop for Rig {
             for id in found.split_whitespace() {
                 docker(&[remove[0], remove[1], id]);
             }
+        }
+        let label = format!("label=unidesk.shim={}", self.settings.instance);
+        for volume in docker(&["volume", "ls", "-q", "--filter", &label]).split_whitespace() {
+            docker(&["volume", "rm", "-f", volume]);
         }
     }
 }

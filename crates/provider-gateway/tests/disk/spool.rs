@@ -103,6 +103,7 @@ fn assign() -> Box<Assign> {
         project: DEFAULT_PROJECT,
         number: 1,
         gpu_ids: vec![],
+        lease: None,
         spec: parse_spec(&serde_json::json!({"executor": "process", "command": ["true"]})).unwrap(),
     })
 }

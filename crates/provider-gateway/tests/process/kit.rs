@@ -74,6 +74,7 @@ impl Rig {
             spec: Arc::new(spec),
             instance: InstanceId::from_uuid(Uuid::now_v7()),
             node_name: "here".into(),
+            lease: None,
             dir,
         }
     }

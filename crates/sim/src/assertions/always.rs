@@ -173,7 +173,14 @@ impl Checker {
     pub(crate) fn check(&mut self, changes: &[Change], store: &FakeStore, now: Ms) -> Option<Violation> {
         for change in changes {
             let broken = match change {
-                Change::Task { before, after, events } => self.task_changed(before.as_deref(), after, events, store),
+                Change::Task { before, after, events } => {
+                    let is_exclusive = store.tasks[&after.id].spec.on_node_loss.exclusive;
+                    let live_before = before.as_deref().and_then(|before| before.live);
+                    if is_exclusive && live_before.is_some() && after.live.is_some() && live_before != after.live {
+                        self.hits.add(Sometimes::ExclusiveReplaced);
+                    }
+                    self.task_changed(before.as_deref(), after, events, store)
+                }
                 Change::Attempt { before, after } => self.attempt_changed(before.as_deref(), after, store),
                 Change::Offline { node } => self.node_offline(*node, now),
                 Change::Heard { node, returned } => self.node_heard(*node, returned.as_ref(), store, now),
@@ -464,6 +471,10 @@ impl Checker {
                 "I17 an agent's restart loses no work",
                 "{attempt:?}"
             );
+        }
+        if ending.message.starts_with("stopped by its own node") {
+            // Its server was not heard of: as if the node had been lost.
+            self.incidents += 1;
         }
         if ending.planned_stop && attempt.state == AttemptState::Failed {
             let is_moved = ending.message.starts_with("moved off its node");

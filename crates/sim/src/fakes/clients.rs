@@ -43,8 +43,12 @@ impl World {
     /// All submissions of the seed, spread over the chaos.
     pub(crate) fn plan_clients(&mut self) {
         let mut dice = Dice::new(self.plan.seed, 2);
+        // By itself, so that older seeds keep their plans.
+        let mut exclusive = Dice::new(self.plan.seed, 6);
         for number in 0..self.plan.tasks {
-            let spec = Rc::new(self.a_spec(&mut dice));
+            let mut spec = self.a_spec(&mut dice);
+            spec.on_node_loss.exclusive = exclusive.chance(0.25);
+            let spec = Rc::new(spec);
             let hash = number;
             let idempotency = dice.chance(0.5).then(|| (format!("key-{number}"), hash));
             let at = dice.between(0, self.plan.chaos_ms * 3 / 4);

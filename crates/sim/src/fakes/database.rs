@@ -170,7 +170,7 @@ impl World {
 
     fn apply(&mut self, call: Call) -> Result<Answer, StoreError> {
         let now = self.timestamp();
-        let silence_ms = self.plan.knobs.silence_ms;
+        let (silence_ms, offline_s) = (self.plan.knobs.silence_ms, self.plan.knobs.offline_s);
         let store = &mut self.store;
         Ok(match call {
             Call::Submit(new) => {
@@ -190,7 +190,12 @@ impl World {
             }
             Call::Retry(task) => Answer::Retried(store.retry_task(task, now)),
             Call::Lead { role, holder, known } => Answer::Led(store.lead(role, holder, known, now)),
-            Call::Snapshot => Answer::Snapshot(Box::new(store.placement_snapshot(silence_ms, now))),
+            Call::Snapshot => {
+                if store.queue.iter().any(|task| store.is_held_back(*task, now)) {
+                    self.checker.hits.add(Sometimes::ExclusiveHeldBack);
+                }
+                Answer::Snapshot(Box::new(store.placement_snapshot(silence_ms, now)))
+            }
             Call::Commit { leadership, plan } => {
                 store.require(&leadership, now)?;
                 let newest = store.leader_epoch(leadership.role);
@@ -218,7 +223,7 @@ impl World {
                 store.set_admission(node, admission, deadline);
                 Answer::Done
             }
-            Call::OpenSession(hello) => Answer::Opened(store.open_session(&hello, silence_ms, now)),
+            Call::OpenSession(hello) => Answer::Opened(store.open_session(&hello, offline_s, now)),
             Call::CloseSession(key) => {
                 store.close_session(key);
                 Answer::Done

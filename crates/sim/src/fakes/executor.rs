@@ -9,7 +9,8 @@ use crate::{
     world::{Event, HostEvent, NodeEvent, World},
 };
 use domain::{
-    ids::AttemptId,
+    ids::{AttemptId, TaskId},
+    lease::Lease,
     outcome::{ExitFacts, FailureKind},
 };
 use protocol::Stream;
@@ -33,6 +34,25 @@ pub(crate) struct Container {
     exit: ExitFacts,
     /// The request to stop has reached the process.
     is_stopping: bool,
+    supervisor: Option<Supervisor>,
+}
+
+/// What stands beside a process of exclusive work: starts it once it has a lease, and ends it with it.
+struct Supervisor {
+    task: TaskId,
+    terms: Lease,
+    /// By the machine's clock. Until the first renewal: how long it waits for that.
+    ends_at: agent::Millis,
+    has_begun: bool,
+    is_ending: bool,
+}
+
+impl Container {
+    /// A process of exclusive work is alive in it.
+    fn runs_exclusively(&self, task: TaskId) -> bool {
+        let is_begun = |supervisor: &Supervisor| supervisor.has_begun && supervisor.task == task;
+        self.state == State::Running && self.supervisor.as_ref().is_some_and(is_begun)
+    }
 }
 
 /// What its process will do, drawn from the attempt's id.
@@ -52,6 +72,7 @@ pub(crate) enum Op {
     Adopt,
     Remove,
     Signal { signal: Signal, since: Ms },
+    Renew { sent_at: agent::Millis },
 }
 
 impl World {
@@ -91,7 +112,7 @@ impl World {
             Op::Prepare if self.nodes[n].black_hole_until > self.now => 50,
             Op::Prepare => self.docker_latency() * self.dice.between(1, 10),
             Op::Remove if self.has(Fault::SlowRemoval) && self.dice.chance(0.3) => self.dice.log_uniform(1_000, 40_000),
-            Op::Start | Op::Adopt | Op::Remove | Op::Signal { .. } => self.docker_latency(),
+            Op::Start | Op::Adopt | Op::Remove | Op::Signal { .. } | Op::Renew { .. } => self.docker_latency(),
         };
         let run = self.nodes[n].process.run;
         if op == Op::Start {
@@ -124,6 +145,10 @@ impl World {
                     self.signal(n, attempt, signal, since);
                     return;
                 }
+                if let Op::Renew { sent_at } = op {
+                    self.renew(n, attempt, sent_at);
+                    return;
+                }
                 let is_dropped = op == Op::Prepare && !self.nodes[n].preparing.contains(&attempt);
                 if self.nodes[n].asked.get(&attempt) == Some(&op) {
                     self.nodes[n].asked.remove(&attempt);
@@ -135,6 +160,8 @@ impl World {
                     self.after(0, Event::Node { node: n, run, event: NodeEvent::Done(Box::new(answer)) });
                 }
             }
+            HostEvent::LeaseOver { attempt } => self.look_at_lease(n, attempt),
+            HostEvent::Resume => self.resume(n),
             HostEvent::Write { attempt, index } => self.write(n, attempt, index),
             HostEvent::Exit { attempt, exit } => self.exit(n, attempt, exit),
             HostEvent::DockerBack => {
@@ -196,12 +223,16 @@ impl World {
                 };
                 Done::Removed { attempt, outcome }
             }
-            Op::Signal { .. } => return None,
+            Op::Signal { .. } | Op::Renew { .. } => return None,
         })
     }
 
     fn create(&mut self, n: usize, attempt: AttemptId) {
         let behaviour = self.behaviour(n, attempt);
+        let supervisor = self.nodes[n].agent.assignment(attempt).and_then(|assign| {
+            let terms = assign.lease?;
+            Some(Supervisor { task: assign.task, terms, ends_at: 0, has_begun: false, is_ending: false })
+        });
         self.nodes[n].containers.entry(attempt).or_insert(Container {
             state: State::Created,
             behaviour,
@@ -209,11 +240,12 @@ impl World {
             written: [0; 4],
             exit: ExitFacts::default(),
             is_stopping: false,
+            supervisor,
         });
     }
 
     fn start(&mut self, n: usize, attempt: AttemptId) -> Result<(), Failure> {
-        let (now, boot) = (self.now, self.nodes[n].boot);
+        let (now, clock) = (self.now, self.boot_millis(n));
         let Some(container) = self.nodes[n].containers.get_mut(&attempt) else {
             return Err(Failure::node("no such container"));
         };
@@ -222,6 +254,19 @@ impl World {
         }
         container.state = State::Running;
         container.started_at = now;
+        if let Some(supervisor) = &mut container.supervisor {
+            supervisor.ends_at = clock + supervisor.terms.period_ms;
+            self.look_at_lease(n, attempt);
+        } else {
+            self.begin(n, attempt);
+        }
+        Ok(())
+    }
+
+    /// The user's program runs.
+    fn begin(&mut self, n: usize, attempt: AttemptId) {
+        let (now, boot) = (self.now, self.nodes[n].boot);
+        let Some(container) = self.nodes[n].containers.get(&attempt) else { return };
         let ends_at = now + container.behaviour.runs_ms;
         let code = container.behaviour.code;
         let writes: Vec<Ms> = container.behaviour.writes.iter().map(|(at, ..)| now + at).collect();
@@ -239,7 +284,98 @@ impl World {
             let delay = self.dice.log_uniform(500, 10_000);
             self.after(delay, Event::Strike { fault: Fault::HostCrash, draw, for_ms });
         }
-        Ok(())
+        self.check_alone(n, attempt);
+    }
+
+    /// The supervisor hears of a heartbeat that was sent then and acknowledged.
+    fn renew(&mut self, n: usize, attempt: AttemptId, sent_at: agent::Millis) {
+        let clock = self.boot_millis(n);
+        let node = &mut self.nodes[n];
+        let container = node.containers.get_mut(&attempt).filter(|c| node.docker_up && c.state == State::Running);
+        let Some(supervisor) = container.and_then(|container| container.supervisor.as_mut()) else { return };
+        let ends_at = sent_at + supervisor.terms.period_ms;
+        if supervisor.is_ending || clock >= ends_at || clock >= supervisor.ends_at {
+            return;
+        }
+        if supervisor.has_begun {
+            supervisor.ends_at = supervisor.ends_at.max(ends_at);
+        } else {
+            (supervisor.has_begun, supervisor.ends_at) = (true, ends_at);
+            self.begin(n, attempt);
+        }
+    }
+
+    /// At its end the process is asked to stop; what is there at the end of the short grace, or woke up after it, is killed at once.
+    fn look_at_lease(&mut self, n: usize, attempt: AttemptId) {
+        let (clock, boot) = (self.boot_millis(n), self.nodes[n].boot);
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else {
+            return;
+        };
+        let Some(supervisor) = container.supervisor.as_mut().filter(|supervisor| !supervisor.is_ending) else { return };
+        if clock < supervisor.ends_at {
+            let event = Event::Host { node: n, boot, event: HostEvent::LeaseOver { attempt } };
+            let wait = supervisor.ends_at - clock;
+            self.after(wait, event);
+            return;
+        }
+        if self.plan.planted.agent_alone_fences {
+            return;
+        }
+        supervisor.is_ending = true;
+        let kill_in = (supervisor.ends_at + supervisor.terms.grace_ms).saturating_sub(clock);
+        let stops_in = if container.behaviour.is_stubborn { kill_in } else { container.behaviour.stops_in_ms };
+        let (delay, has_begun) = (stops_in.min(kill_in), supervisor.has_begun);
+        self.checker.process_signalled(attempt);
+        if has_begun {
+            self.hit(Sometimes::SelfFenceFired);
+        }
+        let exit = ExitFacts { code: Some(agent::SELF_FENCED), ..ExitFacts::default() };
+        if delay == 0 {
+            self.exit(n, attempt, exit);
+        } else {
+            self.after(delay, Event::Host { node: n, boot, event: HostEvent::Exit { attempt, exit } });
+        }
+    }
+
+    /// The machine wakes up: timers that ran out meanwhile fire before anything else.
+    fn resume(&mut self, n: usize) {
+        let running: Vec<AttemptId> =
+            self.nodes[n].containers.iter().filter(|(_, c)| c.state == State::Running).map(|(id, _)| *id).collect();
+        for attempt in &running {
+            self.end_late(n, *attempt);
+            self.look_at_lease(n, *attempt);
+        }
+        for attempt in running {
+            self.check_alone(n, attempt);
+        }
+    }
+
+    /// What was to be killed while the machine slept is killed now.
+    fn end_late(&mut self, n: usize, attempt: AttemptId) {
+        let clock = self.boot_millis(n);
+        let supervisor = self.nodes[n].containers.get(&attempt).and_then(|container| container.supervisor.as_ref());
+        let is_late = supervisor.is_some_and(|s| s.is_ending && clock >= s.ends_at + s.terms.grace_ms);
+        if is_late {
+            self.exit(n, attempt, ExitFacts { code: Some(agent::SELF_FENCED), ..ExitFacts::default() });
+        }
+    }
+
+    /// Of an exclusive task no other process is alive anywhere. One on a machine that sleeps does nothing.
+    fn check_alone(&mut self, n: usize, attempt: AttemptId) {
+        let container = self.nodes[n].containers.get(&attempt);
+        let Some(supervisor) = container.and_then(|container| container.supervisor.as_ref()) else { return };
+        let task = supervisor.task;
+        if !container.is_some_and(|container| container.runs_exclusively(task)) {
+            return;
+        }
+        let awake = self.nodes.iter().enumerate().filter(|(_, node)| node.is_up && node.suspended_until <= self.now);
+        let other = awake
+            .flat_map(|(m, node)| node.containers.iter().map(move |(id, container)| (m, *id, container)))
+            .find(|(_, id, container)| *id != attempt && container.runs_exclusively(task));
+        if let Some((m, id, _)) = other {
+            let detail = format!("{task:?}: {attempt:?} on node {n}, {id:?} on node {m}");
+            self.violate(Violation::new("I12 an exclusive task never has two live processes", detail));
+        }
     }
 
     fn find(&mut self, n: usize, attempt: AttemptId) -> Adopted {
@@ -273,8 +409,10 @@ impl World {
             return;
         };
         self.checker.process_signalled(attempt);
+        let is_waiting = container.supervisor.as_ref().is_some_and(|supervisor| !supervisor.has_begun);
         let (code, delay) = match signal {
             Signal::Kill => (137, 1),
+            Signal::Stop if is_waiting => (143, 1),
             Signal::Stop if container.behaviour.is_stubborn || container.is_stopping => return,
             Signal::Stop => {
                 container.is_stopping = true;
@@ -301,9 +439,14 @@ impl World {
         let Some(container) = self.nodes[n].containers.get_mut(&attempt).filter(|c| c.state == State::Running) else {
             return;
         };
+        if container.supervisor.as_ref().is_some_and(|supervisor| supervisor.is_ending) {
+            (exit.code, exit.signal) = (Some(agent::SELF_FENCED), None);
+        }
         exit.duration_ms = now - container.started_at;
-        let broken = self.checker.process_ended(n, attempt, now, &self.store);
-        self.violation = self.violation.take().or(broken);
+        if container.supervisor.as_ref().is_none_or(|supervisor| supervisor.has_begun) {
+            let broken = self.checker.process_ended(n, attempt, now, &self.store);
+            self.violation = self.violation.take().or(broken);
+        }
         container.state = State::Exited;
         container.exit = exit;
         self.collect(n, attempt);

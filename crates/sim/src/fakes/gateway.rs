@@ -11,6 +11,7 @@ use crate::{
 };
 use domain::{
     ids::{AttemptId, DEFAULT_PROJECT, NodeId},
+    lease::Lease,
     node::NodeMetrics,
 };
 use protocol::{
@@ -25,8 +26,8 @@ const PRESENT_EVERY_MS: Ms = 2_000;
 pub(crate) struct Gateway {
     pub(crate) process: Process,
     pub(crate) sessions: BTreeMap<LineId, GatewaySession>,
-    pub(crate) beats: Vec<(LineId, SessionKey, NodeMetrics)>,
-    pub(crate) beats_in_flight: Vec<(LineId, SessionKey)>,
+    pub(crate) beats: Vec<(LineId, SessionKey, NodeMetrics, u64)>,
+    pub(crate) beats_in_flight: Vec<(LineId, SessionKey, u64)>,
 }
 
 pub(crate) struct GatewaySession {
@@ -188,12 +189,12 @@ impl World {
                     }
                     self.record_reports(g, line);
                 }
-                FromNode::Heartbeat { metrics } => {
+                FromNode::Heartbeat { metrics, number } => {
                     let Some(key) = session.key else { return };
                     if self.nodes[self.lines[&line].node].beats_lost_until > now {
                         return;
                     }
-                    self.gateways[g].beats.push((line, key, *metrics));
+                    self.gateways[g].beats.push((line, key, *metrics, number));
                     self.write_beats(g);
                 }
                 FromNode::Facts { .. } | FromNode::Error { .. } | FromNode::Unknown => {}
@@ -288,6 +289,7 @@ impl World {
     fn told(&mut self, g: usize, line: LineId, outbox: Option<Outbox>) {
         let Some(session) = self.gateways[g].sessions.get_mut(&line) else { return };
         session.is_telling = false;
+        let offline_ms = self.plan.knobs.offline_s as u64 * 1_000;
         let again = if session.tell_again { 0 } else { self.plan.knobs.outbox_every_ms };
         if let Some(outbox) = outbox {
             if session.key.is_some_and(|key| key.epoch != outbox.session_epoch)
@@ -302,7 +304,7 @@ impl World {
                 messages.push(if outbox.draining { ToNode::Drain } else { ToNode::Resume });
             }
             for item in outbox.items {
-                messages.extend(session.sent.message(item));
+                messages.extend(session.sent.message(item, offline_ms));
             }
             for message in messages {
                 self.send_down(line, message);
@@ -314,10 +316,12 @@ impl World {
 
 impl Sent {
     /// What went out in this session need not go out again.
-    fn message(&mut self, item: OutboxItem) -> Option<ToNode> {
+    fn message(&mut self, item: OutboxItem, offline_ms: u64) -> Option<ToNode> {
         match item {
             OutboxItem::Assign { held, task, number, gpu_ids, spec } => self.assigned.insert(held.attempt).then(|| {
-                let assign = Assign { held, task, project: DEFAULT_PROJECT, number, gpu_ids, spec: (*spec).clone() };
+                let lease = Lease::of(&spec, offline_ms);
+                let spec = (*spec).clone();
+                let assign = Assign { held, task, project: DEFAULT_PROJECT, number, gpu_ids, lease, spec };
                 ToNode::Assign(Box::new(assign))
             }),
             OutboxItem::Cancel { held } => self.cancelled.insert(held.attempt).then_some(ToNode::Cancel { held }),

@@ -97,7 +97,7 @@ impl World {
             )
         } else {
             let node = &self.nodes[line.node];
-            (node.process.run == line.node_run && node.process.is_up && !line.node_knows, node.process.paused_until)
+            (node.process.run == line.node_run && node.process.is_up && !line.node_knows, node.paused_until())
         };
         let until = until.max(line.stalled_until);
         if !line.is_cut && to && until > self.now {

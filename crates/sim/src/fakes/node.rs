@@ -33,6 +33,9 @@ pub(crate) struct Node {
     pub(crate) booted_at: Ms,
     pub(crate) is_up: bool,
     pub(crate) is_gone: bool,
+    pub(crate) suspended_until: Ms,
+    /// Since it was booted.
+    pub(crate) suspended_ms: Ms,
     pub(crate) docker_up: bool,
     /// Until then every creation fails at once.
     pub(crate) black_hole_until: Ms,
@@ -64,6 +67,7 @@ pub(crate) struct Node {
     pub(crate) failures: u32,
     pub(crate) began_at: Ms,
     pub(crate) last_heard: Ms,
+    pub(crate) hello_sent_at: agent::Millis,
 }
 
 /// What lives as long as a session.
@@ -74,6 +78,9 @@ pub(crate) struct Session {
     pub(crate) cursors: BTreeMap<AttemptId, Cursor>,
     pub(crate) streams: BTreeMap<(AttemptId, Stream), (u64, u64)>,
     pub(crate) in_flight_bytes: u64,
+    pub(crate) last_beat: u64,
+    /// When each heartbeat was sent, until it is answered.
+    pub(crate) beats: BTreeMap<u64, agent::Millis>,
 }
 
 impl Node {
@@ -86,6 +93,8 @@ impl Node {
             booted_at: 0,
             is_up: true,
             is_gone: false,
+            suspended_until: 0,
+            suspended_ms: 0,
             docker_up: true,
             black_hole_until: 0,
             containers: BTreeMap::new(),
@@ -110,7 +119,13 @@ impl Node {
             failures: 0,
             began_at: 0,
             last_heard: 0,
+            hello_sent_at: 0,
         }
+    }
+
+    /// The agent does nothing before then.
+    pub(crate) fn paused_until(&self) -> Ms {
+        self.process.paused_until.max(self.suspended_until)
     }
 }
 
@@ -132,6 +147,11 @@ impl World {
     pub(crate) fn start_agent(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         if node.process.is_up || node.is_gone || !node.is_up {
+            return;
+        }
+        if node.suspended_until > self.now {
+            let until = node.suspended_until;
+            self.at(until, Event::StartAgent { node: n });
             return;
         }
         node.process.start();
@@ -212,9 +232,11 @@ impl World {
         self.after(delay, Event::StartAgent { node: n });
     }
 
-    /// Milliseconds of the machine's own clock, which starts with it.
-    fn boot_millis(&self, n: usize) -> agent::Millis {
-        self.now - self.nodes[n].booted_at + 1
+    /// Milliseconds of the machine's own clock, which starts with it and runs through suspends.
+    pub(crate) fn boot_millis(&self, n: usize) -> agent::Millis {
+        let node = &self.nodes[n];
+        let lost = if self.plan.planted.clock_stops_in_suspend { node.suspended_ms } else { 0 };
+        self.now - node.booted_at + 1 - lost
     }
 
     pub(crate) fn agent_event(&mut self, n: usize, event: agent::Event) {
@@ -286,7 +308,7 @@ impl World {
 
     fn schedule_tick(&mut self, n: usize) {
         let Some(deadline) = self.nodes[n].agent.next_deadline() else { return };
-        let at = (self.nodes[n].booted_at + deadline).saturating_sub(1).max(self.now);
+        let at = self.now + deadline.saturating_sub(self.boot_millis(n));
         if self.nodes[n].tick_at.is_none_or(|planned| at < planned) {
             self.nodes[n].tick_at = Some(at);
             self.node_after(n, at - self.now, NodeEvent::Tick);
@@ -309,6 +331,7 @@ impl World {
                 self.nodes[n].preparing.remove(&attempt);
             }
             Action::Start(attempt) => self.ask_executor(n, attempt, Op::Start),
+            Action::Renew { attempt, sent_at } => self.ask_executor(n, attempt, Op::Renew { sent_at }),
             Action::Collect(attempt) => {
                 self.nodes[n].collecting.insert(attempt);
                 self.collect(n, attempt);

@@ -110,8 +110,8 @@ impl World {
             return;
         }
         let waiting = std::mem::take(&mut gateway.beats);
-        gateway.beats_in_flight = waiting.iter().map(|(line, key, _)| (*line, *key)).collect();
-        let beats = waiting.into_iter().map(|(_, key, metrics)| (key, metrics)).collect();
+        gateway.beats_in_flight = waiting.iter().map(|(line, key, _, number)| (*line, *key, *number)).collect();
+        let beats = waiting.into_iter().map(|(_, key, metrics, _)| (key, metrics)).collect();
         self.gateway_calls(g, Tag::Beats, Call::Heartbeat(beats));
     }
 
@@ -121,9 +121,9 @@ impl World {
             // Not answered: what a node has not heard did not happen.
             return self.gateway_after(g, 200, GatewayEvent::BeatsAgain);
         };
-        for (line, key) in waiting {
+        for (line, key, number) in waiting {
             if counted.contains(&key) {
-                self.send_down(line, ToNode::Beat);
+                self.send_down(line, ToNode::Beat { number });
             } else {
                 self.hit(Sometimes::StaleSessionDropped);
                 self.session_over(g, line, "a newer session took over");

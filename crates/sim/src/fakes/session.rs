@@ -62,16 +62,18 @@ impl World {
         if self.nodes[n].line == Some(line) {
             self.nodes[n].last_heard = self.now;
             self.nodes[n].wants_hello = true;
-            self.try_hello(n);
+            // What a suspend has ended is stopped before anything is said; then the hello follows.
+            self.agent_event(n, agent::Event::Tick);
         }
     }
 
     /// The inventory is taken only when nothing is being looked up any more: the server concludes from what is absent.
     pub(crate) fn try_hello(&mut self, n: usize) {
-        let metrics = self.metrics(n);
+        let (metrics, clock) = (self.metrics(n), self.boot_millis(n));
         let node = &mut self.nodes[n];
         let Some(line) = node.line.filter(|_| node.wants_hello && node.adopting.is_empty()) else { return };
         node.wants_hello = false;
+        node.hello_sent_at = clock;
         let of = if node.unknown.is_empty() { Completeness::Complete } else { Completeness::Unknown };
         let hello = Hello {
             versions: version::SUPPORTED,
@@ -108,16 +110,23 @@ impl World {
             self.drop_line(n);
             return;
         }
-        let metrics = Box::new(self.metrics(n));
-        self.send_up(line, Up::Control { seq: 0, message: FromNode::Heartbeat { metrics } });
+        self.agent_event(n, agent::Event::Tick);
+        if self.nodes[n].line != Some(line) {
+            return;
+        }
+        self.beat_at_once(n);
         self.node_after(n, self.plan.knobs.heartbeat_ms, NodeEvent::Heartbeat(line));
     }
 
     /// What has changed must not wait for the next heartbeat: the agent goes down.
     pub(crate) fn beat_at_once(&mut self, n: usize) {
-        let metrics = Box::new(self.metrics(n));
-        if let (Some(line), Some(_)) = (self.nodes[n].line, &self.nodes[n].session) {
-            self.send_up(line, Up::Control { seq: 0, message: FromNode::Heartbeat { metrics } });
+        let (metrics, clock) = (Box::new(self.metrics(n)), self.boot_millis(n));
+        let node = &mut self.nodes[n];
+        if let (Some(line), Some(session)) = (node.line, &mut node.session) {
+            session.last_beat += 1;
+            let number = session.last_beat;
+            session.beats.insert(number, clock);
+            self.send_up(line, Up::Control { seq: 0, message: FromNode::Heartbeat { metrics, number } });
         }
     }
 
@@ -149,7 +158,17 @@ impl World {
         }
         self.nodes[n].last_heard = self.now;
         match message {
-            ToNode::Welcome(welcome) => self.open_node_session(n, line, &welcome),
+            ToNode::Welcome(welcome) => {
+                let sent_at = self.nodes[n].hello_sent_at;
+                self.heartbeat_answered(n, sent_at);
+                if self.nodes[n].line == Some(line) {
+                    self.open_node_session(n, line, &welcome);
+                }
+            }
+            ToNode::Beat { number } => {
+                let sent_at = self.nodes[n].session.as_mut().and_then(|session| session.beats.remove(&number));
+                sent_at.into_iter().for_each(|sent_at| self.heartbeat_answered(n, sent_at));
+            }
             ToNode::Refused(refused) => {
                 self.close_from(line, true);
                 self.forget_line(n);
@@ -185,8 +204,13 @@ impl World {
                 self.check_log(n, attempt);
                 self.pump_logs(n);
             }
-            ToNode::Drain | ToNode::Resume | ToNode::Error { .. } | ToNode::Beat | ToNode::Unknown => {}
+            ToNode::Drain | ToNode::Resume | ToNode::Error { .. } | ToNode::Unknown => {}
         }
+    }
+
+    fn heartbeat_answered(&mut self, n: usize, sent_at: agent::Millis) {
+        let sent_at = if self.plan.planted.lease_from_answer { self.boot_millis(n) } else { sent_at };
+        self.agent_event(n, agent::Event::HeartbeatAcknowledged { sent_at });
     }
 
     fn open_node_session(&mut self, n: usize, line: LineId, welcome: &Welcome) {

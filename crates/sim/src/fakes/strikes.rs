@@ -38,6 +38,14 @@ impl World {
     pub(crate) fn strike_node(&mut self, fault: Fault, n: usize, draw: u64, for_ms: Ms) {
         let until = self.now + for_ms;
         let pick = |count: usize| (draw % count as u64) as usize;
+        // Nothing happens on a machine that is suspended.
+        let needs_life = matches!(
+            fault,
+            Fault::AgentCrash | Fault::AgentPause | Fault::PlannedStop | Fault::DockerAway | Fault::HostSuspend
+        );
+        if needs_life && self.nodes[n].suspended_until > self.now {
+            return;
+        }
         match fault {
             Fault::GatewayCrash => {
                 let gateway = pick(self.gateways.len());
@@ -96,6 +104,15 @@ impl World {
                 self.nodes[n].instance = self.next_instance();
                 let id = self.nodes[n].id;
                 self.checker.disk_lost(id);
+            }
+            Fault::HostSuspend => {
+                if self.nodes[n].is_up {
+                    self.checker.agent_away(n, self.now, for_ms);
+                    self.nodes[n].suspended_until = until;
+                    self.nodes[n].suspended_ms += for_ms;
+                    let boot = self.nodes[n].boot;
+                    self.at(until, Event::Host { node: n, boot, event: HostEvent::Resume });
+                }
             }
             Fault::NodeGone => {
                 self.crash_host(n, for_ms, draw);
@@ -197,6 +214,7 @@ impl World {
         node.disk.lose_power(since);
         node.boot += 1;
         node.is_up = false;
+        (node.suspended_until, node.suspended_ms) = (0, 0);
         self.after(for_ms, Event::Boot { node: n });
     }
 
@@ -266,6 +284,11 @@ impl World {
         }
         for node in 0..self.nodes.len() {
             self.nodes[node].process.paused_until = 0;
+            if self.nodes[node].suspended_until > self.now {
+                self.nodes[node].suspended_ms -= self.nodes[node].suspended_until - self.now;
+                self.nodes[node].suspended_until = 0;
+                self.host_hears(node, HostEvent::Resume);
+            }
             self.nodes[node].partitioned_until = 0;
             self.nodes[node].beats_lost_until = 0;
             self.nodes[node].disk_full_until = 0;

@@ -74,4 +74,5 @@ planted! {
     silence_that_counts_while_the_platform_is_away: [absence_counts] by ["I23"],
     a_node_that_is_offline_for_a_step_of_the_clock: [clock_steps_count] by ["I23"],
     a_heartbeat_that_leaves_its_nodes_work_queued: [heartbeat_leaves_queued] by ["I11"],
+    a_lease_by_a_clock_that_stands_still_in_a_suspend: [clock_stops_in_suspend] by ["I12"],
 }

@@ -157,7 +157,7 @@ impl Store {
             "UPDATE node_live SET connected = false, session_epoch = session_epoch + 1,
                     offline_since = COALESCE(offline_since, now() + make_interval(secs => $2)) WHERE node_id = $1",
             row.node_id,
-            2.0 * self.silence_s()
+            self.offline_after_ms as f64 / 1_000.0
         )
         .execute(&mut *transaction)
         .await?;

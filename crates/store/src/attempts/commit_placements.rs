@@ -1,7 +1,9 @@
 //! Leases tasks to nodes. The plan was made from a snapshot, so everything is checked again under the tasks' locks.
 
 use crate::{
-    Leadership, Store, StoreError, Topic, leader,
+    Leadership, Store, StoreError, Topic,
+    attempts::exclusive,
+    leader,
     nodes::faults::{lock_faults, save_faults},
     rows::{load_attempts, lock_tasks, read_json, save_attempts, save_tasks, write_json},
 };
@@ -46,8 +48,9 @@ impl Store {
         let mut faults =
             if cordoned.is_empty() { BTreeMap::new() } else { lock_faults(&mut transaction, &cordoned).await? };
         let under_way = probes_under_way(&mut transaction, &cordoned).await?;
+        let held_back = exclusive::held_back(&mut transaction, &ids).await?;
         let (mut changed, mut new) = (Vec::new(), Vec::new());
-        for mut task in tasks {
+        for mut task in tasks.into_iter().filter(|task| !held_back.contains(&task.id.as_uuid())) {
             let Some(placement) = wanted.get(&task.id) else { continue };
             let Some(ledger) =
                 room.get_mut(&placement.node).filter(|ledger| ledger.has_room_for(&placement.reservation))

@@ -1,6 +1,6 @@
 //! What the leader looks at: the head of every class of the queue, and the nodes with what is held on them.
 
-use crate::{Store, StoreError, nodes::view::NodeRecord, rows::read_json};
+use crate::{Store, StoreError, attempts::exclusive, nodes::view::NodeRecord, rows::read_json};
 use domain::{
     ids::{NodeId, TaskId},
     placement::{Candidate, Head, Snapshot},
@@ -8,6 +8,7 @@ use domain::{
     spec::Needs,
 };
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// Waiting tasks of one class that one pass looks at.
 pub const HEADS_PER_CLASS: i64 = 64;
@@ -75,6 +76,12 @@ impl Store {
                 avoid_node: row.avoid_node.map(NodeId::from_uuid),
                 warm_keys: row.warm_keys.into_iter().collect(),
             });
+        }
+        let exclusive: Vec<Uuid> =
+            heads.iter().filter(|head| head.needs.exclusive).map(|head| head.task.as_uuid()).collect();
+        if !exclusive.is_empty() {
+            let held_back = exclusive::held_back(&mut connection, &exclusive).await?;
+            heads.retain(|head| !held_back.contains(&head.task.as_uuid()));
         }
         drop(connection);
         Ok(Snapshot { now, heads, nodes: self.candidates().await? })

@@ -1,7 +1,9 @@
 //! Work on nodes that are away: queues what may be replaced, and gives up what a node can't have any more.
 
 use crate::{
-    Leadership, Store, StoreError, Topic, leader,
+    Leadership, Store, StoreError, Topic,
+    attempts::exclusive,
+    leader,
     nodes::presence::presence_of,
     rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks},
 };
@@ -87,10 +89,12 @@ impl Store {
             changed.extend(events.map(|events| (task, events)));
         }
         save_attempts(&mut transaction, &touched).await?;
-        // Nobody will ever say that these are free.
+        // Nobody will ever say that these are free. What is exclusive holds back its task's next attempt for as long as it may live.
         sqlx::query!(
-            "UPDATE attempts a SET reserved = false FROM nodes n JOIN node_live l ON l.node_id = n.id
-             WHERE a.node_id = n.id AND n.admission = 'revoked' AND l.offline_since <= $1 AND a.reserved AND a.ended_at IS NOT NULL",
+            "UPDATE attempts a SET reserved = false FROM nodes n JOIN node_live l ON l.node_id = n.id, tasks t
+             WHERE a.node_id = n.id AND t.id = a.task_id AND n.admission = 'revoked' AND l.offline_since <= $1 AND a.reserved AND a.ended_at IS NOT NULL
+               AND (NOT COALESCE((t.spec->'on_node_loss'->>'exclusive')::boolean, false) OR
+                    l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= $1)",
             as_of
         )
         .execute(&mut *transaction)
@@ -124,6 +128,8 @@ pub(crate) enum Machine {
     IsFree,
     /// It may go on until it hears that it must stop.
     MayGoOn,
+    /// Another installation has its place. Nobody can ask the old one: what is exclusive there ends by itself, and is waited for.
+    OfAnother { offline_after_ms: u64 },
 }
 
 /// Gives up attempts that their node does not have any more, or may not have: live ones are placed again, or end by their exit facts.
@@ -149,6 +155,15 @@ pub(crate) async fn give_up(
     let policies = retry_policies(&mut *connection, &task_ids).await?;
     let presence = presence_of(&mut *connection, node).await?;
     let at = now(&mut *connection).await?;
+    let wait = match machine {
+        Machine::IsFree | Machine::MayGoOn => BTreeMap::new(),
+        Machine::OfAnother { offline_after_ms } => {
+            // Exit facts are of a process that has ended.
+            let may_live = |row: &&AttemptRow| row.exit.is_none();
+            let may_live: Vec<Uuid> = rows.iter().filter(may_live).map(|row| row.task.as_uuid()).collect();
+            exclusive::surely_ended(&mut *connection, &may_live, offline_after_ms).await?
+        }
+    };
     let mut changed = Vec::new();
     for attempt in &mut rows {
         attempt.reserved &= machine == Machine::MayGoOn;
@@ -163,8 +178,15 @@ pub(crate) async fn give_up(
         if let Some(place) = tasks.iter().position(|task| task.id == attempt.task && task.live == Some(attempt.id))
             && let Some(events) = lifecycle::give_up(&mut tasks[place], attempt, because, &around)
         {
-            changed.push((tasks.swap_remove(place), events));
+            let mut task = tasks.swap_remove(place);
+            task.not_before = task.not_before.max(wait.get(&task.id.as_uuid()).copied());
+            changed.push((task, events));
         }
+    }
+    // Those that have ended already may be run again by a person, and then they wait as well.
+    for mut task in tasks.into_iter().filter(|task| task.live.is_none() && wait.contains_key(&task.id.as_uuid())) {
+        task.not_before = task.not_before.max(wait.get(&task.id.as_uuid()).copied());
+        changed.push((task, Vec::new()));
     }
     save_attempts(&mut *connection, &rows).await?;
     save_tasks(&mut *connection, &changed).await?;

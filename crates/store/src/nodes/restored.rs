@@ -38,10 +38,11 @@ pub async fn declare_restored(url: &str) -> Result<Restored, StoreError> {
     .fetch_one(&mut *transaction)
     .await?;
     // Numbers that a process frozen since before the restore may still hold are passed by. And what the backup says of a node's
-    // absence is of then: it gets its full time to come back.
+    // absence is of then: it gets its full time to come back. What was revoked by then stays away.
     sqlx::query!("UPDATE leader SET epoch = epoch + 4294967296").execute(&mut *transaction).await?;
     sqlx::query!(
-        "UPDATE node_live SET session_epoch = session_epoch + 4294967296, connected = false, connected_since = NULL, offline_since = NULL"
+        "UPDATE node_live SET session_epoch = session_epoch + 4294967296, connected = false, connected_since = NULL,
+                offline_since = CASE WHEN (SELECT admission = 'revoked' FROM nodes WHERE id = node_id) THEN offline_since END"
     )
     .execute(&mut *transaction)
     .await?;

@@ -97,7 +97,9 @@ impl Store {
         sqlx::query!("UPDATE nodes SET facts = $2 WHERE id = $1 AND facts <> $2", node, write_json(&hello.facts))
             .execute(&mut *transaction)
             .await?;
-        let settled = reconcile(&mut transaction, hello, is_new_instance, row.connected_since.is_none()).await?;
+        let settled =
+            reconcile(&mut transaction, hello, is_new_instance, row.connected_since.is_none(), self.offline_after_ms)
+                .await?;
         let ids: Vec<Uuid> = hello.attempts.iter().map(|said| said.held.attempt.as_uuid()).collect();
         let offsets = sqlx::query!("SELECT attempt_id, next_offsets FROM log_heads WHERE attempt_id = ANY($1)", &ids)
             .fetch_all(&mut *transaction)

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod differential;
+mod exclusive;
 mod failures;
 mod feed;
 mod leader;

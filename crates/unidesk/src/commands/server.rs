@@ -22,6 +22,9 @@ pub enum Which {
         nodes: Nodes,
         #[command(flatten)]
         config: api_gateway::Config,
+        // The node registry's setting: what nodes are told about exclusive work follows from it.
+        #[command(flatten)]
+        silence: node_registry::Config,
     },
     /// Places tasks. Any number may run: one leads, the others stand by
     Scheduler {
@@ -87,8 +90,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     service_kit::telemetry::init("info");
     let service = Service::new();
     let store = match args.service {
-        Which::ApiGateway { database, nodes, config } => {
-            let store = nodes.told(database.connect().await?);
+        Which::ApiGateway { database, nodes, silence, config } => {
+            let store = nodes.told(database.connect().await?).with_offline_after(silence.offline_after());
             let listener = config.bind().await?;
             println!("ready http://{} service=api-gateway", listener.local_addr()?);
             // Stateless routes of other services are served right here: one hop less than forwarding them.
@@ -103,7 +106,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             store
         }
         Which::NodeRegistry { database, config, health } => {
-            let store = database.connect().await?;
+            let store = database.connect().await?.with_offline_after(config.offline_after());
             health_listener(&service, &store, health).await?;
             node_registry::run(&service, &config, store.clone());
             println!("ready service=node-registry");

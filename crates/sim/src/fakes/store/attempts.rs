@@ -61,6 +61,7 @@ impl FakeStore {
             .filter(|_| !awaits_nodes)
             .map(|id| &self.tasks[id])
             .filter(|record| record.row.not_before.is_none_or(|at| at <= now) && !record.row.cancel_requested)
+            .filter(|record| !self.is_held_back(record.row.id, now))
             .map(|record| Head {
                 task: record.row.id,
                 class: record.class,
@@ -138,6 +139,9 @@ impl FakeStore {
             let is_cordoned = node.faults.as_ref().is_some_and(NodeFaults::is_cordoned);
             let is_open = is_open && (!is_cordoned || self.may_probe(placement.node, now));
             let Some(mut task) = self.load_task(id).filter(|_| is_open) else { continue };
+            if self.is_held_back(id, now) {
+                continue;
+            }
             let mut previous = task.live.and_then(|live| self.attempts.get(&live).cloned());
             let new = NewAttempt {
                 id: AttemptId::from_uuid(self.next_id(2)),
@@ -173,6 +177,19 @@ impl FakeStore {
             let is_under_way = probe.is_some_and(|id| self.attempts.get(&id).is_some_and(|it| it.ended_at.is_none()));
             faults.may_probe(is_under_way, now)
         })
+    }
+
+    /// An exclusive task of which an earlier attempt may have a process.
+    pub(crate) fn is_held_back(&self, task: TaskId, now: Timestamp) -> bool {
+        let record = &self.tasks[&task];
+        let wait = chrono::TimeDelta::milliseconds(record.spec.on_node_loss.replace_after_ms as i64);
+        record.spec.on_node_loss.exclusive
+            && !self.planted.nothing_held_back
+            && (self.may_be_forgotten(record.created_at, wait, now)
+                || self.holding.iter().any(|(node, held)| {
+                    self.nodes[node].offline_since.is_none_or(|since| since + wait > now)
+                        && held.iter().any(|attempt| self.attempts[attempt].task == task)
+                }))
     }
 
     fn has_room(&self, placement: &Placement) -> bool {

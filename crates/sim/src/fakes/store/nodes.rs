@@ -66,13 +66,14 @@ fn milliseconds(count: i64) -> chrono::TimeDelta {
 }
 
 impl FakeStore {
-    pub(crate) fn open_session(&mut self, hello: &OpenSession, silence_ms: u64, now: Timestamp) -> Opened {
+    pub(crate) fn open_session(&mut self, hello: &OpenSession, offline_s: i64, now: Timestamp) -> Opened {
         let node = self.nodes.get_mut(&hello.node).expect("nodes are made before the world begins");
         // Its inventory is of then: what was accepted since would seem missing.
         if node.session_epoch > hello.newest_epoch && !self.planted.late_hello_counts {
             return Opened::Superseded;
         }
-        let silence = chrono::TimeDelta::milliseconds(silence_ms as i64);
+        // As in all seeds: half of it.
+        let silence = chrono::TimeDelta::milliseconds(offline_s * 500);
         let is_alive = node.connected && node.beat_at.is_some_and(|beat| beat > now - silence);
         if node.instance.is_some_and(|instance| instance != hello.instance) && is_alive {
             return Opened::OtherInstance;
@@ -91,7 +92,7 @@ impl FakeStore {
         let draining = matches!(node.admission, Admission::Draining | Admission::Drained);
         let key = SessionKey { node: hello.node, epoch: node.session_epoch };
         let is_new_instance = is_new_instance && !self.planted.new_instance_gets_old_work;
-        let settled = self.reconcile(hello, is_new_instance, last_hello, now);
+        let settled = self.reconcile(hello, is_new_instance.then_some(offline_s), last_hello, now);
         let log_offsets = hello
             .attempts
             .iter()
@@ -109,7 +110,7 @@ impl FakeStore {
     fn reconcile(
         &mut self,
         hello: &OpenSession,
-        is_new_instance: bool,
+        may_live_s: Option<i64>,
         last_hello: Option<Timestamp>,
         now: Timestamp,
     ) -> Settled {
@@ -119,7 +120,7 @@ impl FakeStore {
             .iter()
             .filter(|row| {
                 let is_complete = hello.complete_executors.contains(&self.tasks[&row.task].spec.executor);
-                let inventory = Inventory { is_complete, is_new_instance };
+                let inventory = Inventory { is_complete, is_new_instance: may_live_s.is_some() };
                 !has.contains(&row.id) && absent(row, inventory, self.epoch) == Absence::GiveUp
             })
             .map(|row| row.id)
@@ -152,7 +153,7 @@ impl FakeStore {
                 }
             }
         }
-        self.give_up(&missing, "the node came back without it", now);
+        self.give_up(&missing, "the node came back without it", may_live_s, now);
         self.hear(&returned, now);
         let runs = |said: &&HeldAttempt| said.state == AttemptState::Running;
         let alive = hello.attempts.iter().filter(runs).map(|said| said.held.attempt).collect();
@@ -241,11 +242,22 @@ impl FakeStore {
         }
     }
 
-    fn give_up(&mut self, attempts: &[AttemptId], because: &str, now: Timestamp) {
+    /// `may_live_s`: another installation has the node's place, and what is exclusive in the old one ends by itself, after so long and
+    /// its own wait.
+    fn give_up(&mut self, attempts: &[AttemptId], because: &str, may_live_s: Option<i64>, now: Timestamp) {
         for id in attempts {
             let mut attempt = self.attempts[id].clone();
             attempt.reserved = false;
-            let task = self.load_task(attempt.task).filter(|task| task.live == Some(*id));
+            let loss = &self.tasks[&attempt.task].spec.on_node_loss;
+            let wait = may_live_s
+                .filter(|_| loss.exclusive && attempt.exit.is_none())
+                .map(|offline_s| now + milliseconds(offline_s * 1_000) + milliseconds(loss.replace_after_ms as i64));
+            let task = self.load_task(attempt.task);
+            if let Some(mut task) = task.clone().filter(|task| task.live.is_none() && wait.is_some()) {
+                task.not_before = task.not_before.max(wait);
+                self.save_task(task, Vec::new(), now);
+            }
+            let task = task.filter(|task| task.live == Some(*id));
             let policy = self.tasks[&attempt.task].spec.retry.clone();
             let node = self.presence_of(attempt.node, now);
             let around = Around { policy: &policy, now, jitter_0_to_1: 0.5, node, is_probe: false };
@@ -255,6 +267,7 @@ impl FakeStore {
                     lifecycle::give_up(&mut task, &mut attempt, because, &around)
                 }
             {
+                task.not_before = task.not_before.max(wait);
                 self.save_attempt(attempt);
                 self.save_task(task, events, now);
             } else {

@@ -42,6 +42,16 @@ impl FakeStore {
         self.restored_at.is_some() && self.nodes.values().any(may_come)
     }
 
+    /// Whether a node that has not said hello since a restore may have a process of a task that was submitted then.
+    pub(super) fn may_be_forgotten(&self, submitted: Timestamp, wait: chrono::TimeDelta, now: Timestamp) -> bool {
+        let may_have = |node: &NodeRow| {
+            node.instance.is_some()
+                && node.connected_since.is_none()
+                && node.offline_since.is_none_or(|since| since + wait > now)
+        };
+        self.restored_at.is_some_and(|at| submitted < at) && self.nodes.values().any(may_have)
+    }
+
     /// When the database was restored, unless this node has said hello since.
     pub(super) fn forgotten_since(&self, last_hello: Option<Timestamp>) -> Option<Timestamp> {
         self.restored_at.filter(|_| last_hello.is_none())
