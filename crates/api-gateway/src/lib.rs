@@ -29,6 +29,7 @@ use store::Store;
 use tokio::net::TcpListener;
 
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Config {
     /// Address and port of the public listener.
     #[arg(long, env = "UNIDESK_LISTEN", default_value = "127.0.0.1:7700")]

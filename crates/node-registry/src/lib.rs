@@ -17,6 +17,7 @@ use service_kit::Service;
 use store::Store;
 
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Config {
     /// Seconds of silence after which a node is offline and its tasks may be placed again.
     #[arg(long, env = "UNIDESK_OFFLINE_AFTER", default_value_t = 90, value_parser = clap::value_parser!(i32).range(10..=86_400))]

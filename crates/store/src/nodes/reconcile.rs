@@ -104,6 +104,12 @@ pub(crate) async fn reconcile(
     let tasks: BTreeMap<TaskId, TaskRow> =
         lock_tasks(&mut *connection, &concerned).await?.into_iter().map(|task| (task.id, task)).collect();
 
+    // As they are now that nobody else changes them: a lease may have been committed while this waited.
+    let rows: BTreeMap<Uuid, AttemptRow> = match concerned.is_empty() {
+        true => rows,
+        false => load_attempts(&mut *connection, &ids).await?.into_iter().map(|row| (row.id.as_uuid(), row)).collect(),
+    };
+
     let since = cluster.restored_at.filter(|_| is_first_hello);
     let of_backup =
         sqlx::query_scalar!("SELECT id FROM tasks WHERE id = ANY($1) AND created_at < $2", &concerned, since)
