@@ -21,7 +21,7 @@ use crate::{
 };
 use domain::{
     Timestamp,
-    ids::{AttemptId, InstanceId, NodeId},
+    ids::{AttemptId, InstanceId, NodeId, TaskId},
     node::NodeFacts,
     outcome::ExitFacts,
 };
@@ -173,6 +173,8 @@ pub struct World {
     pub(crate) now: Ms,
     queue: BTreeMap<(Ms, u64), Event>,
     seq: u64,
+    /// Of each exclusive task, the attempt whose process was begun last.
+    pub(crate) last_begun: BTreeMap<TaskId, AttemptId>,
     pub(crate) dice: Dice,
     pub(crate) trace: Trace,
     pub(crate) checker: Checker,
@@ -203,6 +205,7 @@ impl World {
             queue: BTreeMap::new(),
             seq: 0,
             dice: Dice::new(plan.seed, 3),
+            last_begun: BTreeMap::new(),
             trace: Trace::default(),
             checker: Checker::new(&plan.knobs),
             violation: None,

@@ -284,7 +284,11 @@ impl World {
             let delay = self.dice.log_uniform(500, 10_000);
             self.after(delay, Event::Strike { fault: Fault::HostCrash, draw, for_ms });
         }
-        self.check_alone(n, attempt);
+        let supervisor = self.nodes[n].containers.get(&attempt).and_then(|container| container.supervisor.as_ref());
+        if let Some(task) = supervisor.map(|supervisor| supervisor.task) {
+            self.last_begun.insert(task, attempt);
+            self.check_alone(n, attempt);
+        }
     }
 
     /// The supervisor hears of a heartbeat that was sent then and acknowledged.
@@ -302,6 +306,8 @@ impl World {
         } else {
             (supervisor.has_begun, supervisor.ends_at) = (true, ends_at);
             self.begin(n, attempt);
+            // The timer of the wait for this is later.
+            self.look_at_lease(n, attempt);
         }
     }
 
@@ -366,6 +372,11 @@ impl World {
         let Some(supervisor) = container.and_then(|container| container.supervisor.as_ref()) else { return };
         let task = supervisor.task;
         if !container.is_some_and(|container| container.runs_exclusively(task)) {
+            return;
+        }
+        if let Some(later) = self.last_begun.get(&task).filter(|last| **last != attempt) {
+            let detail = format!("{task:?}: {attempt:?} on node {n} wakes up, and {later:?} was begun meanwhile");
+            self.violate(Violation::new("I12 an exclusive task never has two live processes", detail));
             return;
         }
         let awake = self.nodes.iter().enumerate().filter(|(_, node)| node.is_up && node.suspended_until <= self.now);

@@ -107,6 +107,10 @@ impl World {
             }
             Fault::HostSuspend => {
                 if self.nodes[n].is_up {
+                    // Every other one is long enough for its work to be elsewhere when it wakes up.
+                    let is_long = (draw >> 8).is_multiple_of(2);
+                    let for_ms = if is_long { for_ms + self.plan.knobs.offline_s as u64 * 1_500 } else { for_ms };
+                    let until = self.now + for_ms;
                     self.checker.agent_away(n, self.now, for_ms);
                     self.nodes[n].suspended_until = until;
                     self.nodes[n].suspended_ms += for_ms;
