@@ -40,8 +40,15 @@ pub(crate) async fn within_time(request: Request, next: Next) -> Response {
         Ok(response) => response,
         Err(_) => {
             tracing::warn!(after_s = within.as_secs(), "a request was given up: the database did not answer");
-            ApiError::from(api_types::Problem::new("unavailable", "The database does not answer. Try again in a moment; a request with an Idempotency-Key is done once.").retry_after_ms(5_000))
-                .into_response()
+            // In the words of any other answer without a database: which of them it is depends on a connection's mood.
+            ApiError::from(
+                api_types::Problem::new(
+                    "unavailable",
+                    "The database is away. Nothing that was accepted is lost; try again in a moment.",
+                )
+                .retry_after_ms(2_000),
+            )
+            .into_response()
         }
     }
 }

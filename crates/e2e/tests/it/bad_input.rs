@@ -138,7 +138,7 @@ async fn an_image_that_does_not_build_shows_the_step_and_its_last_words() {
         |dockerfile: &str| world.repositories.environment.commit(&[("Dockerfile", dockerfile.into())], "Broken");
     let at = |dockerfile: String| good.clone().with("source.env_commit_id", commit(&dockerfile));
     let cases = [
-        ("a step that fails", at(format!("FROM {image}\nRUN echo first\nRUN echo no compiler here >&2; exit 9\n"))),
+        ("a step that fails", at(format!("FROM {image}\nRUN true\nRUN echo no compiler here >&2; exit 9\n"))),
         ("a line that is no instruction", at(format!("FROM {image}\nINSTALL everything\n"))),
         ("a file that is not in the repository", at(format!("FROM {image}\nCOPY requirements.txt /\n"))),
         ("an empty Dockerfile", at(String::new())),
