@@ -4,9 +4,11 @@
 //! other, and so that tests run at a small scale. With the usual setting and `replace_after` R, counted from the moment at which
 //! the last acknowledged heartbeat was *sent*, by a clock of the node that runs through suspend:
 //!
-//!     75 s + R            the node's own side asks the process to stop        (offline_after * 5/6 + R)
-//!     at most 8 s more    what is still there is killed                      (offline_after * 4/45, or the task's grace)
-//!     90 s + R            the server may place it again, at the earliest
+//! ```text
+//! 75 s + R            the node's own side asks the process to stop        (offline_after * 5/6 + R)
+//! at most 8 s more    what is still there is killed                      (offline_after * 4/45, or the task's grace)
+//! 90 s + R            the server may place it again, at the earliest
+//! ```
 //!
 //! The server counts from when it recorded that heartbeat, which is later than when it was sent. So 7 s are left for a node that
 //! is slow to kill, and for clocks that differ: 0.7 % in a quarter of an hour, a hundred times what clocks do.

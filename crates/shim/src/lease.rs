@@ -5,9 +5,11 @@
 //! holds back for a minute must not add that minute. A signal carries no time, so its number does. Time is cut into slots of a
 //! sixteenth of the period P, and the signal says in which slot, counted modulo 24, the heartbeat was sent:
 //!
-//!     sent          s, in slot k = s / (P/16)             signal 37 + k mod 24
-//!     received      r >= s                                k' = the newest slot <= r with k' mod 24 = k mod 24
-//!     lease until   k' * P/16 + P <= s + P                for every delay r - s < 24/16 P
+//! ```text
+//! sent          s, in slot k = s / (P/16)             signal 37 + k mod 24
+//! received      r >= s                                k' = the newest slot <= r with k' mod 24 = k mod 24
+//! lease until   k' * P/16 + P <= s + P                for every delay r - s < 24/16 P
+//! ```
 //!
 //! So it ends up to P/16 early and never late. What is older than P is of no use and dropped; a signal that was held back for
 //! 24/16 P or more could be taken for a newer one, which needs a Docker that holds one signal back for that long while it passes

@@ -338,9 +338,13 @@ proptest! {
                         told = Some(events);
                     }
                 }
-                Op::Say(which, what) => if let Some(attempt) = attempts.get_mut(which) {
-                    if let Verdict::Recorded(events) = say(&mut task, attempt, &what) { told = Some(events); }
-                },
+                Op::Say(which, what) => {
+                    if let Some(attempt) = attempts.get_mut(which)
+                        && let Verdict::Recorded(events) = say(&mut task, attempt, &what)
+                    {
+                        told = Some(events);
+                    }
+                }
                 Op::Cancel(offline) => {
                     let live = task.live;
                     let verdict = cancel(&mut task, attempts.iter_mut().find(|a| Some(a.id) == live), offline, at(1));
