@@ -39,6 +39,14 @@ sqlx:
 fmt:
     cargo fmt --all
 
+# The whole system in virtual time, from so many fresh seeds: just sim 20000
+sim seeds="2000":
+    SIM_SEEDS={{ seeds }} cargo nextest run -p sim --no-capture -E 'test(fresh_seeds)'
+
+# How many seeds it takes to find each defect that is planted
+sim-power:
+    cargo nextest run -p sim --no-capture -E 'test(planted::)'
+
 # The figures of docs/benchmarks.md
 bench:
     cargo build --release --locked -p shim
