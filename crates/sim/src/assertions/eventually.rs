@@ -73,8 +73,9 @@ impl World {
                 continue;
             }
             let stored = self.store.log_offsets(attempt.id).unwrap_or_default();
-            // An end by its exit facts alone: its node never came to tell of the rest, and what is said is what is there.
-            if !ending.log.complete && ending.log.bytes == stored.iter().sum::<u64>() {
+            // An end by its exit facts alone: its node never came to tell of the log, or of the rest of it.
+            let said = ending.log.bytes;
+            if !ending.log.complete && (said == 0 || said == stored.iter().sum::<u64>()) {
                 continue;
             }
             let written = self.checker.written(attempt.id);
