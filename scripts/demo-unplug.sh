@@ -129,6 +129,8 @@ unidesk node-token create --name laptop >"$scratch/node.token" 2>"$scratch/node-
     die "no token for the node: $(cat "$scratch/node-token.err")"
 # So that nobody waits long for an agent's next try.
 say "reconnect_cap_ms = $away_ms" >"$scratch/node/provider.toml"
+# Where this runs in a container, the agent leaves processes alone unless its owner allows them.
+say "executors = ['container', 'process']" >"$scratch/node/policy.toml"
 start_agent
 instance=$(cat "$scratch/node/instance")
 at_exit "docker images -q --filter 'label=unidesk.instance=$instance' | sort -u | xargs -r docker rmi -f >/dev/null"
