@@ -275,6 +275,8 @@ impl World {
         let mut command = self.service("api-gateway", before)?;
         command.args(["--heartbeat-ms", &heartbeat().as_millis().to_string()]);
         command.args(["--listen", &format!("0.0.0.0:{}", self.ports[which])]);
+        // It gives exclusive work its lease, which must fit what the registry calls offline.
+        command.env("UNIDESK_OFFLINE_AFTER", offline_after().as_secs().to_string());
         Ok(command)
     }
 
