@@ -24,8 +24,14 @@ pub(super) fn explain(known: &Known<'_>, why: &mut Why) {
         attempt: view.attempts,
         exit: last.and_then(|attempt| attempt.row.exit.clone()),
         evidence: chain::evidence(known),
-        last_lines: last_lines(known.log_tail),
+        last_lines: if is_told_by_log(view.failure) { last_lines(known.log_tail) } else { Vec::new() },
     });
+}
+
+/// Code is fetched beside the build: where it could not be had, the last lines are those of a build that went well, and
+/// would point at the wrong place.
+fn is_told_by_log(failure: Option<FailureKind>) -> bool {
+    !matches!(failure, Some(FailureKind::SourceUnavailable | FailureKind::InputUnavailable))
 }
 
 fn summary(known: &Known<'_>, last: Option<&AttemptView>, outcome: &str) -> String {

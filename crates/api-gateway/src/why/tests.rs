@@ -298,6 +298,21 @@ fn a_placed_task_says_where_it_is() {
 }
 
 #[test]
+fn a_build_that_went_well_beside_code_that_could_not_be_had_is_no_evidence() {
+    let shown = |failure| {
+        let mut failed = task("train", TaskState::Failed, json!({}));
+        failed.view.failure = Some(failure);
+        failed.attempts = vec![attempt(1, AttemptState::Failed, "lab-3")];
+        let log_tail = b"=> [2/2] RUN pip install .\n";
+        let known = Known { now: now(), task: &failed, nodes: &lab(), history: &[], before: 0, log_tail };
+        explain(&known).ended.expect("it ended").last_lines
+    };
+    assert!(shown(FailureKind::SourceUnavailable).is_empty());
+    assert!(shown(FailureKind::InputUnavailable).is_empty());
+    assert_eq!(shown(FailureKind::BuildFailed), ["=> [2/2] RUN pip install ."]);
+}
+
+#[test]
 fn an_end_has_its_story() {
     let mut lost = task("train", TaskState::Failed, json!({}));
     lost.view.node = Some("lab-7".into());
