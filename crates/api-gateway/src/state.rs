@@ -2,7 +2,7 @@
 
 use crate::{auth::Access, fleet::FleetCache};
 use service_kit::Service;
-use store::{Store, StoreError};
+use store::{Group, Store, StoreError, Submissions};
 
 #[derive(Clone)]
 pub struct AppState {
@@ -10,6 +10,7 @@ pub struct AppState {
     pub(crate) store: Store,
     pub(crate) access: Access,
     pub(crate) fleet: FleetCache,
+    pub(crate) submissions: Group<Submissions>,
 }
 
 impl AppState {
@@ -17,6 +18,8 @@ impl AppState {
     pub async fn new(service: Service, store: Store) -> Result<Self, StoreError> {
         let access = Access::new(store.clone());
         access.load_signing_keys().await?;
-        Ok(Self { service, access, fleet: FleetCache::new(store.clone()), store })
+        let (submissions, written) = Group::new(Submissions(store.clone()), service.stopping().clone());
+        service.spawn("submissions", written);
+        Ok(Self { service, access, fleet: FleetCache::new(store.clone()), store, submissions })
     }
 }

@@ -25,6 +25,15 @@ pub enum StoreError {
     /// The leadership was taken over: step down.
     #[error("another process leads now")]
     NotLeader,
+    /// Too many calls wait already: the same call may be tried again in a moment. Nothing was done.
+    #[error("too much is waiting to be written")]
+    Busy,
+    /// The service is going down: nothing was done, another process may be asked.
+    #[error("the service is going down")]
+    Stopping,
+    /// What befell the group with which a call was written.
+    #[error(transparent)]
+    Shared(std::sync::Arc<StoreError>),
     /// A mistake in this program.
     #[error("a statement failed")]
     Statement(#[source] sqlx::Error),
@@ -33,7 +42,29 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        match self {
+            Self::Unavailable(_) | Self::Busy | Self::Stopping => true,
+            Self::Shared(error) => error.is_temporary(),
+            _ => false,
+        }
+    }
+    /// PostgreSQL broke the transaction off for another's sake: begun again, it may well succeed.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self.code().as_deref(), Some("40001" | "40P01"))
+    }
+    /// Whether one call of a group may be the reason: not when the database itself is in trouble.
+    pub(crate) fn may_be_of_one_call(&self) -> bool {
+        // A lock that was not to be had is on one row.
+        !self.is_temporary() || self.is_conflict() || self.code().as_deref() == Some("55P03")
+    }
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+        match self {
+            Self::Unavailable(sqlx::Error::Database(error)) | Self::Statement(sqlx::Error::Database(error)) => {
+                error.code()
+            }
+            Self::Shared(error) => error.code(),
+            _ => None,
+        }
     }
     /// The statement took longer than it may.
     pub(crate) fn is_timeout(&self) -> bool {

@@ -8,6 +8,8 @@ mod access;
 mod attempts;
 mod clock;
 mod error;
+mod group;
+mod groups;
 mod invariants;
 mod leader;
 mod logs;
@@ -25,13 +27,15 @@ pub use attempts::{
     commit_placements::CommitReport,
     outbox::{Outbox, OutboxItem},
     placement_snapshot::{HEADS_PER_CLASS, LiveReservation},
-    record_reports::{NodeReport, ReportVerdict},
+    record_reports::{NodeReport, ReportVerdict, SessionReports},
 };
 pub use error::StoreError;
+pub use group::Group;
+pub use groups::{Logs, Reports, Submissions};
 pub use invariants::{Depth, Finding, Outcome};
 pub use leader::{Leadership, Role as LeaderRole};
 pub use logs::{
-    append::{LogAck, Piece as LogPiece},
+    append::{LogAck, Piece as LogPiece, SessionPieces},
     read::LogChunk,
 };
 pub use nodes::{

@@ -1,10 +1,12 @@
-//! Records what a node says, in batches, and acknowledges what is committed. While the database is away nothing is acknowledged and
-//! nothing is lost: the node holds it.
+//! Records what a node says, together with what other nodes say at that moment, and acknowledges what is committed. While the
+//! database is away nothing is acknowledged and nothing is lost: the node holds it.
 
 use super::outbound::Outbound;
 use protocol::{LogFrame, LogPayload, Stream, ToNode};
 use std::time::Duration;
-use store::{LogPiece, NodeReport, ReportVerdict, SessionKey, Store, StoreError};
+use store::{
+    Group, LogPiece, Logs, NodeReport, ReportVerdict, Reports, SessionKey, SessionPieces, SessionReports, StoreError,
+};
 use tokio::sync::mpsc;
 
 const REPORTS_PER_BATCH: usize = 128;
@@ -12,7 +14,7 @@ const LOG_BYTES_PER_BATCH: usize = 1 << 20;
 
 /// Records reports in the order in which they came. Returns why the session must end.
 pub(super) async fn record_reports(
-    store: &Store,
+    group: &Group<Reports>,
     key: SessionKey,
     mut queue: mpsc::Receiver<(u64, NodeReport)>,
     outbound: &Outbound,
@@ -20,7 +22,8 @@ pub(super) async fn record_reports(
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, REPORTS_PER_BATCH).await > 0 {
         let reports: Vec<NodeReport> = batch.iter().map(|(_, report)| report.clone()).collect();
-        let verdicts = match until_available(|| store.record_reports(key, &reports)).await {
+        let call = SessionReports { session: key, reports };
+        let verdicts = match until_available(|| group.call(call.clone())).await {
             Ok(verdicts) => verdicts,
             Err(error) => {
                 tracing::error!(node.id = %key.node, error = %service_kit::lifecycle::Chain(&error), "reports could not be recorded");
@@ -50,7 +53,7 @@ pub(super) async fn record_reports(
 
 /// Records log pieces. Returns why the session must end.
 pub(super) async fn record_logs(
-    store: &Store,
+    group: &Group<Logs>,
     key: SessionKey,
     mut queue: mpsc::Receiver<LogFrame>,
     outbound: &Outbound,
@@ -64,7 +67,8 @@ pub(super) async fn record_logs(
             bytes += frame.payload.len() as usize;
             pieces.push(piece(frame));
         }
-        let acks = match until_available(|| store.append_logs(key, &pieces)).await {
+        let call = SessionPieces { session: key, pieces };
+        let acks = match until_available(|| group.call(call.clone())).await {
             Ok(acks) => acks,
             Err(error) => {
                 tracing::error!(node.id = %key.node, error = %service_kit::lifecycle::Chain(&error), "a log could not be recorded");

@@ -72,8 +72,8 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
     let reason = tokio::select! {
         () = stopping.cancelled() => "the server is going down".to_owned(),
         error = read(door, key, stream, Inbound { reports, logs }, &outbound) => service_kit::lifecycle::Chain(&error).to_string(),
-        reason = record_reports(&door.store, key, report_queue, &outbound) => reason,
-        reason = record_logs(&door.store, key, log_queue, &outbound) => reason,
+        reason = record_reports(&door.reports, key, report_queue, &outbound) => reason,
+        reason = record_logs(&door.logs, key, log_queue, &outbound) => reason,
         reason = tell_node(door, key, inventory, &outbound) => reason,
         error = async {
             loop {

@@ -24,13 +24,15 @@ use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
-use store::Store;
+use store::{Group, Logs, Reports, Store};
 
 #[derive(Clone)]
 pub(super) struct Door {
     pub(super) service: Service,
     pub(super) store: Store,
     pub(super) beats: Beats,
+    pub(super) reports: Group<Reports>,
+    pub(super) logs: Group<Logs>,
     pub(super) settings: Settings,
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn submit(
     let checked = check(&body).map_err(ApiError)?;
     let project = Projects::new(&state, &principal).resolve(checked.project.as_deref()).await?.map_err(ApiError)?;
     let new = checked.into_new(&principal, project, key);
-    let answer = state.store.submit_tasks(std::slice::from_ref(&new)).await.map_err(failed)?.pop();
+    let answer = state.submissions.call_unless_busy(vec![new.clone()]).await.map_err(failed)?.pop();
     let (id, is_replayed) = match answer {
         Some(Submitted::Accepted { id }) => (id, false),
         Some(Submitted::Replayed { id }) => (id, true),

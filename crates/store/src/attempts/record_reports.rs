@@ -10,16 +10,18 @@ use crate::{
     rows::{load_attempts, lock_tasks, save_attempts, save_tasks, write_json},
 };
 use domain::{
+    Timestamp,
     attempt::{AttemptRow, Report},
     black_hole::{self, Evidence, NodeFaults},
-    ids::{AttemptId, ClusterEpoch, Held, TaskId},
+    ids::{AttemptId, ClusterEpoch, Held, NodeId, TaskId},
     lifecycle::{self, Around, Event, Verdict},
     outcome::FailureKind,
     poison::Presence,
+    retry::RetryPolicy,
     task::TaskRow,
 };
 use rand::RngExt as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,147 +45,245 @@ pub enum ReportVerdict {
     StaleSession,
 }
 
+/// What one session's node sent, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionReports {
+    pub session: SessionKey,
+    pub reports: Vec<NodeReport>,
+}
+
+impl ReportVerdict {
+    /// The word under which a report is kept that did not count.
+    fn as_evidence(self) -> Option<&'static str> {
+        match self {
+            Self::Fenced => Some("fenced"),
+            Self::Conflict => Some("conflict"),
+            Self::Orphan => Some("orphan"),
+            Self::Recorded | Self::Repeated | Self::StaleSession => None,
+        }
+    }
+}
+
 impl Store {
-    /// Records a batch in the order in which the node sent it. Each report gets its own answer. Safe to repeat: a report that was
-    /// committed answers `Repeated`. When this returns Ok, what was recorded survives any crash, so it may be acknowledged.
+    /// [`Store::record_reports_of_many`] for one session.
     pub async fn record_reports(
         &self,
         session: SessionKey,
         batch: &[NodeReport],
     ) -> Result<Vec<ReportVerdict>, StoreError> {
+        let one = SessionReports { session, reports: batch.to_vec() };
+        Ok(self.record_reports_of_many(&[one]).await?.pop().unwrap_or_default())
+    }
+
+    /// Records what several nodes sent, each in its own order, in one transaction. Each report gets its own answer. Safe to repeat:
+    /// a report that was committed answers `Repeated`. When this returns Ok, what was recorded survives any crash, so it may be
+    /// acknowledged.
+    pub async fn record_reports_of_many(
+        &self,
+        batch: &[SessionReports],
+    ) -> Result<Vec<Vec<ReportVerdict>>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let ids: Vec<Uuid> = batch.iter().map(|report| report.held.attempt.as_uuid()).collect();
-        // The session's row is held until the commit, so that none opened meanwhile finds these reports half counted.
-        let Some(session_now) = sqlx::query!(
-            r#"SELECT l.session_epoch, now() AS "at!",
-                      EXISTS (SELECT 1 FROM node_faults f WHERE f.node_id = $1) AS "has_faults!",
-                      ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = $1) AS "tasks!",
-                      ARRAY(SELECT id FROM attempts WHERE id = ANY($2)) AS "known!", (SELECT epoch FROM cluster) AS "epoch!"
-               FROM node_live l WHERE l.node_id = $1 FOR KEY SHARE"#,
-            session.node.as_uuid(),
+        let reports = || batch.iter().flat_map(|of| &of.reports);
+        let ids: Vec<Uuid> = reports().map(|report| report.held.attempt.as_uuid()).collect();
+        let nodes: BTreeSet<Uuid> = batch.iter().map(|of| of.session.node.as_uuid()).collect();
+        let nodes: Vec<Uuid> = nodes.into_iter().collect();
+        // The sessions' rows are held until the commit, so that none opened meanwhile finds these reports half counted.
+        let known = sqlx::query!(
+            r#"WITH sessions AS (SELECT node_id, session_epoch FROM node_live WHERE node_id = ANY($1) ORDER BY node_id FOR KEY SHARE)
+               SELECT ARRAY(SELECT node_id FROM sessions) AS "nodes!", ARRAY(SELECT session_epoch FROM sessions) AS "epochs!", now() AS "at!",
+                      ARRAY(SELECT node_id FROM node_faults WHERE node_id = ANY($1)) AS "faulty!",
+                      ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = ANY($1)) AS "tasks!",
+                      ARRAY(SELECT id FROM attempts WHERE id = ANY($2)) AS "attempts!", (SELECT epoch FROM cluster) AS "epoch!""#,
+            &nodes,
             &ids
         )
-        .fetch_optional(&mut *transaction)
-        .await?
-        .filter(|row| row.session_epoch == session.epoch) else {
-            return Ok(vec![ReportVerdict::StaleSession; batch.len()]);
-        };
-        let (task_ids, at) = (session_now.tasks, session_now.at);
+        .fetch_one(&mut *transaction)
+        .await?;
+        let newest: BTreeSet<(Uuid, i64)> = known.nodes.into_iter().zip(known.epochs).collect();
+        let is_newest = |session: &SessionKey| newest.contains(&(session.node.as_uuid(), session.epoch));
+        if !batch.iter().any(|of| is_newest(&of.session)) {
+            return Ok(batch.iter().map(|of| vec![ReportVerdict::StaleSession; of.reports.len()]).collect());
+        }
+        let at = known.at;
         let is_orphan = |held: Held| {
-            held.fence.epoch() != ClusterEpoch(session_now.epoch)
-                && !session_now.known.contains(&held.attempt.as_uuid())
+            held.fence.epoch() != ClusterEpoch(known.epoch) && !known.attempts.contains(&held.attempt.as_uuid())
         };
-        let mut tasks: BTreeMap<TaskId, (TaskRow, Vec<Event>, bool)> = lock_tasks(&mut transaction, &task_ids)
+        let mut tasks: BTreeMap<TaskId, (TaskRow, Vec<Event>, bool)> = lock_tasks(&mut transaction, &known.tasks)
             .await?
             .into_iter()
             .map(|task| (task.id, (task, Vec::new(), false)))
             .collect();
-        let mut attempts: BTreeMap<AttemptId, AttemptRow> = load_attempts(&mut transaction, &ids)
-            .await?
-            .into_iter()
-            .filter(|attempt| attempt.node == session.node)
-            .map(|attempt| (attempt.id, attempt))
-            .collect();
-        let endings = Endings::of(batch);
-        let policies = if endings.any { retry_policies(&mut transaction, &task_ids).await? } else { BTreeMap::new() };
-        let node =
-            if endings.blames_node { presence_of(&mut transaction, session.node).await? } else { Presence::default() };
-        let known_faults: Option<NodeFaults> = if endings.any && session_now.has_faults || endings.fails {
-            lock_faults(&mut transaction, &[session.node.as_uuid()]).await?.remove(&session.node)
-        } else {
-            None
-        };
-        let mut faults = known_faults.clone();
+        let mut attempts: BTreeMap<AttemptId, AttemptRow> =
+            load_attempts(&mut transaction, &ids).await?.into_iter().map(|attempt| (attempt.id, attempt)).collect();
+        let around = Surroundings::read(&mut transaction, batch, &known.tasks, &known.faulty).await?;
+        let mut faults = around.faults.clone();
         let mut verdicts = Vec::with_capacity(batch.len());
         let mut rejected = Vec::new();
-        for item in batch {
-            let verdict = match attempts.get_mut(&item.held.attempt) {
-                None => Verdict::Fenced,
-                Some(attempt) => match tasks.get_mut(&attempt.task) {
-                    None => Verdict::Fenced,
-                    Some((task, events, changed)) => {
-                        let policy = policies.get(&task.id).cloned().unwrap_or_default();
-                        let around = Around {
-                            policy: &policy,
-                            now: at,
-                            jitter_0_to_1: rand::rng().random::<f64>(),
-                            node,
-                            is_probe: faults.as_ref().is_some_and(|faults| faults.is_probe(attempt.id)),
-                        };
-                        let verdict = lifecycle::report(task, attempt, item.held, &item.report, &around);
-                        if let (Verdict::Recorded(_), Report::Ended { ending }) = (&verdict, &item.report) {
-                            let who = (attempt.id, attempt.task);
-                            faults = black_hole::after_end(faults, &self.black_hole, who, ending, at);
+        for SessionReports { session, reports } in batch {
+            if !is_newest(session) {
+                verdicts.push(vec![ReportVerdict::StaleSession; reports.len()]);
+                continue;
+            }
+            let mut answers = Vec::with_capacity(reports.len());
+            for item in reports {
+                let attempt = attempts.get_mut(&item.held.attempt).filter(|attempt| attempt.node == session.node);
+                let held = attempt.and_then(|attempt| Some((tasks.get_mut(&attempt.task)?, attempt)));
+                let answer = match held {
+                    None if is_orphan(item.held) => ReportVerdict::Orphan,
+                    None => ReportVerdict::Fenced,
+                    Some(((task, events, changed), attempt)) => {
+                        let faults = faults.entry(session.node).or_default();
+                        let around = around.of(session.node, task.id, at, faults.as_ref(), attempt.id);
+                        match lifecycle::report(task, attempt, item.held, &item.report, &around) {
+                            Verdict::Recorded(new) => {
+                                if let Report::Ended { ending } = &item.report {
+                                    let who = (attempt.id, attempt.task);
+                                    *faults = black_hole::after_end(faults.take(), &self.black_hole, who, ending, at);
+                                }
+                                events.extend(new);
+                                *changed = true;
+                                ReportVerdict::Recorded
+                            }
+                            Verdict::Repeated => ReportVerdict::Repeated,
+                            Verdict::Fenced if is_orphan(item.held) => ReportVerdict::Orphan,
+                            Verdict::Fenced => ReportVerdict::Fenced,
+                            Verdict::Conflict => ReportVerdict::Conflict,
                         }
-                        if let Verdict::Recorded(new) = &verdict {
-                            events.extend(new.iter().cloned());
-                            *changed = true;
-                        }
-                        verdict
                     }
-                },
-            };
-            verdicts.push(match verdict {
-                Verdict::Recorded(_) => ReportVerdict::Recorded,
-                Verdict::Repeated => ReportVerdict::Repeated,
-                Verdict::Fenced if is_orphan(item.held) => ReportVerdict::Orphan,
-                Verdict::Fenced => ReportVerdict::Fenced,
-                Verdict::Conflict => ReportVerdict::Conflict,
-            });
-            let evidence = match verdicts.last() {
+                };
                 // A late release is no evidence of anything.
-                _ if item.report == Report::Released => None,
-                Some(ReportVerdict::Fenced) => Some("fenced"),
-                Some(ReportVerdict::Conflict) => Some("conflict"),
-                Some(ReportVerdict::Orphan) => Some("orphan"),
-                _ => None,
-            };
-            rejected.extend(evidence.map(|word| (item, word)));
+                if let Some(word) = answer.as_evidence().filter(|_| item.report != Report::Released) {
+                    rejected.push((session.node, item, word));
+                }
+                answers.push(answer);
+            }
+            verdicts.push(answers);
         }
         let changed: Vec<(TaskRow, Vec<Event>)> =
             tasks.into_values().filter(|(.., changed)| *changed).map(|(task, events, _)| (task, events)).collect();
+        let changed_tasks: BTreeSet<TaskId> = changed.iter().map(|(task, _)| task.id).collect();
         let touched: Vec<AttemptRow> =
-            attempts.into_values().filter(|attempt| changed.iter().any(|(task, _)| task.id == attempt.task)).collect();
+            attempts.into_values().filter(|attempt| changed_tasks.contains(&attempt.task)).collect();
         save_attempts(&mut transaction, &touched).await?;
         save_tasks(&mut transaction, &changed).await?;
-        if faults != known_faults {
-            save_faults(&mut transaction, session.node, faults.as_ref()).await?;
+        let is_as_it_was = |node: &NodeId, now: &Option<NodeFaults>| around.faults.get(node).unwrap_or(&None) == now;
+        for (node, now) in faults.iter().filter(|(node, now)| !is_as_it_was(node, now)) {
+            save_faults(&mut transaction, *node, now.as_ref()).await?;
         }
-        for (item, verdict) in rejected {
-            sqlx::query!(
-                "INSERT INTO rejected_reports (attempt_id, node_id, fence, verdict, report) SELECT $1, $2, $3, $4, $5
-                 WHERE NOT EXISTS (SELECT 1 FROM rejected_reports
-                                   WHERE attempt_id = $1 AND node_id = $2 AND fence = $3 AND verdict = $4 AND report = $5)",
-                item.held.attempt.as_uuid(),
-                session.node.as_uuid(),
-                item.held.fence.get(),
-                verdict,
-                write_json(&item.report)
-            )
-            .execute(&mut *transaction)
-            .await?;
+        for (node, item, word) in rejected {
+            keep_aside(&mut transaction, node, item, word).await?;
         }
         transaction.commit().await?;
         self.wakeups.publish(topics(&changed));
-        let is_cordoned = |faults: &Option<NodeFaults>| faults.as_ref().is_some_and(NodeFaults::is_cordoned);
-        match (is_cordoned(&known_faults), is_cordoned(&faults)) {
+        for (node, now) in &faults {
+            self.tell_of_cordon(*node, around.faults.get(node).and_then(Option::as_ref), now.as_ref());
+        }
+        Ok(verdicts)
+    }
+
+    fn tell_of_cordon(&self, node: NodeId, before: Option<&NodeFaults>, now: Option<&NodeFaults>) {
+        let is_cordoned = |faults: Option<&NodeFaults>| faults.is_some_and(NodeFaults::is_cordoned);
+        match (is_cordoned(before), is_cordoned(now)) {
             (false, true) => {
-                let because = faults.as_ref().map_or("", |faults| &faults.last_words);
-                tracing::warn!(node.id = %session.node, because, "a node on which everything fails gets no more work");
+                let because = now.map_or("", |faults| &faults.last_words);
+                tracing::warn!(node.id = %node, because, "a node on which everything fails gets no more work");
             }
             (true, false) => {
-                tracing::info!(node.id = %session.node, "a probe succeeded: the node gets work again");
+                tracing::info!(node.id = %node, "a probe succeeded: the node gets work again");
                 self.wakeups.publish([Topic::Queue]);
             }
             (false, false) | (true, true) => {}
         }
-        Ok(verdicts)
     }
 }
 
-/// What the ends in a batch make it necessary to read.
+/// A report that changed nothing and may tell something, once.
+async fn keep_aside(
+    connection: &mut sqlx::PgConnection,
+    node: NodeId,
+    item: &NodeReport,
+    word: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO rejected_reports (attempt_id, node_id, fence, verdict, report) SELECT $1, $2, $3, $4, $5
+         WHERE NOT EXISTS (SELECT 1 FROM rejected_reports
+                           WHERE attempt_id = $1 AND node_id = $2 AND fence = $3 AND verdict = $4 AND report = $5)",
+        item.held.attempt.as_uuid(),
+        node.as_uuid(),
+        item.held.fence.get(),
+        word,
+        write_json(&item.report)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What the ends in a batch made it necessary to read: nothing where all went well.
+struct Surroundings {
+    policies: BTreeMap<TaskId, RetryPolicy>,
+    no_policy: RetryPolicy,
+    presence: BTreeMap<NodeId, Presence>,
+    /// Of nodes that had an end; None: nothing is kept of it.
+    faults: BTreeMap<NodeId, Option<NodeFaults>>,
+}
+
+impl Surroundings {
+    async fn read(
+        connection: &mut sqlx::PgConnection,
+        batch: &[SessionReports],
+        tasks: &[Uuid],
+        faulty: &[Uuid],
+    ) -> Result<Self, StoreError> {
+        let endings: Vec<(NodeId, Endings)> =
+            batch.iter().map(|of| (of.session.node, Endings::of(&of.reports))).collect();
+        let nodes_where = |is: fn(&Endings) -> bool| {
+            endings.iter().filter(move |(_, endings)| is(endings)).map(|(node, _)| *node).collect::<BTreeSet<NodeId>>()
+        };
+        let policies = if nodes_where(|it| it.any_failed).is_empty() {
+            BTreeMap::new()
+        } else {
+            retry_policies(&mut *connection, tasks).await?
+        };
+        let mut presence = BTreeMap::new();
+        for node in nodes_where(|it| it.blames_node) {
+            presence.insert(node, presence_of(&mut *connection, node).await?);
+        }
+        // A success tells only of a node that has faults.
+        let mut with_faults = nodes_where(|it| it.any);
+        with_faults.retain(|node| faulty.contains(&node.as_uuid()));
+        with_faults.extend(nodes_where(|it| it.fails));
+        let faults = if with_faults.is_empty() {
+            BTreeMap::new()
+        } else {
+            let ids: Vec<Uuid> = with_faults.iter().map(|node| node.as_uuid()).collect();
+            lock_faults(&mut *connection, &ids).await?.into_iter().map(|(node, faults)| (node, Some(faults))).collect()
+        };
+        Ok(Self { policies, no_policy: RetryPolicy::default(), presence, faults })
+    }
+
+    fn of(
+        &self,
+        node: NodeId,
+        task: TaskId,
+        now: Timestamp,
+        faults: Option<&NodeFaults>,
+        attempt: AttemptId,
+    ) -> Around<'_> {
+        Around {
+            policy: self.policies.get(&task).unwrap_or(&self.no_policy),
+            now,
+            jitter_0_to_1: rand::rng().random::<f64>(),
+            node: self.presence.get(&node).copied().unwrap_or_default(),
+            is_probe: faults.is_some_and(|faults| faults.is_probe(attempt)),
+        }
+    }
+}
+
+/// The ends among one node's reports.
 struct Endings {
     any: bool,
+    any_failed: bool,
     /// One says that the node failed it.
     fails: bool,
     /// One may have gone down with the machine.
@@ -202,6 +302,7 @@ impl Endings {
             |kind: Option<FailureKind>| matches!(kind, Some(FailureKind::NodeLost | FailureKind::NodeError));
         Self {
             any: endings().next().is_some(),
+            any_failed: endings().any(|ending| ending.failure.is_some()),
             fails: endings().any(|ending| Evidence::of(ending) == Evidence::Fails),
             blames_node: endings().any(|ending| !ending.planned_stop && blames_node(ending.failure)),
         }

@@ -32,77 +32,111 @@ pub struct LogAck {
     pub next_offset: u64,
 }
 
-/// Attempt, ordinal, stream, start, gap, data.
-type ChunkRow = (Uuid, i64, i16, i64, Option<i64>, Vec<u8>);
+/// What one session's node sent, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionPieces {
+    pub session: SessionKey,
+    pub pieces: Vec<Piece>,
+}
+
+struct Chunk {
+    attempt: Uuid,
+    ordinal: i64,
+    stream: i16,
+    start: i64,
+    gap: Option<i64>,
+    data: Bytes,
+}
 
 struct Head {
+    node: Uuid,
     next_offsets: Vec<i64>,
     next_ordinal: i64,
 }
 
 impl Store {
-    /// Stores a batch in one transaction and says where each touched stream stands. Safe to repeat: bytes that are stored already
-    /// are cut off, whichever way they were split before; a piece beyond the end is not stored, since bytes before it are missing.
-    /// Pieces of attempts that are not this node's are skipped; those of attempts that a restore has forgotten are let go of. Logs of fenced attempts are kept: they change no state.
+    /// [`Store::append_logs_of_many`] for one session.
     pub async fn append_logs(&self, session: SessionKey, pieces: &[Piece]) -> Result<Vec<LogAck>, StoreError> {
+        let one = SessionPieces { session, pieces: pieces.to_vec() };
+        Ok(self.append_logs_of_many(&[one]).await?.pop().unwrap_or_default())
+    }
+
+    /// Stores what several nodes sent in one transaction and tells each where the streams stand that it touched. Safe to repeat:
+    /// bytes that are stored already are cut off, whichever way they were split before; a piece beyond the end is not stored, since
+    /// bytes before it are missing. Pieces of attempts that are not the session's node's are skipped; those of attempts that a
+    /// restore has forgotten are let go of. Logs of fenced attempts are kept: they change no state.
+    pub async fn append_logs_of_many(&self, batch: &[SessionPieces]) -> Result<Vec<Vec<LogAck>>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let mut ids: Vec<Uuid> = pieces.iter().map(|piece| piece.held.attempt.as_uuid()).collect();
-        ids.sort();
-        ids.dedup();
+        let pieces = || batch.iter().flat_map(|of| &of.pieces);
+        let ids: BTreeSet<Uuid> = pieces().map(|piece| piece.held.attempt.as_uuid()).collect();
+        let ids: Vec<Uuid> = ids.into_iter().collect();
         let heads = sqlx::query!(
-            "SELECT h.attempt_id, h.next_offsets, h.next_ordinal FROM log_heads h JOIN attempts a ON a.id = h.attempt_id
-             WHERE h.attempt_id = ANY($1) AND a.node_id = $2 ORDER BY h.attempt_id FOR UPDATE OF h",
-            &ids,
-            session.node.as_uuid()
+            "SELECT h.attempt_id, a.node_id, h.next_offsets, h.next_ordinal FROM log_heads h JOIN attempts a ON a.id = h.attempt_id
+             WHERE h.attempt_id = ANY($1) ORDER BY h.attempt_id FOR UPDATE OF h",
+            &ids
         )
         .fetch_all(&mut *transaction)
         .await?;
         let mut heads: BTreeMap<Uuid, Head> = heads
             .into_iter()
-            .map(|row| (row.attempt_id, Head { next_offsets: row.next_offsets, next_ordinal: row.next_ordinal }))
+            .map(|row| {
+                let head = Head { node: row.node_id, next_offsets: row.next_offsets, next_ordinal: row.next_ordinal };
+                (row.attempt_id, head)
+            })
             .collect();
-        let strangers =
-            pieces.iter().map(|piece| piece.held).filter(|held| !heads.contains_key(&held.attempt.as_uuid()));
+        let strangers = pieces().map(|piece| piece.held).filter(|held| !heads.contains_key(&held.attempt.as_uuid()));
         let orphans = orphans(&mut transaction, strangers.collect()).await?;
-        let mut chunks: Vec<ChunkRow> = Vec::new();
-        let mut touched: BTreeMap<(AttemptId, u8), u64> = BTreeMap::new();
-        for piece in pieces {
-            let Some(head) = heads.get_mut(&piece.held.attempt.as_uuid()) else {
-                // Nobody will read it, and the node may let go of it.
-                if orphans.contains(&piece.held) {
-                    let stored = touched.entry((piece.held.attempt, piece.stream)).or_default();
-                    *stored = (*stored).max(piece.end());
+        let mut chunks: Vec<Chunk> = Vec::new();
+        let mut acks = Vec::with_capacity(batch.len());
+        for SessionPieces { session, pieces } in batch {
+            let mut touched: BTreeMap<(AttemptId, u8), u64> = BTreeMap::new();
+            for piece in pieces {
+                let Some(head) = heads.get_mut(&piece.held.attempt.as_uuid()) else {
+                    // Nobody will read it, and the node may let go of it.
+                    if orphans.contains(&piece.held) {
+                        let stored = touched.entry((piece.held.attempt, piece.stream)).or_default();
+                        *stored = (*stored).max(piece.end());
+                    }
+                    continue;
+                };
+                if head.node == session.node.as_uuid() {
+                    chunks.extend(append(head, piece));
+                    let stored = head.next_offsets[usize::from(piece.stream - 1)];
+                    touched.insert((piece.held.attempt, piece.stream), stored as u64);
                 }
-                continue;
-            };
-            let next = &mut head.next_offsets[usize::from(piece.stream - 1)];
-            let stored = *next as u64;
-            if piece.start <= stored && stored < piece.end() {
-                let skip = stored - piece.start;
-                let data = if piece.gap.is_some() { Vec::new() } else { piece.data[skip as usize..].to_vec() };
-                chunks.push((
-                    piece.held.attempt.as_uuid(),
-                    head.next_ordinal,
-                    i16::from(piece.stream),
-                    *next,
-                    piece.gap.map(|gap| (gap - skip) as i64),
-                    data,
-                ));
-                *next = piece.end() as i64;
-                head.next_ordinal += 1;
             }
-            touched.insert((piece.held.attempt, piece.stream), *next as u64);
+            let ack = |((attempt, stream), next_offset)| LogAck { attempt, stream, next_offset };
+            acks.push(touched.into_iter().map(ack).collect());
         }
         if !chunks.is_empty() {
+            heads.retain(|attempt, _| chunks.iter().any(|chunk| chunk.attempt == *attempt));
             write(&mut transaction, &chunks, &heads).await?;
         }
         transaction.commit().await?;
         self.wakeups.publish(ids.into_iter().map(|id| Topic::Log(AttemptId::from_uuid(id))));
-        Ok(touched
-            .into_iter()
-            .map(|((attempt, stream), next_offset)| LogAck { attempt, stream, next_offset })
-            .collect())
+        Ok(acks)
     }
+}
+
+/// What of the piece is new and has its place at the stream's end.
+fn append(head: &mut Head, piece: &Piece) -> Option<Chunk> {
+    let next = &mut head.next_offsets[usize::from(piece.stream - 1)];
+    let stored = *next as u64;
+    if piece.start > stored || stored >= piece.end() {
+        return None;
+    }
+    let skip = stored - piece.start;
+    let chunk = Chunk {
+        attempt: piece.held.attempt.as_uuid(),
+        ordinal: head.next_ordinal,
+        stream: i16::from(piece.stream),
+        start: *next,
+        gap: piece.gap.map(|gap| (gap - skip) as i64),
+        data: if piece.gap.is_some() { Bytes::new() } else { piece.data.slice(skip as usize..) },
+    };
+    *next = piece.end() as i64;
+    head.next_ordinal += 1;
+    Some(chunk)
 }
 
 /// Those of these that the database has forgotten since a restore.
@@ -125,18 +159,18 @@ async fn orphans(connection: &mut sqlx::PgConnection, strangers: BTreeSet<Held>)
 
 async fn write(
     connection: &mut sqlx::PgConnection,
-    chunks: &[ChunkRow],
+    chunks: &[Chunk],
     heads: &BTreeMap<Uuid, Head>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO log_chunks (attempt_id, ordinal, stream, start, gap, data)
          SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bytea[])",
-        &chunks.iter().map(|chunk| chunk.0).collect::<Vec<_>>(),
-        &chunks.iter().map(|chunk| chunk.1).collect::<Vec<_>>(),
-        &chunks.iter().map(|chunk| chunk.2).collect::<Vec<_>>(),
-        &chunks.iter().map(|chunk| chunk.3).collect::<Vec<_>>(),
-        &chunks.iter().map(|chunk| chunk.4).collect::<Vec<_>>() as &[Option<i64>],
-        &chunks.iter().map(|chunk| chunk.5.clone()).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.attempt).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.ordinal).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.stream).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.start).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.gap).collect::<Vec<_>>() as &[Option<i64>],
+        &chunks.iter().map(|chunk| chunk.data.as_ref()).collect::<Vec<&[u8]>>() as &[&[u8]],
     )
     .execute(&mut *connection)
     .await?;

@@ -7,7 +7,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use serde_json::json;
-use store::{LogPiece, Store};
+use store::{LogPiece, SessionPieces, Store};
 
 async fn stream(store: &Store, held: Held, stream: u8) -> Vec<u8> {
     let (mut bytes, mut next) = (Vec::new(), 0);
@@ -93,6 +93,27 @@ async fn two_that_send_the_same_at_once_store_it_once() {
     }
     assert_eq!(stream(&world.store, held, 1).await, b"abcd".repeat(30));
     assert_eq!(stream(&world.store, held, 2).await, b"ef".repeat(30));
+}
+
+#[tokio::test]
+async fn logs_of_several_nodes_are_stored_at_once_and_acknowledged_to_each() {
+    let world = World::start().await;
+    let (one, two) = (world.node("one").await, world.node("two").await);
+    let (first, second) = (world.submit(json!({})).await, world.submit(json!({})).await);
+    let (first, second) = (world.place(first, one).await, world.place(second, two).await);
+    let batch = [
+        SessionPieces { session: one.session, pieces: vec![piece(first, 1, 0, b"ab"), piece(first, 1, 2, b"cd")] },
+        SessionPieces { session: two.session, pieces: vec![piece(second, 2, 0, b"x"), piece(first, 1, 4, b"forged")] },
+        SessionPieces { session: one.session, pieces: vec![piece(first, 1, 1, b"bcdef")] },
+    ];
+    let acks = world.store.append_logs_of_many(&batch).await.expect("stored");
+    let told: Vec<Vec<(bool, u8, u64)>> = acks
+        .iter()
+        .map(|of| of.iter().map(|ack| (ack.attempt == first.attempt, ack.stream, ack.next_offset)).collect())
+        .collect();
+    assert_eq!(told, [vec![(true, 1, 4)], vec![(false, 2, 1)], vec![(true, 1, 6)]]);
+    assert_eq!(stream(&world.store, first, 1).await, b"abcdef");
+    assert_eq!(stream(&world.store, second, 2).await, b"x");
 }
 
 #[tokio::test]

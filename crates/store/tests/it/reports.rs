@@ -9,7 +9,7 @@ use domain::{
     task::TaskState,
 };
 use serde_json::json;
-use store::{NodeReport, Opened, ReportVerdict, SessionKey};
+use store::{NodeReport, Opened, ReportVerdict, SessionKey, SessionReports};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -76,6 +76,43 @@ async fn an_older_session_of_a_node_says_nothing_any_more() {
     let unknown = SessionKey { node: domain::ids::NodeId::from_uuid(Uuid::from_u128(1)), epoch: 1 };
     let report = NodeReport { held, report: succeeded() };
     assert_eq!(world.store.record_reports(unknown, &[report]).await.expect("answered"), [ReportVerdict::StaleSession]);
+}
+
+#[tokio::test]
+async fn what_several_nodes_say_at_once_is_answered_to_each_by_its_own() {
+    let world = World::start().await;
+    let (one, two, gone) = (world.node("one").await, world.node("two").await, world.node("gone").await);
+    let mut held = Vec::new();
+    for node in [one, two, gone] {
+        let task = world.submit(json!({})).await;
+        held.push((task, world.start_on(task, node).await));
+    }
+    world.store.open_session(&hello(gone.id, gone.instance, &[held[2].1])).await.expect("a newer session");
+    let of = |node: crate::world::Node, reports: Vec<(Held, Report)>| SessionReports {
+        session: node.session,
+        reports: reports.into_iter().map(|(held, report)| NodeReport { held, report }).collect(),
+    };
+    let batch = [
+        of(one, vec![(held[0].1, exited(0)), (held[0].1, succeeded())]),
+        // Its own, which failed it, and one that is its neighbour's.
+        of(two, vec![(held[1].1, failed(FailureKind::NodeError)), (held[0].1, Report::Released)]),
+        of(gone, vec![(held[2].1, succeeded())]),
+        of(one, vec![(held[0].1, Report::Released), (held[0].1, failed(FailureKind::ExitNonzero))]),
+    ];
+    let answers = world.store.record_reports_of_many(&batch).await.expect("answered");
+    use ReportVerdict::{Conflict, Fenced, Recorded, StaleSession};
+    assert_eq!(
+        answers,
+        [vec![Recorded, Recorded], vec![Recorded, Fenced], vec![StaleSession], vec![Recorded, Conflict]]
+    );
+    let states = [world.state(held[0].0).await, world.state(held[1].0).await, world.state(held[2].0).await];
+    assert_eq!(states, [TaskState::Succeeded, TaskState::Pending, TaskState::Running]);
+    assert_eq!(
+        world.count("SELECT count(*) FROM node_faults").await,
+        1,
+        "only the node that failed something has faults"
+    );
+    assert_eq!(world.count("SELECT count(*) FROM rejected_reports WHERE verdict = 'conflict'").await, 1);
 }
 
 #[tokio::test]
