@@ -1,7 +1,7 @@
 //! The operations that are written in groups.
 
 use crate::{
-    LogAck, NewTask, ReportVerdict, SessionPieces, SessionReports, Store, StoreError, Submitted, group::Operation,
+    LogAck, NewTask, ReportVerdict, SessionPieces, SessionReports, Store, StoreError, Submission, group::Operation,
 };
 
 /// Submissions: one call is one request, with one task or a batch.
@@ -9,16 +9,18 @@ pub struct Submissions(pub Store);
 
 impl Operation for Submissions {
     type Call = Vec<NewTask>;
-    type Answer = Vec<Submitted>;
+    type Answer = Submission;
     const MAX_WEIGHT: usize = 512;
 
     fn weight(call: &Vec<NewTask>) -> usize {
         call.len()
     }
 
-    async fn write(&self, calls: &[Vec<NewTask>]) -> Result<Vec<Vec<Submitted>>, StoreError> {
-        let mut answers = self.0.submit_tasks(&calls.concat()).await?.into_iter();
-        Ok(calls.iter().map(|call| answers.by_ref().take(call.len()).collect()).collect())
+    async fn write(&self, calls: &[Vec<NewTask>]) -> Result<Vec<Submission>, StoreError> {
+        let Submission { at, slugs, answers } = self.0.submit(&calls.concat()).await?;
+        let mut answers = answers.into_iter();
+        let of = |call: &Vec<NewTask>| answers.by_ref().take(call.len()).collect();
+        Ok(calls.iter().map(of).map(|answers| Submission { at, slugs: slugs.clone(), answers }).collect())
     }
 }
 

@@ -51,7 +51,7 @@ pub use tasks::{
     history::EventRow,
     list::{ListCursor, TaskFilter, TaskList},
     retry::Retried,
-    submit::{NewTask, Submitted},
+    submit::{NewTask, Submission, Submitted},
 };
 pub use wakeup::{Topic, Wakeups};
 

@@ -192,9 +192,9 @@ pub(crate) async fn save_tasks(
     sqlx::query!(
         r#"WITH changed AS (
              SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::uuid[], $5::bigint[], $6::int[], $7::int[], $8::int[], $9::int[], $10::bool[],
-                                  $11::timestamptz[], $12::uuid[], $13::text[], $14::int[], $15::text[], $16::timestamptz[], $17::jsonb[], $18::uuid[])
+                                  $11::timestamptz[], $12::uuid[], $13::text[], $14::int[], $15::text[], $16::timestamptz[], $17::jsonb[], $18::uuid[], $19::uuid[])
                AS c(id, state, queued, live, fence, attempts, user_failures, infra_failures, node_losses, cancel_requested,
-                    not_before, avoid_node, failure, exit_code, message, ended_at, events, died_with)
+                    not_before, avoid_node, failure, exit_code, message, ended_at, events, died_with, project_id)
            ), saved AS (
              UPDATE task_state t SET state = c.state, queued = c.queued, live_attempt_id = c.live, fence = c.fence, attempts = c.attempts,
                     user_failures = c.user_failures, infra_failures = c.infra_failures, node_losses = c.node_losses,
@@ -204,10 +204,14 @@ pub(crate) async fn save_tasks(
                     queue_expires_at = CASE WHEN c.queued AND NOT t.queued
                       THEN now() + (SELECT (spec->>'queue_timeout_ms')::bigint FROM tasks WHERE id = t.task_id) * interval '1 millisecond'
                       ELSE t.queue_expires_at END
-             FROM changed c WHERE t.task_id = c.id
-             RETURNING t.task_id, t.project_id, c.state, c.events
+             -- A release changes only the attempt: what is as it was is not written anew.
+             FROM changed c WHERE t.task_id = c.id AND
+               (t.state, t.queued, t.live_attempt_id, t.fence, t.attempts, t.user_failures, t.infra_failures, t.node_losses, t.cancel_requested,
+                t.not_before, t.avoid_node, t.died_with, t.failure, t.exit_code, t.message, t.ended_at) IS DISTINCT FROM
+               (c.state, c.queued, c.live, c.fence, c.attempts, c.user_failures, c.infra_failures, c.node_losses, c.cancel_requested,
+                c.not_before, c.avoid_node, c.died_with, c.failure, c.exit_code, c.message, c.ended_at)
            )
-           INSERT INTO task_events (task_id, project_id, state, events) SELECT task_id, project_id, state, events FROM saved WHERE events <> '[]'"#,
+           INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, state, events FROM changed WHERE events <> '[]'"#,
         &column!(t => t.id.as_uuid()),
         &column!(t => t.state.as_str().to_owned()),
         &column!(t => t.queued),
@@ -226,6 +230,7 @@ pub(crate) async fn save_tasks(
         &column!(t => t.ended_at) as &[Option<Timestamp>],
         &events,
         &column!(t => t.died_with.map(NodeId::as_uuid)) as &[Option<Uuid>],
+        &column!(t => t.project.as_uuid()),
     )
     .execute(connection)
     .await?;

@@ -58,7 +58,7 @@ pub(crate) async fn submit(
         });
     }
     let (indexes, tasks): (Vec<usize>, Vec<NewTask>) = accepted.into_iter().unzip();
-    let submitted = state.submissions.call_unless_busy(tasks.clone()).await.map_err(failed)?;
+    let submitted = state.submissions.call_unless_busy(tasks.clone()).await.map_err(failed)?.answers;
     for ((index, task), submitted) in indexes.into_iter().zip(&tasks).zip(submitted) {
         answers[index] = Some(match submitted {
             Submitted::Accepted { id } => BatchItem::Accepted { index, id, replayed: false },

@@ -29,16 +29,17 @@ pub(crate) async fn submit(
     let checked = check(&body).map_err(ApiError)?;
     let project = Projects::new(&state, &principal).resolve(checked.project.as_deref()).await?.map_err(ApiError)?;
     let new = checked.into_new(&principal, project, key);
-    let answer = state.submissions.call_unless_busy(vec![new.clone()]).await.map_err(failed)?.pop();
-    let (id, is_replayed) = match answer {
-        Some(Submitted::Accepted { id }) => (id, false),
-        Some(Submitted::Replayed { id }) => (id, true),
+    let mut submission = state.submissions.call_unless_busy(vec![new.clone()]).await.map_err(failed)?;
+    let (mut task, is_replayed) = match submission.answers.pop() {
+        // As it was accepted: nothing need be read again.
+        Some(Submitted::Accepted { id }) => (view::accepted(id, &new, &submission, &principal), false),
+        Some(Submitted::Replayed { id }) => (view::detail(find(&state, &principal, id).await?), true),
         Some(Submitted::KeyReused { first }) => {
             return Err(ApiError(key_reused(&state, &principal, first, &new.spec).await?));
         }
         None => return Err(ApiError::new("internal", "The store gave no answer.")),
     };
-    let mut task = view::detail(find(&state, &principal, id).await?);
+    let id = task.id;
     // The task is accepted: a warning that can't be had now is no reason to say otherwise.
     if let Ok(nodes) = state.fleet.candidates().await
         && !task.state.is_terminal()

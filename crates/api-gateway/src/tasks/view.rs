@@ -1,9 +1,42 @@
 //! Tasks of the store as the API shows them.
 
 use api_types::task::{Attempt, Image, Task, TaskLog};
-use domain::{attempt::AttemptState, task::TaskState};
+use domain::{attempt::AttemptState, ids::TaskId, principal::Principal, task::TaskState};
 use serde_json::Value;
-use store::{AttemptView, TaskDetail, TaskView};
+use store::{AttemptView, NewTask, Submission, TaskDetail, TaskView};
+
+/// A task as it was accepted a moment ago.
+pub(super) fn accepted(id: TaskId, new: &NewTask, submission: &Submission, principal: &Principal) -> Task {
+    let view = TaskView {
+        id,
+        project: new.project,
+        project_slug: submission.slugs.get(&new.project).cloned().unwrap_or_default(),
+        name: new.spec.name.clone(),
+        created_by: principal.name.clone(),
+        created_at: submission.at,
+        state: TaskState::Pending,
+        queued: true,
+        failure: None,
+        exit_code: None,
+        message: String::new(),
+        cancel_requested: false,
+        not_before: None,
+        ended_at: None,
+        attempts: 0,
+        user_failures: 0,
+        infra_failures: 0,
+        node_losses: 0,
+        node: None,
+        node_offline: false,
+        replaceable_at: None,
+        started_at: None,
+        exit: None,
+        ending: None,
+        provenance: None,
+        log_bytes: 0,
+    };
+    detail(TaskDetail { view, spec: new.spec.clone(), attempts: Vec::new() })
+}
 
 /// With the spec and all attempts.
 pub(super) fn detail(task: TaskDetail) -> Task {

@@ -140,13 +140,9 @@ pub(crate) async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[
         return Ok(());
     }
     sqlx::query!(
-        "WITH made AS (
-           INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at)
-           SELECT id, task_id, number, node_id, fence, 'assigned', reservation, true, now()
-           FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::jsonb[]) AS n(id, task_id, number, node_id, fence, reservation)
-           RETURNING id
-         )
-         INSERT INTO log_heads (attempt_id) SELECT id FROM made",
+        "INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at)
+         SELECT id, task_id, number, node_id, fence, 'assigned', reservation, true, now()
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::jsonb[]) AS n(id, task_id, number, node_id, fence, reservation)",
         &new.iter().map(|a| a.id.as_uuid()).collect::<Vec<_>>(),
         &new.iter().map(|a| a.task.as_uuid()).collect::<Vec<_>>(),
         &new.iter().map(|a| a.number as i32).collect::<Vec<_>>(),

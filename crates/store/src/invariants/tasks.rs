@@ -17,6 +17,28 @@ pub(super) const INVARIANTS: &[Invariant] = &[
            FROM task_events e WHERE e.events @> '[{"event": "submitted"}]' AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = e.task_id)"#
     ),
     invariant!(
+        Whole,
+        "no-row-stands-alone",
+        "Every row of a task, of an attempt or of a log belongs to one that is there.",
+        r#"SELECT 'task ' || t.id || ' is of project ' || t.project_id || ', which is not there' AS "row!"
+           FROM tasks t WHERE NOT EXISTS (SELECT FROM projects p WHERE p.id = t.project_id)
+           UNION ALL
+           SELECT 'the state of task ' || s.task_id || ' stands without its task'
+           FROM task_state s WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = s.task_id)
+           UNION ALL
+           SELECT 'task ' || s.task_id || ' waits in class ' || s.class || ', of which nobody knows what it needs'
+           FROM task_state s WHERE NOT EXISTS (SELECT FROM requirement_classes r WHERE r.id = s.class)
+           UNION ALL
+           SELECT 'attempt ' || a.id || ' is of task ' || a.task_id || ', which is not there'
+           FROM attempts a WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = a.task_id)
+           UNION ALL
+           SELECT 'attempt ' || a.id || ' is on node ' || a.node_id || ', which is not there'
+           FROM attempts a WHERE NOT EXISTS (SELECT FROM nodes n WHERE n.id = a.node_id)
+           UNION ALL
+           SELECT 'a log is of attempt ' || h.attempt_id || ', which is not there'
+           FROM log_heads h WHERE NOT EXISTS (SELECT FROM attempts a WHERE a.id = h.attempt_id)"#
+    ),
+    invariant!(
         Living,
         "keys-name-tasks",
         "Every idempotency key names a task that is there.",

@@ -70,20 +70,18 @@ impl Store {
         let pieces = || batch.iter().flat_map(|of| &of.pieces);
         let ids: BTreeSet<Uuid> = pieces().map(|piece| piece.held.attempt.as_uuid()).collect();
         let ids: Vec<Uuid> = ids.into_iter().collect();
-        let heads = sqlx::query!(
-            "SELECT h.attempt_id, a.node_id, h.next_offsets, h.next_ordinal FROM log_heads h JOIN attempts a ON a.id = h.attempt_id
-             WHERE h.attempt_id = ANY($1) ORDER BY h.attempt_id FOR UPDATE OF h",
-            &ids
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        let mut heads: BTreeMap<Uuid, Head> = heads
-            .into_iter()
-            .map(|row| {
-                let head = Head { node: row.node_id, next_offsets: row.next_offsets, next_ordinal: row.next_ordinal };
-                (row.attempt_id, head)
-            })
-            .collect();
+        let mut heads = lock_heads(&mut transaction, &ids).await?;
+        let without: Vec<Uuid> = ids.iter().filter(|id| !heads.contains_key(id)).copied().collect();
+        if !without.is_empty() {
+            // The first piece of an attempt makes its head: many tasks write nothing.
+            sqlx::query!(
+                "INSERT INTO log_heads (attempt_id) SELECT id FROM attempts WHERE id = ANY($1) ORDER BY id ON CONFLICT DO NOTHING",
+                &without
+            )
+            .execute(&mut *transaction)
+            .await?;
+            heads.extend(lock_heads(&mut transaction, &without).await?);
+        }
         let strangers = pieces().map(|piece| piece.held).filter(|held| !heads.contains_key(&held.attempt.as_uuid()));
         let orphans = orphans(&mut transaction, strangers.collect()).await?;
         let mut chunks: Vec<Chunk> = Vec::new();
@@ -116,6 +114,22 @@ impl Store {
         self.wakeups.publish(ids.into_iter().map(|id| Topic::Log(AttemptId::from_uuid(id))));
         Ok(acks)
     }
+}
+
+/// Where attempts stand, in the order of their ids, so that two batches never wait for each other in a circle.
+async fn lock_heads(
+    connection: &mut sqlx::PgConnection,
+    attempts: &[Uuid],
+) -> Result<BTreeMap<Uuid, Head>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT h.attempt_id, a.node_id, h.next_offsets, h.next_ordinal FROM log_heads h JOIN attempts a ON a.id = h.attempt_id
+         WHERE h.attempt_id = ANY($1) ORDER BY h.attempt_id FOR UPDATE OF h",
+        attempts
+    )
+    .fetch_all(connection)
+    .await?;
+    let head = |node, next_offsets, next_ordinal| Head { node, next_offsets, next_ordinal };
+    Ok(rows.into_iter().map(|row| (row.attempt_id, head(row.node_id, row.next_offsets, row.next_ordinal))).collect())
 }
 
 /// What of the piece is new and has its place at the stream's end.

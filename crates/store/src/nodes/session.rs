@@ -101,9 +101,13 @@ impl Store {
             reconcile(&mut transaction, hello, is_new_instance, row.connected_since.is_none(), self.offline_after_ms)
                 .await?;
         let ids: Vec<Uuid> = hello.attempts.iter().map(|said| said.held.attempt.as_uuid()).collect();
-        let offsets = sqlx::query!("SELECT attempt_id, next_offsets FROM log_heads WHERE attempt_id = ANY($1)", &ids)
-            .fetch_all(&mut *transaction)
-            .await?;
+        let offsets = sqlx::query!(
+            r#"SELECT a.id AS "attempt_id!", COALESCE(h.next_offsets, '{0,0,0,0}') AS "next_offsets!"
+               FROM attempts a LEFT JOIN log_heads h ON h.attempt_id = a.id WHERE a.id = ANY($1)"#,
+            &ids
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         self.wakeups.publish(settled.topics.into_iter().chain([Topic::Queue, Topic::Node(hello.node)]));
         Ok(Opened::Session {

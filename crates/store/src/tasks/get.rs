@@ -194,7 +194,8 @@ impl Store {
     pub async fn tasks_by_ending(&self, scope: Scope, ending: &str) -> Result<Vec<TaskId>, StoreError> {
         let reversed: String = ending.to_ascii_lowercase().chars().rev().filter(char::is_ascii_hexdigit).collect();
         let ids = sqlx::query_scalar!(
-            "SELECT id FROM tasks WHERE reverse(id::text) LIKE $1 || '%' AND ($2::uuid IS NULL OR project_id = $2) ORDER BY id DESC LIMIT 10",
+            "SELECT id FROM tasks WHERE reverse(right(id::text, 8)) LIKE left($1, 8) || '%' AND reverse(id::text) LIKE $1 || '%'
+               AND ($2::uuid IS NULL OR project_id = $2) ORDER BY id DESC LIMIT 10",
             reversed,
             scope.project().map(|project| project.as_uuid()),
         )

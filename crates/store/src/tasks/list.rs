@@ -48,19 +48,19 @@ impl Store {
             .as_ref()
             .map(|name| if filter.name_is_prefix { escape_like(name) + "%" } else { escape_like(name) });
         let ending = filter.id_suffix.as_ref().map(|ending| {
-            ending.chars().rev().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase() + "%"
+            ending.chars().rev().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase()
         });
         let project = scope.project().map(|project| project.as_uuid());
         let rows = sqlx::query!(
             r#"SELECT t.id AS "id!", (s.ended_at IS NULL) AS "live!" FROM task_state s JOIN tasks t ON t.id = s.task_id
-               WHERE ($1::uuid IS NULL OR s.project_id = $1)
+               WHERE ($1::uuid IS NULL OR t.project_id = $1)
                  AND ($2::text[] IS NULL OR s.state = ANY($2))
                  AND ($3::text IS NULL OR s.project_id = (SELECT id FROM projects WHERE slug = $3))
                  AND ($4::text IS NULL OR EXISTS (SELECT 1 FROM attempts a JOIN nodes n ON n.id = a.node_id
                                                   WHERE a.task_id = t.id AND a.number = s.attempts AND (n.name = $4 OR n.id::text = $4)))
                  AND ($5::text IS NULL OR t.name LIKE $5)
-                 AND ($6::jsonb IS NULL OR t.metadata @> $6)
-                 AND ($7::text IS NULL OR reverse(t.id::text) LIKE $7)
+                 AND ($6::jsonb IS NULL OR t.metadata <> '{}' AND t.metadata @> $6)
+                 AND ($7::text IS NULL OR reverse(right(t.id::text, 8)) LIKE left($7, 8) || '%' AND reverse(t.id::text) LIKE $7 || '%')
                  AND ($8::bool IS NULL OR (s.ended_at IS NULL, t.id) < ($8, $9::uuid))
                ORDER BY (s.ended_at IS NULL) DESC, t.id DESC LIMIT $10"#,
             project,
@@ -79,14 +79,14 @@ impl Store {
         let counts = sqlx::query!(
             r#"SELECT count(*) AS "found!", count(*) FILTER (WHERE live) AS "live!" FROM (
                  SELECT s.ended_at IS NULL AS live FROM task_state s JOIN tasks t ON t.id = s.task_id
-                 WHERE ($1::uuid IS NULL OR s.project_id = $1)
+                 WHERE ($1::uuid IS NULL OR t.project_id = $1)
                    AND ($2::text[] IS NULL OR s.state = ANY($2))
                    AND ($3::text IS NULL OR s.project_id = (SELECT id FROM projects WHERE slug = $3))
                    AND ($4::text IS NULL OR EXISTS (SELECT 1 FROM attempts a JOIN nodes n ON n.id = a.node_id
                                                     WHERE a.task_id = t.id AND a.number = s.attempts AND (n.name = $4 OR n.id::text = $4)))
                    AND ($5::text IS NULL OR t.name LIKE $5)
-                   AND ($6::jsonb IS NULL OR t.metadata @> $6)
-                   AND ($7::text IS NULL OR reverse(t.id::text) LIKE $7)
+                   AND ($6::jsonb IS NULL OR t.metadata <> '{}' AND t.metadata @> $6)
+                   AND ($7::text IS NULL OR reverse(right(t.id::text, 8)) LIKE left($7, 8) || '%' AND reverse(t.id::text) LIKE $7 || '%')
                  LIMIT 100000) AS found"#,
             project,
             states.as_deref(),

@@ -2,6 +2,7 @@
 
 use crate::{Store, StoreError, Topic, rows::write_json};
 use domain::{
+    Timestamp,
     ids::{PrincipalId, ProjectId, TaskId},
     lifecycle::Event,
     spec::{Needs, TaskSpec},
@@ -9,7 +10,7 @@ use domain::{
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use uuid::Uuid;
 
 /// A checked task on its way in.
@@ -38,6 +39,17 @@ pub enum Submitted {
     },
 }
 
+/// What became of a batch.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// When the new ones were accepted.
+    pub at: Timestamp,
+    /// What people call the projects of the batch.
+    pub slugs: BTreeMap<ProjectId, String>,
+    /// One answer a task, in their order.
+    pub answers: Vec<Submitted>,
+}
+
 /// Class of the queue: equal needs, equal number.
 pub(crate) fn class_of(needs: &Needs) -> (i64, Value) {
     let json = write_json(needs);
@@ -53,11 +65,28 @@ impl Store {
         Ok(id.map(ProjectId::from_uuid))
     }
 
+    /// [`Store::submit`] where only the answers matter.
+    pub async fn submit_tasks(&self, batch: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
+        Ok(self.submit(batch).await?.answers)
+    }
+
     /// Accepts all tasks of the batch, each with its own answer, in their order. Safe to repeat for tasks with a key: the same key
     /// with the same request answers `Replayed`, also within one batch. When this returns Ok, the accepted ones survive any crash.
-    pub async fn submit_tasks(&self, batch: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
+    pub async fn submit(&self, batch: &[NewTask]) -> Result<Submission, StoreError> {
         let ids: Vec<TaskId> = batch.iter().map(|_| TaskId::from_uuid(Uuid::now_v7())).collect();
         let mut transaction = self.pool.begin().await?;
+        let projects: BTreeSet<Uuid> = batch.iter().map(|task| task.project.as_uuid()).collect();
+        let projects: Vec<Uuid> = projects.into_iter().collect();
+        let known = sqlx::query!(
+            r#"SELECT now() AS "at!", ARRAY(SELECT id FROM projects WHERE id = ANY($1) ORDER BY id) AS "ids!",
+                      ARRAY(SELECT slug FROM projects WHERE id = ANY($1) ORDER BY id) AS "slugs!""#,
+            &projects
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        if known.ids.len() < projects.len() {
+            return Err(StoreError::Corrupt("a task was checked for a project that is not there".into()));
+        }
         let answers = claim_keys(&mut transaction, batch, &ids).await?;
         let new: Vec<(TaskId, &NewTask)> = answers
             .iter()
@@ -72,7 +101,8 @@ impl Store {
         if !new.is_empty() {
             self.wakeups.publish([Topic::Queue]);
         }
-        Ok(answers)
+        let slugs = known.ids.into_iter().map(ProjectId::from_uuid).zip(known.slugs).collect();
+        Ok(Submission { at: known.at, slugs, answers })
     }
 }
 
@@ -162,32 +192,30 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
     }
     let classes: Vec<(i64, Value)> = new.iter().map(|(_, task)| class_of(&task.spec.needs())).collect();
     let known: BTreeMap<i64, &Value> = classes.iter().map(|(class, needs)| (*class, needs)).collect();
-    sqlx::query!(
-        "INSERT INTO requirement_classes (id, needs) SELECT * FROM UNNEST($1::bigint[], $2::jsonb[]) ON CONFLICT DO NOTHING",
-        &known.keys().copied().collect::<Vec<i64>>(),
-        &known.values().map(|needs| (*needs).clone()).collect::<Vec<Value>>(),
-    )
-    .execute(&mut *connection)
-    .await?;
     macro_rules! column {
         ($task:ident => $value:expr) => {
             new.iter().map(|(_, $task)| $value).collect::<Vec<_>>()
         };
     }
     let ids: Vec<Uuid> = new.iter().map(|(id, _)| id.as_uuid()).collect();
-    let warm_keys = column!(t => write_json(&warm::keys(&t.spec.source)));
+    // No key has a space.
+    let warm_keys = column!(t => warm::keys(&t.spec.source).into_iter().collect::<Vec<_>>().join(" "));
     sqlx::query!(
         r#"WITH new AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[], $6::jsonb[], $7::jsonb[], $8::bigint[], $9::int[], $10::bigint[])
+             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[], $6::jsonb[], $7::text[], $8::bigint[], $9::int[], $10::bigint[])
                AS n(id, project_id, created_by, name, spec, metadata, warm_keys, class, priority, queue_timeout_ms)
+           ), classes AS (
+             -- Asked for first: who only tries to insert waits for whoever is doing so.
+             INSERT INTO requirement_classes (id, needs) SELECT id, needs FROM UNNEST($12::bigint[], $13::jsonb[]) AS c(id, needs)
+             WHERE NOT EXISTS (SELECT FROM requirement_classes r WHERE r.id = c.id) ON CONFLICT DO NOTHING
            ), cold AS (
              INSERT INTO tasks (id, project_id, created_by, name, spec, metadata, warm_keys)
-             SELECT id, project_id, created_by, name, spec, metadata, ARRAY(SELECT jsonb_array_elements_text(warm_keys)) FROM new RETURNING id
+             SELECT id, project_id, created_by, name, spec, metadata, string_to_array(warm_keys, ' ') FROM new
            ), hot AS (
              INSERT INTO task_state (task_id, project_id, class, priority, queued_at, queue_expires_at, queued, state, fence, attempts, user_failures,
                                      infra_failures, node_losses, cancel_requested, message)
              SELECT id, project_id, class, priority, now(), now() + queue_timeout_ms * interval '1 millisecond', true, 'pending', 0, 0, 0, 0, 0, false, ''
-             FROM new RETURNING task_id
+             FROM new
            )
            INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, 'pending', $11 FROM new"#,
         &ids,
@@ -201,6 +229,8 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
         &column!(t => t.spec.priority),
         &column!(t => t.spec.queue_timeout_ms.map(|ms| ms as i64)) as &[Option<i64>],
         write_json(&[Event::Submitted]),
+        &known.keys().copied().collect::<Vec<i64>>(),
+        &known.values().map(|needs| (*needs).clone()).collect::<Vec<Value>>(),
     )
     .execute(&mut *connection)
     .await?;
