@@ -31,8 +31,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    pub fn offline_after_s(seconds: u64) -> Self {
-        Self { offline_after_ms: seconds * 1_000, absent_after_ms: ABSENT_AFTER_MS }
+    pub fn offline_after_ms(offline_after_ms: u64) -> Self {
+        Self { offline_after_ms, absent_after_ms: ABSENT_AFTER_MS }
     }
 }
 
@@ -57,6 +57,8 @@ pub struct Sight {
     pub platform: Option<Platform>,
     /// Nodes that are not offline, with their last heartbeat.
     pub nodes: BTreeMap<NodeId, Timestamp>,
+    /// Nodes that are given more time than others: their exclusive work was leased when the limit was longer, and lives on for that.
+    pub longer: BTreeMap<NodeId, u64>,
 }
 
 /// What a sweep leaves for the next one. It counts only when what the sweep decided was written.
@@ -148,10 +150,11 @@ pub fn sweep(memory: &Memory, sight: &Sight, limits: &Limits) -> (Findings, Memo
         if starts_anew { sight.answered_at } else { memory.counts_from.max(came_back_at.unwrap_or_default()) };
     let heard = memory.listen(sight);
     let silent_ms = |node: &Heard| sight.asked_at.saturating_sub(node.at.max(counts_from));
-    let is_due = |node: &Heard| silent_ms(node) >= limits.offline_after_ms;
+    let limit_ms = |id: &NodeId| sight.longer.get(id).copied().unwrap_or_default().max(limits.offline_after_ms);
+    let is_due = |id: &NodeId, node: &Heard| silent_ms(node) >= limit_ms(id);
     let spared = heard
-        .values()
-        .filter(|node| sight.asked_at.saturating_sub(node.at) >= limits.offline_after_ms && !is_due(node))
+        .iter()
+        .filter(|(id, node)| sight.asked_at.saturating_sub(node.at) >= limit_ms(id) && !is_due(id, node))
         .count();
 
     let mut offline = BTreeMap::new();
@@ -161,14 +164,14 @@ pub fn sweep(memory: &Memory, sight: &Sight, limits: &Limits) -> (Findings, Memo
     });
     if let Some(over) = wave.take_if(|wave| wave.until <= sight.asked_at) {
         let is_of_it = |id: &NodeId, node: &Heard| over.silent.get(id) == Some(&node.beat);
-        offline.extend(heard.iter().filter(|(id, node)| is_of_it(id, node) && is_due(node)).map(of_node));
+        offline.extend(heard.iter().filter(|(id, node)| is_of_it(id, node) && is_due(id, node)).map(of_node));
     }
     if wave.is_none() {
         let rest = || heard.iter().filter(|(id, _)| !offline.contains_key(*id));
         // Heartbeats come out of step: who fell silent with the first that is due is due a little later.
         let silent: BTreeMap<NodeId, Timestamp> =
             rest().filter(|(_, node)| silent_ms(node) * 2 >= limits.offline_after_ms).map(of_node).collect();
-        let due: Vec<(NodeId, Timestamp)> = rest().filter(|(_, node)| is_due(node)).map(of_node).collect();
+        let due: Vec<(NodeId, Timestamp)> = rest().filter(|(id, node)| is_due(id, node)).map(of_node).collect();
         let of = heard.len() - offline.len();
         if !due.is_empty() && silent.len() >= LEAST_OF_A_WAVE && silent.len() * 2 >= of {
             wave = Some(Wave { silent, of, until: sight.asked_at + limits.offline_after_ms });

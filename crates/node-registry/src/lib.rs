@@ -19,7 +19,8 @@ use store::Store;
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Config {
-    /// Seconds of silence after which a node is offline and its tasks may be placed again.
+    /// Seconds of silence after which a node is offline and its tasks may be placed again. For the whole platform: the node-registry
+    /// that was started last sets it.
     #[arg(long, env = "UNIDESK_OFFLINE_AFTER", default_value_t = 90, value_parser = clap::value_parser!(i32).range(10..=86_400))]
     pub offline_after_s: i32,
 }

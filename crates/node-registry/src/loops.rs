@@ -17,7 +17,7 @@ const BATCH: i64 = 1_000;
 const KEYS_KEPT: TimeDelta = TimeDelta::days(7);
 
 pub(crate) fn start(service: &Service, config: &Config, store: Store) {
-    let sweeper = Arc::new(Mutex::new(Sweeper::new(store.clone(), config.offline_after_s)));
+    let sweeper = Arc::new(Mutex::new(Sweeper::new(store.clone(), config.offline_after())));
     let (last, stop) = (sweeper.clone(), service.stopping().clone());
     service.repeat("sweep", SWEEP_EVERY, never(), move || {
         let sweeper = sweeper.clone();

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use domain::sweep::{self, Findings, Limits, Memory, Sight};
 use nix::time::{ClockId, clock_gettime};
 use service_kit::Pass;
+use std::time::Duration;
 use store::{LeaderRole, Leadership, Store, StoreError};
 use uuid::Uuid;
 
@@ -15,20 +16,23 @@ pub(crate) struct Sweeper {
     leadership: Option<Leadership>,
     /// It stops: a pass that comes after this must not lead again.
     has_resigned: bool,
-    limits: Limits,
+    /// What this process was told, until that counts for the platform.
+    to_set: Option<Duration>,
+    /// What counted at the last sweep.
+    offline_after: Duration,
     memory: Memory,
     platform_was_away: bool,
 }
 
 impl Sweeper {
-    pub(crate) fn new(store: Store, offline_after_s: i32) -> Self {
-        let limits = Limits::offline_after_s(u64::from(offline_after_s.unsigned_abs()));
+    pub(crate) fn new(store: Store, offline_after: Duration) -> Self {
         Self {
             store,
             holder: Uuid::new_v4(),
             leadership: None,
             has_resigned: false,
-            limits,
+            to_set: Some(offline_after),
+            offline_after,
             memory: Memory::default(),
             platform_was_away: false,
         }
@@ -38,6 +42,7 @@ impl Sweeper {
         if self.has_resigned {
             return Ok(Pass::Idle);
         }
+        self.set_offline_after().await?;
         let known = self.leadership;
         self.leadership = self.store.lead(LeaderRole::Sweeper, self.holder, known).await?;
         let Some(leadership) = self.leadership else { return Ok(Pass::Idle) };
@@ -54,9 +59,35 @@ impl Sweeper {
         }
     }
 
+    /// Once, at the start: whoever came last was told last. Those who run on take it over, so that a change may be rolled out.
+    async fn set_offline_after(&mut self) -> Result<(), StoreError> {
+        if let Some(after) = self.to_set {
+            let was = self.store.set_offline_after(after).await?;
+            self.to_set = None;
+            if was != after {
+                tracing::info!(
+                    was_ms = millis(was),
+                    is_ms = millis(after),
+                    "the silence after which a node is offline was set"
+                );
+            }
+        }
+        Ok(())
+    }
+
     async fn sweep(&mut self, leadership: &Leadership) -> Result<Pass, StoreError> {
         let asked_at = boot_ms();
         let seen = self.store.liveness().await?;
+        let counts = Duration::from_millis(seen.offline_after_ms);
+        if counts != self.offline_after {
+            tracing::warn!(
+                was_ms = millis(self.offline_after),
+                is_ms = seen.offline_after_ms,
+                "another node-registry has set the silence after which a node is offline; give UNIDESK_OFFLINE_AFTER to all of them alike"
+            );
+            self.offline_after = counts;
+        }
+        let limits = Limits::offline_after_ms(seen.offline_after_ms);
         let sight = Sight {
             epoch: leadership.epoch,
             asked_at,
@@ -64,14 +95,16 @@ impl Sweeper {
             now: seen.now,
             platform: seen.platform,
             nodes: seen.nodes,
+            longer: seen.longer,
         };
-        let (findings, memory) = sweep::sweep(&self.memory, &sight, &self.limits);
+        let (findings, memory) = sweep::sweep(&self.memory, &sight, &limits);
         let offline = self.store.record_sweep(leadership, sight.now, &findings).await?;
         // Only now: what could not be written is decided again.
         self.memory = memory;
         self.tell(&findings);
         for (node, name) in offline {
-            tracing::warn!(node.id = %node, node.name = name, silent_ms = self.limits.offline_after_ms, "a node is offline");
+            let silent_ms = sight.longer.get(&node).copied().unwrap_or(limits.offline_after_ms);
+            tracing::warn!(node.id = %node, node.name = name, silent_ms, "a node is offline");
         }
         let queued = self.store.queue_replaceable(leadership, sight.now, BATCH).await?;
         Ok(if queued as i64 >= BATCH { Pass::More } else { Pass::Idle })
@@ -112,6 +145,10 @@ impl Sweeper {
             tracing::debug!(%error, "the sweep was not handed over");
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
 }
 
 /// A clock that runs through suspend and that nobody sets.

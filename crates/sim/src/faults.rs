@@ -67,10 +67,12 @@ pub enum Fault {
     Poison,
     /// A laptop is closed: nothing on it runs, and its clock goes on.
     HostSuspend,
+    /// A sweeper is started anew, and told another silence after which nodes are offline than the others were.
+    OfflineAfterSet,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 36] = [
+    pub const ALL: [Fault; 37] = [
         Self::GatewayCrash,
         Self::GatewayPause,
         Self::SchedulerCrash,
@@ -107,6 +109,7 @@ impl Fault {
         Self::BlackHole,
         Self::Poison,
         Self::HostSuspend,
+        Self::OfflineAfterSet,
     ];
     /// Kinds that came later draw by themselves, so that older seeds keep their plans.
     const FIRST_KINDS: usize = 27;
@@ -132,7 +135,7 @@ impl Fault {
     pub(crate) fn often(self) -> u64 {
         match self {
             Self::NodeGone | Self::DiskLoss | Self::DatabaseAway | Self::AllGatewaysAway | Self::MassSilence => 2,
-            Self::DatabaseClockStep => 4,
+            Self::DatabaseClockStep | Self::OfflineAfterSet => 4,
             Self::HostCrash | Self::Drain | Self::PlannedStop | Self::Restore => 6,
             Self::GatewayPause | Self::SchedulerPause | Self::Partition | Self::DockerAway | Self::HostSuspend => 10,
             _ => 20,

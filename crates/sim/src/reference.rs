@@ -12,6 +12,7 @@ use domain::{
     Timestamp,
     attempt::Report,
     ids::{AttemptId, Fence, Held, InstanceId, NodeId, TaskId},
+    lease::OFFLINE_AFTER_MS,
     lifecycle::Event,
     node::{Admission, NodeFacts, NodeMetrics},
     outcome::{Ending, ExitFacts, FailureKind},
@@ -142,7 +143,7 @@ struct Resolved<'a> {
 impl Reference {
     pub fn new(nodes: u8, spec: &TaskSpec) -> Self {
         let now = chrono::DateTime::from_timestamp_millis(1_800_000_000_000).expect("within this century");
-        let mut store = FakeStore::new(Planted::default(), Default::default());
+        let mut store = FakeStore::new(Planted::default(), Default::default(), OFFLINE_AFTER_MS);
         for node in 0..nodes {
             store.add_node(node_id(node), format!("n{node}"));
         }

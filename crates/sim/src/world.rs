@@ -209,7 +209,7 @@ impl World {
             trace: Trace::default(),
             checker: Checker::new(&plan.knobs),
             violation: None,
-            store: FakeStore::new(plan.planted, plan.knobs.black_hole),
+            store: FakeStore::new(plan.planted, plan.knobs.black_hole, plan.knobs.offline_s as u64 * 1_000),
             gateways: (0..plan.gateways).map(|_| Gateway::default()).collect(),
             schedulers: (0..plan.schedulers).map(|_| Scheduler::new()).collect(),
             sweepers: (0..plan.sweepers).map(|_| Sweeper::default()).collect(),

@@ -78,7 +78,6 @@ pub struct Store {
     wakeups: Wakeups,
     heartbeat_every: Duration,
     black_hole: domain::black_hole::Rule,
-    offline_after_ms: u64,
 }
 
 /// How to reach PostgreSQL.
@@ -145,14 +144,7 @@ impl Store {
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let beats = pool(2).connect_lazy_with(options);
         let wakeups = Wakeups::new(config.shared.then(|| main.clone()));
-        Ok(Self {
-            pool: main,
-            beats,
-            wakeups,
-            heartbeat_every: HEARTBEAT_EVERY,
-            black_hole: Default::default(),
-            offline_after_ms: domain::lease::OFFLINE_AFTER_MS,
-        })
+        Ok(Self { pool: main, beats, wakeups, heartbeat_every: HEARTBEAT_EVERY, black_hole: Default::default() })
     }
 
     async fn check_durability(&self) -> Result<(), StoreError> {
@@ -203,16 +195,6 @@ impl Store {
     /// Silent for so long, a node is taken for gone: it gets no new work, and another installation may use its token.
     pub(crate) fn silence_s(&self) -> f64 {
         3.0 * self.heartbeat_every.as_secs_f64()
-    }
-
-    /// The silence after which nodes are offline, where it is not the usual one: the same for all services of a platform, since
-    /// what nodes are told about exclusive work follows from it.
-    #[must_use]
-    pub fn with_offline_after(self, after: Duration) -> Self {
-        Self { offline_after_ms: after.as_millis() as u64, ..self }
-    }
-    pub fn offline_after_ms(&self) -> u64 {
-        self.offline_after_ms
     }
 
     pub fn wakeups(&self) -> &Wakeups {

@@ -7,4 +7,5 @@ pub(crate) mod presence;
 pub(crate) mod reconcile;
 pub(crate) mod restored;
 pub(crate) mod session;
+pub(crate) mod silence;
 pub(crate) mod view;

@@ -1,7 +1,7 @@
 //! What a node must be told, read from the state itself.
 
 use super::socket::Door;
-use domain::{ids::AttemptId, lease::Lease};
+use domain::ids::AttemptId;
 use protocol::{Assign, ToNode};
 use std::{collections::BTreeSet, sync::Arc};
 use store::{OutboxItem, SessionKey, Topic};
@@ -80,10 +80,9 @@ async fn tell_once(
 ) -> Result<Option<String>, store::StoreError> {
     let assigned: Vec<AttemptId> = sent.assigned.iter().copied().collect();
     let outbox = door.store.outbox(key.node, &assigned).await?;
-    let offline_after_ms = door.store.offline_after_ms();
     if outbox.revoked {
         // What runs there must not run on; the session sends this before it closes.
-        outbox.items.into_iter().for_each(|item| tell(item, outbound, sent, offline_after_ms));
+        outbox.items.into_iter().for_each(|item| tell(item, outbound, sent));
         return Ok(Some("the node was revoked".to_owned()));
     }
     if outbox.session_epoch != key.epoch {
@@ -93,16 +92,15 @@ async fn tell_once(
         outbound.send(if outbox.draining { ToNode::Drain } else { ToNode::Resume });
         sent.draining = outbox.draining;
     }
-    outbox.items.into_iter().for_each(|item| tell(item, outbound, sent, offline_after_ms));
+    outbox.items.into_iter().for_each(|item| tell(item, outbound, sent));
     Ok(None)
 }
 
 /// What went out in this session does not go out again.
-fn tell(item: OutboxItem, outbound: &Outbound, sent: &mut Sent, offline_after_ms: u64) {
+fn tell(item: OutboxItem, outbound: &Outbound, sent: &mut Sent) {
     match item {
-        OutboxItem::Assign { held, task, project, number, gpu_ids, spec } => {
+        OutboxItem::Assign { held, task, project, number, gpu_ids, lease, spec } => {
             if sent.assigned.insert(held.attempt) {
-                let lease = Lease::of(&spec, offline_after_ms);
                 let assign = Assign { held, task, project, number, gpu_ids, lease, spec: *spec };
                 outbound.send(ToNode::Assign(Box::new(assign)));
             }

@@ -19,6 +19,7 @@ struct World {
     beats: BTreeMap<NodeId, Timestamp>,
     /// Nodes that live; each has its own moment in the period of heartbeats.
     alive: BTreeSet<u64>,
+    longer: BTreeMap<NodeId, u64>,
     offline: Vec<(u64, NodeId)>,
     steps: Vec<Step>,
     alarms: Vec<(u64, Alarm)>,
@@ -41,6 +42,7 @@ impl World {
             platform: None,
             beats: BTreeMap::new(),
             alive: (0..nodes).collect(),
+            longer: BTreeMap::new(),
             offline: Vec::new(),
             steps: Vec::new(),
             alarms: Vec::new(),
@@ -76,6 +78,7 @@ impl World {
             now: self.database_now(),
             platform: self.platform,
             nodes: self.beats.clone(),
+            longer: self.longer.clone(),
         }
     }
 
@@ -145,6 +148,16 @@ fn a_silent_node_is_offline_after_90_seconds_and_at_latest_2_more() {
     world.assert_offline_after(died_at, 1, 90_000, 92_000);
     assert_eq!(world.when_offline(0), None);
     assert!(world.alarms.is_empty() && world.steps.is_empty());
+}
+
+#[test]
+fn a_node_whose_exclusive_work_was_leased_for_longer_is_given_that() {
+    let mut world = World::of(3);
+    world.longer = [(node(1), 120_000), (node(2), 30_000)].into();
+    let died_at = [1, 2].map(|n| world.kill(n))[1];
+    world.run(300);
+    world.assert_offline_after(died_at, 1, 120_000, 122_000);
+    world.assert_offline_after(died_at, 2, 90_000, 92_000);
 }
 
 #[test]

@@ -111,6 +111,11 @@ impl Checker {
         self.incidents += 1;
     }
 
+    /// Nobody is offline sooner than by the least that was ever set.
+    pub(crate) fn offline_after_set(&mut self, ms: Ms) {
+        self.offline_ms = self.offline_ms.min(ms);
+    }
+
     pub(crate) fn incident(&mut self) {
         self.incidents += 1;
     }

@@ -63,6 +63,8 @@ sometimes! {
     SelfFenceFired: "exclusive work was ended by its own node",
     ExclusiveReplaced: "an exclusive task was placed again after its node was lost",
     ExclusiveHeldBack: "an exclusive task waited for what might be left of its last attempt",
+    OfflineAfterSet: "the silence after which a node is offline was set while all was running",
+    LongerSilenceGiven: "a node was given the longer silence that its exclusive work was leased for",
     LogOverlapCut: "log bytes came twice and were stored once",
     BreakerTripped: "many nodes fell silent at once and were given one more period",
     ClockStepNoticed: "a step of the database's clock was noticed",

@@ -33,6 +33,7 @@ pub(crate) enum Call {
     Liveness,
     Sweep { leadership: Leadership, as_of: Timestamp, findings: Box<Findings> },
     RenewPresence,
+    SetOfflineAfter(Ms),
     SetAdmission { node: NodeId, admission: Admission, drains_within_ms: Option<Ms> },
     OpenSession(Box<OpenSession>),
     CloseSession(SessionKey),
@@ -54,6 +55,7 @@ pub(crate) enum Answer {
     Logged(Vec<LogAck>),
     Liveness(Timestamp, Liveness),
     Outbox(Outbox),
+    OfflineAfterSet,
     Done,
 }
 
@@ -207,6 +209,13 @@ impl World {
                 Answer::Committed(placed)
             }
             Call::Liveness => Answer::Liveness(now, store.liveness()),
+            Call::SetOfflineAfter(ms) => {
+                if store.set_offline_after(ms) != ms {
+                    self.checker.offline_after_set(ms);
+                    self.checker.hits.add(Sometimes::OfflineAfterSet);
+                }
+                Answer::OfflineAfterSet
+            }
             Call::RenewPresence => {
                 store.renew_presence(now);
                 Answer::Done

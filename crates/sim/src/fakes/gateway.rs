@@ -11,7 +11,6 @@ use crate::{
 };
 use domain::{
     ids::{AttemptId, DEFAULT_PROJECT, NodeId},
-    lease::Lease,
     node::NodeMetrics,
 };
 use protocol::{
@@ -289,7 +288,6 @@ impl World {
     fn told(&mut self, g: usize, line: LineId, outbox: Option<Outbox>) {
         let Some(session) = self.gateways[g].sessions.get_mut(&line) else { return };
         session.is_telling = false;
-        let offline_ms = self.plan.knobs.offline_s as u64 * 1_000;
         let again = if session.tell_again { 0 } else { self.plan.knobs.outbox_every_ms };
         if let Some(outbox) = outbox {
             if session.key.is_some_and(|key| key.epoch != outbox.session_epoch)
@@ -304,7 +302,7 @@ impl World {
                 messages.push(if outbox.draining { ToNode::Drain } else { ToNode::Resume });
             }
             for item in outbox.items {
-                messages.extend(session.sent.message(item, offline_ms));
+                messages.extend(session.sent.message(item));
             }
             for message in messages {
                 self.send_down(line, message);
@@ -316,14 +314,15 @@ impl World {
 
 impl Sent {
     /// What went out in this session need not go out again.
-    fn message(&mut self, item: OutboxItem, offline_ms: u64) -> Option<ToNode> {
+    fn message(&mut self, item: OutboxItem) -> Option<ToNode> {
         match item {
-            OutboxItem::Assign { held, task, number, gpu_ids, spec } => self.assigned.insert(held.attempt).then(|| {
-                let lease = Lease::of(&spec, offline_ms);
-                let spec = (*spec).clone();
-                let assign = Assign { held, task, project: DEFAULT_PROJECT, number, gpu_ids, lease, spec };
-                ToNode::Assign(Box::new(assign))
-            }),
+            OutboxItem::Assign { held, task, number, gpu_ids, lease, spec } => {
+                self.assigned.insert(held.attempt).then(|| {
+                    let spec = (*spec).clone();
+                    let assign = Assign { held, task, project: DEFAULT_PROJECT, number, gpu_ids, lease, spec };
+                    ToNode::Assign(Box::new(assign))
+                })
+            }
             OutboxItem::Cancel { held } => self.cancelled.insert(held.attempt).then_some(ToNode::Cancel { held }),
             OutboxItem::Stop { held } => self.stopped.insert(held.attempt).then_some(ToNode::Stop { held }),
             OutboxItem::Evict { held } => self.evicted.insert(held.attempt).then_some(ToNode::Evict { held }),

@@ -129,6 +129,10 @@ pub(crate) struct FakeStore {
     logs: BTreeMap<AttemptId, logs::Head>,
     leaders: BTreeMap<Role, leader::LeaderRow>,
     platform: Option<Platform>,
+    /// The silence after which a node is offline.
+    pub(crate) offline_after_ms: u64,
+    /// Of each exclusive attempt, what that was when it was leased.
+    leased_ms: BTreeMap<AttemptId, u64>,
     /// The last step of the clock that was added to the deadlines.
     step: Option<Step>,
     keys: BTreeMap<String, (u64, TaskId)>,
@@ -143,7 +147,7 @@ pub(crate) struct FakeStore {
 }
 
 impl FakeStore {
-    pub(crate) fn new(planted: Planted, black_hole: Rule) -> Self {
+    pub(crate) fn new(planted: Planted, black_hole: Rule, offline_after_ms: u64) -> Self {
         Self {
             planted,
             black_hole,
@@ -155,6 +159,8 @@ impl FakeStore {
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
             platform: None,
+            offline_after_ms,
+            leased_ms: BTreeMap::new(),
             step: None,
             keys: BTreeMap::new(),
             classes: BTreeMap::new(),
@@ -226,6 +232,20 @@ impl FakeStore {
         if before.as_ref() != Some(&row) {
             self.journal.push(Change::Attempt { before: before.map(Box::new), after: Box::new(row) });
         }
+    }
+
+    /// A new attempt. If it is exclusive, its lease is made from what counts now.
+    fn insert_attempt(&mut self, attempt: AttemptRow) {
+        if self.tasks[&attempt.task].spec.on_node_loss.exclusive {
+            self.leased_ms.insert(attempt.id, self.offline_after_ms);
+        }
+        self.make_log(attempt.id);
+        self.save_attempt(attempt);
+    }
+
+    /// The silence that the lease of this attempt was made from.
+    fn leased_ms(&self, attempt: AttemptId) -> u64 {
+        self.leased_ms.get(&attempt).copied().unwrap_or(self.offline_after_ms)
     }
 
     /// Attempts that hold resources on this node, in the order of their ids.

@@ -70,6 +70,14 @@ impl World {
                 self.sweepers[sweeper].process.stop();
                 self.after(for_ms, Event::StartSweeper { sweeper });
             }
+            Fault::OfflineAfterSet => {
+                let sweeper = pick(self.sweepers.len());
+                // Half of it, as it was, or twice as long. (Half of it is three heartbeats.)
+                let half_ms = self.plan.knobs.offline_s as u64 * 500;
+                self.sweepers[sweeper].told_ms = Some(half_ms << ((draw >> 8) % 3));
+                self.sweepers[sweeper].process.stop();
+                self.after(2_000, Event::StartSweeper { sweeper });
+            }
             Fault::AgentCrash => {
                 self.checker.agent_away(n, self.now, for_ms);
                 self.stop_agent(n, true);

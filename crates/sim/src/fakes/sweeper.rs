@@ -17,6 +17,9 @@ use domain::{
 #[derive(Default)]
 pub(crate) struct Sweeper {
     pub(crate) process: Process,
+    /// What it is told at its start, if not what everybody was told; and whether that counts by now.
+    pub(crate) told_ms: Option<u64>,
+    has_set: bool,
     leadership: Option<Leadership>,
     asked_at: Ms,
     memory: Memory,
@@ -28,7 +31,8 @@ impl World {
     pub(crate) fn start_sweeper(&mut self, w: usize) {
         let mut process = self.sweepers[w].process;
         process.start();
-        self.sweepers[w] = Sweeper { process, ..Sweeper::default() };
+        let told_ms = self.sweepers[w].told_ms;
+        self.sweepers[w] = Sweeper { process, told_ms, ..Sweeper::default() };
         self.sweeper_after(w, 0, SweeperEvent::Tick);
     }
 
@@ -44,6 +48,10 @@ impl World {
 
     pub(crate) fn sweeper_event(&mut self, w: usize, event: SweeperEvent) {
         let answer = match event {
+            SweeperEvent::Tick if !self.sweepers[w].has_set => {
+                let ms = self.sweepers[w].told_ms.unwrap_or(self.plan.knobs.offline_s as u64 * 1_000);
+                return self.sweeper_calls(w, Call::SetOfflineAfter(ms));
+            }
             SweeperEvent::Tick => {
                 let (run, known) = (self.sweepers[w].process.run, self.sweepers[w].leadership);
                 let holder = process_number(w, run);
@@ -58,6 +66,10 @@ impl World {
                 sweeper.asked_at = self.now;
                 return self.sweeper_calls(w, Call::Liveness);
             }
+            (Ok(Answer::OfflineAfterSet), _) => {
+                sweeper.has_set = true;
+                return self.sweeper_after(w, 0, SweeperEvent::Tick);
+            }
             (Ok(Answer::Led(None)), _) => sweeper.leadership = None,
             (Ok(Answer::Liveness(now, seen)), Some(leadership)) => return self.sweep(w, leadership, now, seen),
             (Ok(_), _) => sweeper.memory = std::mem::take(&mut sweeper.next),
@@ -68,8 +80,10 @@ impl World {
     }
 
     fn sweep(&mut self, w: usize, leadership: Leadership, now: Timestamp, seen: Liveness) {
-        let limits =
-            Limits { offline_after_ms: self.plan.knobs.offline_s as u64 * 1_000, absent_after_ms: ABSENT_AFTER_MS };
+        let limits = Limits { offline_after_ms: seen.offline_after_ms, absent_after_ms: ABSENT_AFTER_MS };
+        if !seen.longer.is_empty() {
+            self.hit(Sometimes::LongerSilenceGiven);
+        }
         let mut sight = Sight {
             epoch: leadership.epoch,
             asked_at: self.sweepers[w].asked_at,
@@ -77,6 +91,7 @@ impl World {
             now,
             platform: seen.platform,
             nodes: seen.nodes,
+            longer: seen.longer,
         };
         if self.plan.planted.absence_counts {
             sight.platform = Some(Platform { since: Timestamp::UNIX_EPOCH, renewed_at: now });

@@ -155,9 +155,10 @@ impl Store {
         sqlx::query!(
             // It is heard no more, so it counts as offline when its silence would have been noticed: the sweep does not look at it.
             "UPDATE node_live SET connected = false, session_epoch = session_epoch + 1,
-                    offline_since = COALESCE(offline_since, now() + make_interval(secs => $2)) WHERE node_id = $1",
-            row.node_id,
-            self.offline_after_ms as f64 / 1_000.0
+                    offline_since = COALESCE(offline_since, now() + interval '1 millisecond' * GREATEST(
+                      (SELECT offline_after_ms FROM cluster), (SELECT max(offline_after_ms) FROM attempts WHERE node_id = $1 AND reserved)))
+             WHERE node_id = $1",
+            row.node_id
         )
         .execute(&mut *transaction)
         .await?;

@@ -38,7 +38,9 @@ impl Store {
         let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();
         let nodes: Vec<Uuid> = plan.iter().map(|placement| placement.node.as_uuid()).collect();
         let (mut room, cordoned) = room_on(&mut transaction, &nodes).await?;
-        let cluster = sqlx::query!(r#"SELECT epoch, now() AS "at!" FROM cluster"#).fetch_one(&mut *transaction).await?;
+        // What leases of exclusive work are made from is not set meanwhile.
+        let cluster =
+            sqlx::query!(r#"SELECT epoch, now() AS "at!" FROM cluster FOR SHARE"#).fetch_one(&mut *transaction).await?;
         let (epoch, at) = (cluster.epoch, cluster.at);
         let tasks = lock_tasks(&mut transaction, &ids).await?;
         let previous: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
@@ -140,9 +142,11 @@ pub(crate) async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[
         return Ok(());
     }
     sqlx::query!(
-        "INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at)
-         SELECT id, task_id, number, node_id, fence, 'assigned', reservation, true, now()
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::jsonb[]) AS n(id, task_id, number, node_id, fence, reservation)",
+        "INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at, offline_after_ms)
+         SELECT n.id, n.task_id, n.number, n.node_id, n.fence, 'assigned', n.reservation, true, now(),
+                CASE WHEN (t.spec->'on_node_loss'->>'exclusive')::boolean THEN c.offline_after_ms END
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::jsonb[]) AS n(id, task_id, number, node_id, fence, reservation)
+         JOIN tasks t ON t.id = n.task_id CROSS JOIN cluster c",
         &new.iter().map(|a| a.id.as_uuid()).collect::<Vec<_>>(),
         &new.iter().map(|a| a.task.as_uuid()).collect::<Vec<_>>(),
         &new.iter().map(|a| a.number as i32).collect::<Vec<_>>(),

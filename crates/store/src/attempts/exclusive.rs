@@ -30,19 +30,29 @@ pub(crate) async fn held_back(
     Ok(rows.into_iter().collect())
 }
 
-/// For the exclusive ones of `tasks`: when a process of a node that nobody hears of any more has surely ended, at the latest.
+/// For the tasks of those of `attempts` that are exclusive: when a process of a node that nobody hears of any more has surely ended,
+/// at the latest. By the silence that the lease was made from; a lower one that was set since has not reached the node.
 pub(crate) async fn surely_ended(
     connection: &mut sqlx::PgConnection,
-    tasks: &[Uuid],
-    offline_after_ms: u64,
+    attempts: &[Uuid],
 ) -> Result<BTreeMap<Uuid, Timestamp>, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT id, now() + (((spec->'on_node_loss'->>'replace_after_ms')::bigint + $2) * interval '1 millisecond') AS "at!"
-           FROM tasks WHERE id = ANY($1) AND (spec->'on_node_loss'->>'exclusive')::boolean"#,
-        tasks,
-        offline_after_ms as i64
+        r#"SELECT t.id, max(now() + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint + COALESCE(a.offline_after_ms, c.offline_after_ms))
+                                    * interval '1 millisecond') AS "at!"
+           FROM attempts a JOIN tasks t ON t.id = a.task_id CROSS JOIN cluster c
+           WHERE a.id = ANY($1) AND (t.spec->'on_node_loss'->>'exclusive')::boolean GROUP BY t.id"#,
+        attempts
     )
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(|row| (row.id, row.at)).collect())
+}
+
+/// At most one process of it may be alive.
+pub(crate) async fn is_exclusive(connection: &mut sqlx::PgConnection, task: Uuid) -> Result<bool, StoreError> {
+    let exclusive =
+        sqlx::query_scalar!("SELECT (spec->'on_node_loss'->>'exclusive')::boolean FROM tasks WHERE id = $1", task)
+            .fetch_optional(connection)
+            .await?;
+    Ok(exclusive.flatten() == Some(true))
 }

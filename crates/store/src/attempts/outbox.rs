@@ -4,6 +4,7 @@
 use crate::{Store, StoreError, rows::read_json};
 use domain::{
     ids::{AttemptId, Fence, Held, NodeId, ProjectId, TaskId},
+    lease::Lease,
     resources::Reservation,
     spec::TaskSpec,
 };
@@ -16,6 +17,8 @@ pub enum OutboxItem {
         project: ProjectId,
         number: u32,
         gpu_ids: Vec<String>,
+        /// Of exclusive work, made from what counted when it was placed.
+        lease: Option<Lease>,
         spec: Box<TaskSpec>,
     },
     Cancel {
@@ -58,8 +61,8 @@ impl Store {
             r#"SELECT a.id, a.task_id, t.project_id, a.number, a.fence, a.reservation,
                       (a.accepted_at IS NULL) AS "unaccepted!", (s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live!", s.cancel_requested,
                       CASE WHEN a.accepted_at IS NULL AND s.live_attempt_id = a.id AND NOT s.cancel_requested AND a.id <> ALL($2) THEN t.spec END AS spec,
-                      (a.ended_at IS NOT NULL) AS "ended!", a.state
-               FROM attempts a JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id
+                      (a.ended_at IS NOT NULL) AS "ended!", a.state, COALESCE(a.offline_after_ms, c.offline_after_ms) AS "offline_after_ms!"
+               FROM attempts a JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id CROSS JOIN cluster c
                WHERE a.node_id = $1 AND a.reserved ORDER BY a.id"#,
             node.as_uuid(),
             &sent
@@ -79,13 +82,15 @@ impl Store {
                 items.push(OutboxItem::Evict { held });
             } else if let Some(spec) = row.spec {
                 let reservation: Reservation = read_json(row.reservation)?;
+                let spec: TaskSpec = read_json(spec)?;
                 items.push(OutboxItem::Assign {
                     held,
                     task: TaskId::from_uuid(row.task_id),
                     project: ProjectId::from_uuid(row.project_id),
                     number: row.number as u32,
                     gpu_ids: reservation.gpu_ids,
-                    spec: Box::new(read_json(spec)?),
+                    lease: Lease::of(&spec, row.offline_after_ms as u64),
+                    spec: Box::new(spec),
                 });
             } else if row.live && row.cancel_requested {
                 items.push(OutboxItem::Cancel { held });

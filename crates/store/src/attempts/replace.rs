@@ -129,7 +129,7 @@ pub(crate) enum Machine {
     /// It may go on until it hears that it must stop.
     MayGoOn,
     /// Another installation has its place. Nobody can ask the old one: what is exclusive there ends by itself, and is waited for.
-    OfAnother { offline_after_ms: u64 },
+    OfAnother,
 }
 
 /// Gives up attempts that their node does not have any more, or may not have: live ones are placed again, or end by their exit facts.
@@ -157,11 +157,11 @@ pub(crate) async fn give_up(
     let at = now(&mut *connection).await?;
     let wait = match machine {
         Machine::IsFree | Machine::MayGoOn => BTreeMap::new(),
-        Machine::OfAnother { offline_after_ms } => {
+        Machine::OfAnother => {
             // Exit facts are of a process that has ended.
             let may_live = |row: &&AttemptRow| row.exit.is_none();
-            let may_live: Vec<Uuid> = rows.iter().filter(may_live).map(|row| row.task.as_uuid()).collect();
-            exclusive::surely_ended(&mut *connection, &may_live, offline_after_ms).await?
+            let may_live: Vec<Uuid> = rows.iter().filter(may_live).map(|row| row.id.as_uuid()).collect();
+            exclusive::surely_ended(&mut *connection, &may_live).await?
         }
     };
     let mut changed = Vec::new();

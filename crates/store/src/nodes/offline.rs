@@ -17,20 +17,26 @@ pub struct Liveness {
     pub platform: Option<Platform>,
     /// Nodes that have been here and are neither offline nor revoked, with their last heartbeat.
     pub nodes: BTreeMap<NodeId, Timestamp>,
+    /// The silence after which a node is offline.
+    pub offline_after_ms: u64,
+    /// Nodes among them whose exclusive work was leased when it was longer, and that are given that.
+    pub longer: BTreeMap<NodeId, u64>,
 }
 
 impl Store {
     /// One statement, so that all of it is of one moment.
     pub async fn liveness(&self) -> Result<Liveness, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?"
-               FROM (SELECT) AS once LEFT JOIN platform_presence p ON true
+            r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?", c.offline_after_ms,
+                      (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved) AS leased_ms
+               FROM cluster c LEFT JOIN platform_presence p ON true
                LEFT JOIN (node_live l JOIN nodes n ON n.id = l.node_id AND n.admission <> 'revoked')
                  ON l.offline_since IS NULL AND l.beat_at IS NOT NULL"#
         )
         .fetch_all(&self.pool)
         .await?;
-        let first = rows.first().ok_or_else(|| StoreError::Corrupt("a row of nothing is missing".into()))?;
+        let first = rows.first().ok_or_else(|| StoreError::Corrupt("the row in cluster is missing".into()))?;
+        let leased = rows.iter().filter_map(|row| row.node_id.zip(row.leased_ms));
         Ok(Liveness {
             now: first.now,
             platform: first.since.zip(first.renewed_at).map(|(since, renewed_at)| Platform { since, renewed_at }),
@@ -38,6 +44,11 @@ impl Store {
                 .iter()
                 .filter_map(|row| row.node_id.zip(row.beat_at))
                 .map(|(id, beat_at)| (NodeId::from_uuid(id), beat_at))
+                .collect(),
+            offline_after_ms: first.offline_after_ms as u64,
+            longer: leased
+                .filter(|(_, leased_ms)| *leased_ms > first.offline_after_ms)
+                .map(|(id, leased_ms)| (NodeId::from_uuid(id), leased_ms as u64))
                 .collect(),
         })
     }

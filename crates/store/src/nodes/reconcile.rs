@@ -42,7 +42,6 @@ pub(crate) async fn reconcile(
     hello: &OpenSession,
     is_new_instance: bool,
     is_first_hello: bool,
-    offline_after_ms: u64,
 ) -> Result<Settled, StoreError> {
     // A node that was made after the restore can have nothing from before it.
     let cluster = sqlx::query!(
@@ -158,7 +157,7 @@ pub(crate) async fn reconcile(
         }
     }
     let because = "the node came back without it";
-    let machine = if is_new_instance { Machine::OfAnother { offline_after_ms } } else { Machine::IsFree };
+    let machine = if is_new_instance { Machine::OfAnother } else { Machine::IsFree };
     settled.topics.extend(give_up(&mut *connection, hello.node, &missing, because, machine).await?);
     settled.topics.extend(hear(&mut *connection, &returned).await?);
     let alive_tasks: Vec<Uuid> = alive.iter().filter_map(|id| rows.get(id)).map(|row| row.task.as_uuid()).collect();

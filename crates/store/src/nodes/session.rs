@@ -97,9 +97,7 @@ impl Store {
         sqlx::query!("UPDATE nodes SET facts = $2 WHERE id = $1 AND facts <> $2", node, write_json(&hello.facts))
             .execute(&mut *transaction)
             .await?;
-        let settled =
-            reconcile(&mut transaction, hello, is_new_instance, row.connected_since.is_none(), self.offline_after_ms)
-                .await?;
+        let settled = reconcile(&mut transaction, hello, is_new_instance, row.connected_since.is_none()).await?;
         let ids: Vec<Uuid> = hello.attempts.iter().map(|said| said.held.attempt.as_uuid()).collect();
         let offsets = sqlx::query!(
             r#"SELECT a.id AS "attempt_id!", COALESCE(h.next_offsets, '{0,0,0,0}') AS "next_offsets!"

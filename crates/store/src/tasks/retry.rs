@@ -31,7 +31,7 @@ impl Store {
         let not_before = row.not_before;
         let Some(events) = lifecycle::retry_ended(&mut row) else { return Ok(Retried::NotEnded(row.state)) };
         // Nobody's wish makes an exclusive task run twice: it waits until what may be left of it has surely ended.
-        if !exclusive::surely_ended(&mut transaction, &[task.as_uuid()], 0).await?.is_empty() {
+        if exclusive::is_exclusive(&mut transaction, task.as_uuid()).await? {
             row.not_before = not_before;
         }
         let project = row.project;

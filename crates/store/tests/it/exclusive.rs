@@ -5,9 +5,11 @@ use domain::{
     attempt::Report,
     ids::{InstanceId, NodeTokenId, TaskId},
     principal::Scope,
+    sweep::Findings,
 };
 use serde_json::json;
-use store::{Cancelled, Opened, ReportVerdict, Retried, Revoked};
+use std::time::Duration;
+use store::{Cancelled, LeaderRole, Opened, OutboxItem, ReportVerdict, Retried, Revoked, StoreError};
 use uuid::Uuid;
 
 async fn exclusive_task(world: &World) -> TaskId {
@@ -119,4 +121,74 @@ async fn after_a_restore_it_waits_for_nodes_that_may_have_it() {
         assert_eq!(may_start(&world, task, other).await, starts, "offline for {seconds} s");
     }
     assert!(may_start(&world, plain, other).await);
+}
+
+/// After how much silence the node ends the task by itself, as it is told; less the task's own ten minutes.
+async fn lease_s(world: &World, task: TaskId, node: Node) -> u64 {
+    let outbox = world.store.outbox(node.id, &[]).await.expect("read");
+    let lease = outbox.items.iter().find_map(|item| match item {
+        OutboxItem::Assign { task: sent, lease, .. } if *sent == task => *lease,
+        _ => None,
+    });
+    lease.expect("it is sent, and it is exclusive").period_ms / 1_000 - 600
+}
+
+async fn set_offline_after(world: &World, seconds: u64) {
+    // Another process: what it was told counts for all.
+    let other = crate::world::connect(&world.database).await;
+    other.set_offline_after(Duration::from_secs(seconds)).await.expect("set");
+}
+
+#[tokio::test]
+async fn who_sweeps_and_who_leases_have_one_value_and_a_lease_keeps_what_it_was_made_from() {
+    let world = World::start().await;
+    let (old, new) = (world.node("old").await, world.node("new").await);
+    let (first, second, plain) =
+        (exclusive_task(&world).await, exclusive_task(&world).await, world.submit(json!({})).await);
+    set_offline_after(&world, 240).await;
+    world.place(first, old).await;
+    assert_eq!((lease_s(&world, first, old).await, world.store.liveness().await.expect("read").longer.len()), (200, 0));
+    set_offline_after(&world, 60).await;
+    world.place(second, new).await;
+    world.place(plain, new).await;
+    assert_eq!((lease_s(&world, first, old).await, lease_s(&world, second, new).await), (200, 50));
+    let seen = world.store.liveness().await.expect("read");
+    assert_eq!((seen.offline_after_ms, seen.longer), (60_000, [(old.id, 240_000)].into()));
+    // Nobody can ask it any more. It counts as offline when its process has heard of it, by its own lease.
+    let token = NodeTokenId::from_uuid(old.id.as_uuid());
+    assert_eq!(world.store.revoke_node_token(token, false, &origin()).await.expect("asked"), Revoked::Done);
+    let counted = "SELECT count(*) FROM node_live WHERE offline_since BETWEEN now() + interval '220 s' AND now() + interval '240 s'";
+    assert_eq!(world.count(counted).await, 1);
+}
+
+#[tokio::test]
+async fn another_installation_waits_for_what_the_old_lease_was_made_from() {
+    let world = World::start().await;
+    let (node, other) = (world.node("n").await, world.node("other").await);
+    set_offline_after(&world, 3_600).await;
+    let task = exclusive_task(&world).await;
+    world.start_on(task, node).await;
+    set_offline_after(&world, 60).await;
+    offline_for(&world, node, 1).await;
+    let reinstalled = hello(node.id, InstanceId::from_uuid(Uuid::now_v7()), &[]);
+    assert!(matches!(world.store.open_session(&reinstalled).await.expect("opened"), Opened::Session { .. }));
+    assert!(!may_start(&world, task, other).await);
+    let wait = "SELECT count(*) FROM task_state WHERE queued AND not_before > now() + interval '69 minutes'";
+    assert_eq!(world.count(wait).await, 1, "an hour and its own ten minutes");
+}
+
+#[tokio::test]
+async fn what_was_decided_by_the_value_of_before_is_not_written() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let sweeper = world.leads(LeaderRole::Sweeper).await;
+    let (as_of, findings) = world.find_silent(node).await;
+    set_offline_after(&world, 90).await;
+    let counts = Findings { alarm_changed: true, ..Findings::default() };
+    assert!(world.store.record_sweep(&sweeper, as_of, &counts).await.is_ok(), "nothing was changed");
+    set_offline_after(&world, 120).await;
+    let written = world.store.record_sweep(&sweeper, as_of, &findings).await;
+    assert!(matches!(written, Err(StoreError::NotLeader)), "{written:?}");
+    let again = world.leads(LeaderRole::Sweeper).await;
+    assert_eq!(again.epoch, sweeper.epoch + 1, "it goes on at once");
 }

@@ -22,9 +22,9 @@ pub enum Which {
         nodes: Nodes,
         #[command(flatten)]
         config: api_gateway::Config,
-        // The node registry's setting: what nodes are told about exclusive work follows from it.
-        #[command(flatten)]
-        silence: node_registry::Config,
+        /// Not used here: the node-registry's value counts. Taken so that all services may have one environment
+        #[arg(long = "offline-after-s", env = "UNIDESK_OFFLINE_AFTER", hide = true)]
+        offline_after_s: Option<u64>,
     },
     /// Places tasks. Any number may run: one leads, the others stand by
     Scheduler {
@@ -90,8 +90,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     service_kit::telemetry::init("info");
     let service = Service::new();
     let store = match args.service {
-        Which::ApiGateway { database, nodes, silence, config } => {
-            let store = nodes.told(database.connect().await?).with_offline_after(silence.offline_after());
+        Which::ApiGateway { database, nodes, offline_after_s, config } => {
+            let store = nodes.told(database.connect().await?);
+            if let Some(told) = offline_after_s {
+                service
+                    .spawn_until_stopped("settings", compare_offline_after(store.clone(), Duration::from_secs(told)));
+            }
             let listener = config.bind().await?;
             println!("ready http://{} service=api-gateway", listener.local_addr()?);
             // Stateless routes of other services are served right here: one hop less than forwarding them.
@@ -106,7 +110,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             store
         }
         Which::NodeRegistry { database, config, health } => {
-            let store = database.connect().await?.with_offline_after(config.offline_after());
+            let store = database.connect().await?;
             health_listener(&service, &store, health).await?;
             node_registry::run(&service, &config, store.clone());
             println!("ready service=node-registry");
@@ -130,6 +134,22 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     store.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says that this service's value counts for nothing, if it is not the one that counts. Late: the node-registry, started beside it,
+/// may be about to set it.
+async fn compare_offline_after(store: Store, told: Duration) {
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    if let Ok(counts) = store.offline_after().await
+        && counts != told
+    {
+        tracing::warn!(
+            told_s = told.as_secs(),
+            counts_s = counts.as_secs_f64(),
+            "UNIDESK_OFFLINE_AFTER is not used by an api-gateway: what the node-registry was told counts for all; \
+             give both the same value, or none here"
+        );
+    }
 }
 
 /// Health of services without a public door.

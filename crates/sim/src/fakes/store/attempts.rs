@@ -7,6 +7,7 @@ use domain::{
     attempt::{AttemptState, Report},
     black_hole::{self, NodeFaults},
     ids::{AttemptId, Held, NodeId, TaskId},
+    lease::Lease,
     lifecycle::{self, Around, NewAttempt, Verdict},
     node::{Admission, NodeView, Presence},
     outcome::Ending,
@@ -39,7 +40,7 @@ pub(crate) enum ReportVerdict {
 
 #[derive(Clone)]
 pub(crate) enum OutboxItem {
-    Assign { held: Held, task: TaskId, number: u32, gpu_ids: Vec<String>, spec: Rc<TaskSpec> },
+    Assign { held: Held, task: TaskId, number: u32, gpu_ids: Vec<String>, lease: Option<Lease>, spec: Rc<TaskSpec> },
     Cancel { held: Held },
     Stop { held: Held },
     Evict { held: Held },
@@ -160,9 +161,8 @@ impl FakeStore {
                 if let Some(faults) = self.nodes.get_mut(&placement.node).and_then(|node| node.faults.as_mut()) {
                     faults.probe_with(attempt.id, now);
                 }
-                self.make_log(attempt.id);
                 self.topics.insert(Topic::Node(attempt.node));
-                self.save_attempt(attempt);
+                self.insert_attempt(attempt);
                 self.save_task(task, events, now);
                 placed += 1;
             }
@@ -306,6 +306,7 @@ impl FakeStore {
                     task: attempt.task,
                     number: attempt.number,
                     gpu_ids: attempt.reservation.gpu_ids.clone(),
+                    lease: Lease::of(&record.spec, self.leased_ms(attempt.id)),
                     spec: record.spec.clone(),
                 });
             } else if is_live && record.row.cancel_requested {

@@ -30,6 +30,17 @@ impl FakeStore {
         self.leaders.values_mut().for_each(|row| row.epoch += by);
     }
 
+    /// Sets the silence after which a node is offline. What was decided by another one and not written yet does not count.
+    pub(crate) fn set_offline_after(&mut self, ms: u64) -> u64 {
+        let was = std::mem::replace(&mut self.offline_after_ms, ms);
+        if was != ms
+            && let Some(row) = self.leaders.get_mut(&Role::Sweeper)
+        {
+            row.epoch += 1;
+        }
+        was
+    }
+
     pub(crate) fn lead(
         &mut self,
         role: Role,

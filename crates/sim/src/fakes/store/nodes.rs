@@ -59,6 +59,8 @@ pub(crate) enum Opened {
 pub(crate) struct Liveness {
     pub(crate) platform: Option<Platform>,
     pub(crate) nodes: BTreeMap<NodeId, Timestamp>,
+    pub(crate) offline_after_ms: u64,
+    pub(crate) longer: BTreeMap<NodeId, u64>,
 }
 
 fn milliseconds(count: i64) -> chrono::TimeDelta {
@@ -92,7 +94,7 @@ impl FakeStore {
         let draining = matches!(node.admission, Admission::Draining | Admission::Drained);
         let key = SessionKey { node: hello.node, epoch: node.session_epoch };
         let is_new_instance = is_new_instance && !self.planted.new_instance_gets_old_work;
-        let settled = self.reconcile(hello, is_new_instance.then_some(offline_s), last_hello, now);
+        let settled = self.reconcile(hello, is_new_instance, last_hello, now);
         let log_offsets = hello
             .attempts
             .iter()
@@ -110,7 +112,7 @@ impl FakeStore {
     fn reconcile(
         &mut self,
         hello: &OpenSession,
-        may_live_s: Option<i64>,
+        is_new_instance: bool,
         last_hello: Option<Timestamp>,
         now: Timestamp,
     ) -> Settled {
@@ -120,7 +122,7 @@ impl FakeStore {
             .iter()
             .filter(|row| {
                 let is_complete = hello.complete_executors.contains(&self.tasks[&row.task].spec.executor);
-                let inventory = Inventory { is_complete, is_new_instance: may_live_s.is_some() };
+                let inventory = Inventory { is_complete, is_new_instance };
                 !has.contains(&row.id) && absent(row, inventory, self.epoch) == Absence::GiveUp
             })
             .map(|row| row.id)
@@ -153,7 +155,7 @@ impl FakeStore {
                 }
             }
         }
-        self.give_up(&missing, "the node came back without it", may_live_s, now);
+        self.give_up(&missing, "the node came back without it", is_new_instance, now);
         self.hear(&returned, now);
         let runs = |said: &&HeldAttempt| said.state == AttemptState::Running;
         let alive = hello.attempts.iter().filter(runs).map(|said| said.held.attempt).collect();
@@ -185,8 +187,7 @@ impl FakeStore {
             self.topics.insert(Topic::Node(lost.node));
             self.save_attempt(lost);
         }
-        self.make_log(attempt.id);
-        self.save_attempt(attempt);
+        self.insert_attempt(attempt);
         self.save_task(task, events, now);
         true
     }
@@ -242,16 +243,15 @@ impl FakeStore {
         }
     }
 
-    /// `may_live_s`: another installation has the node's place, and what is exclusive in the old one ends by itself, after so long and
-    /// its own wait.
-    fn give_up(&mut self, attempts: &[AttemptId], because: &str, may_live_s: Option<i64>, now: Timestamp) {
+    /// `may_live`: another installation has the node's place, and what is exclusive in the old one ends by itself, after the silence
+    /// that its lease was made from and its own wait.
+    fn give_up(&mut self, attempts: &[AttemptId], because: &str, may_live: bool, now: Timestamp) {
         for id in attempts {
             let mut attempt = self.attempts[id].clone();
             attempt.reserved = false;
             let loss = &self.tasks[&attempt.task].spec.on_node_loss;
-            let wait = may_live_s
-                .filter(|_| loss.exclusive && attempt.exit.is_none())
-                .map(|offline_s| now + milliseconds(offline_s * 1_000) + milliseconds(loss.replace_after_ms as i64));
+            let wait = (may_live && loss.exclusive && attempt.exit.is_none())
+                .then(|| now + milliseconds((self.leased_ms(*id) + loss.replace_after_ms) as i64));
             let task = self.load_task(attempt.task);
             if let Some(mut task) = task.clone().filter(|task| task.live.is_none() && wait.is_some()) {
                 task.not_before = task.not_before.max(wait);
@@ -325,10 +325,18 @@ impl FakeStore {
 
     pub(crate) fn liveness(&self) -> Liveness {
         let online = self.nodes.iter().filter(|(_, node)| node.offline_since.is_none());
+        let is_longer = |(_, ms): &(NodeId, u64)| *ms > self.offline_after_ms;
         Liveness {
             platform: self.platform,
             nodes: online.filter_map(|(id, node)| Some((*id, node.beat_at?))).collect(),
+            offline_after_ms: self.offline_after_ms,
+            longer: self.holding.keys().map(|id| (*id, self.longest_ms(*id))).filter(is_longer).collect(),
         }
+    }
+
+    /// The longest silence that a lease on this node was made from.
+    fn longest_ms(&self, node: NodeId) -> u64 {
+        self.held_on(node).filter_map(|attempt| self.leased_ms.get(&attempt.id)).copied().max().unwrap_or(0)
     }
 
     pub(crate) fn renew_presence(&mut self, now: Timestamp) {
