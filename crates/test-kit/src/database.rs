@@ -4,6 +4,7 @@
 //! of `scripts/test-database.sh`, which is started when it is not there. The migrations run once into a template, named
 //! by their content; a test's database is a copy of it.
 
+use crate::pg_proxy::{PgProxy, Server};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
@@ -64,6 +65,21 @@ impl TestDatabase {
 
     pub fn options(&self) -> PgConnectOptions {
         self.server.clone().database(&self.name)
+    }
+
+    /// A go-between before this database that can be told to misbehave, and the URL for those who are to go through it.
+    pub async fn behind_proxy(&self) -> (PgProxy, String) {
+        let port = self.server.get_port();
+        let server = match (self.server.get_socket(), self.server.get_host()) {
+            (Some(directory), _) => Server::Unix(directory.join(format!(".s.PGSQL.{port}"))),
+            (None, host) if host.starts_with('/') => Server::Unix(Path::new(host).join(format!(".s.PGSQL.{port}"))),
+            (None, host) => Server::Tcp(host.to_owned(), port),
+        };
+        let proxy = PgProxy::start_before(server).await.expect("listening in the server's stead");
+        let (base, _) = self.url.split_once('?').unwrap_or((&self.url, ""));
+        // The port of the URL's host names the socket's file, too.
+        let url = format!("{base}?host={}&port=5432", proxy.dir.display());
+        (proxy, url)
     }
 
     /// Runs statements that no operation of the store makes: rows to begin with, damage, the passing of time.

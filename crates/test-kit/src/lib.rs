@@ -1,8 +1,9 @@
-//! What tests share: a database a test, a Git server over HTTP, tiny Docker images. A dev-dependency only.
+//! What tests share: a database a test, a proxy that cuts it off, a Git server over HTTP, tiny Docker images. A dev-dependency only.
 
 pub mod database;
 pub mod docker;
 pub mod git_host;
+pub mod pg_proxy;
 
 /// Runs a script of `scripts/` that prepares something for tests, and gives the line that it prints.
 fn script(name: &str) -> String {

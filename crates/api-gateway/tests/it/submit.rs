@@ -4,7 +4,8 @@ use crate::world::{World, facts, id_of, json_of, ls, make_key, problem, word};
 use domain::{ids::DEFAULT_PROJECT, principal::Role};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::atomic::Ordering};
+use test_kit::pg_proxy::Cut;
 
 async fn keyed(world: &World, key: &str, body: &Value) -> Response {
     world
@@ -95,6 +96,49 @@ async fn twenty_submissions_at_once_with_one_key_make_one_task() {
     }
     assert_eq!((ids.len(), created), (1, 1));
     assert_eq!(json_of(world.get("/tasks").await).await["found"], 1);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_submission_whose_commit_is_cut_makes_one_task_when_it_is_sent_again() {
+    let (world, proxy) = World::start_behind_proxy().await;
+    for (key, cut) in [("never-heard", Cut::Before), ("never-answered", Cut::After)] {
+        let body = json!({"name": key, "command": ["ls"]});
+        proxy.cut_next_commit(cut);
+        let refused = keyed(&world, key, &body).await;
+        assert!(refused.headers().contains_key("retry-after"), "{cut:?}");
+        assert_eq!(word(&problem(refused).await), "unavailable", "{cut:?}");
+
+        let again = keyed(&world, key, &body).await;
+        let is_replayed = again.headers().contains_key("idempotency-replayed");
+        // What the first one did shows in the second's answer, and in nothing else.
+        let status = if cut == Cut::After { StatusCode::OK } else { StatusCode::CREATED };
+        assert_eq!((again.status(), is_replayed), (status, cut == Cut::After), "{cut:?}");
+        let id = id_of(&json_of(again).await);
+        assert_eq!(id_of(&json_of(keyed(&world, key, &body).await).await), id, "{cut:?}");
+        let found = json_of(world.get(&format!("/tasks?name={key}")).await).await;
+        assert_eq!((&found["found"], &found["tasks"][0]["id"]), (&json!(1), &json!(id.to_string())), "{cut:?}");
+    }
+    let cuts = (proxy.cuts.before.load(Ordering::Relaxed), proxy.cuts.after.load(Ordering::Relaxed));
+    assert_eq!(cuts, (1, 1), "each was cut where it was to be");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_whose_commit_is_cut_makes_each_task_once_when_it_is_sent_again() {
+    let (world, proxy) = World::start_behind_proxy().await;
+    for (key, cut) in [("never-heard", Cut::Before), ("never-answered", Cut::After)] {
+        let tasks: Vec<Value> = (0..3).map(|_| json!({"name": key, "command": ["ls"]})).collect();
+        let send = async || {
+            let request = world.request(Method::POST, "/tasks:batch", &world.member).header("idempotency-key", key);
+            request.json(&json!({"tasks": tasks})).send().await.expect("an answer")
+        };
+        proxy.cut_next_commit(cut);
+        assert_eq!(word(&problem(send().await).await), "unavailable", "{cut:?}");
+        assert_eq!(send().await.status(), StatusCode::OK, "{cut:?}");
+        let found = json_of(world.get(&format!("/tasks?name={key}")).await).await;
+        assert_eq!(found["found"], 3, "{cut:?}");
+    }
     world.stop().await;
 }
 

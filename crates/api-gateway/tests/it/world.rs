@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use store::{
     DatabaseConfig, LeaderRole, LogPiece, NewApiKey, NewNodeToken, NodeReport, OpenSession, Opened, SessionKey, Store,
 };
-use test_kit::database::TestDatabase;
+use test_kit::{database::TestDatabase, pg_proxy::PgProxy};
 use uuid::Uuid;
 
 pub(crate) struct World {
@@ -43,7 +43,19 @@ pub(crate) struct Node {
 impl World {
     pub(crate) async fn start() -> Self {
         let database = TestDatabase::create().await;
-        let store = connect(&database).await;
+        let store = connect(database.url()).await;
+        Self::serve(database, store.clone(), store).await
+    }
+
+    /// A server that reaches its database through a go-between. The world's own `store` goes around it.
+    pub(crate) async fn start_behind_proxy() -> (Self, PgProxy) {
+        let database = TestDatabase::create().await;
+        let (proxy, url) = database.behind_proxy().await;
+        let (served, store) = (connect(&url).await, connect(database.url()).await);
+        (Self::serve(database, served, store).await, proxy)
+    }
+
+    async fn serve(database: TestDatabase, served: Store, store: Store) -> Self {
         let service = Service::new();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/api/v1", listener.local_addr().expect("an address"));
@@ -55,7 +67,7 @@ impl World {
                 }
             }),
         );
-        api_gateway::run(&service, store.clone(), listener, panics).await.expect("it starts");
+        api_gateway::run(&service, served, listener, panics).await.expect("it starts");
         let admin = make_key(&store, "ben", Role::Admin, DEFAULT_PROJECT, None).await;
         let member = make_key(&store, "ana", Role::Member, DEFAULT_PROJECT, None).await;
         let viewer = make_key(&store, "vera", Role::Viewer, DEFAULT_PROJECT, None).await;
@@ -73,7 +85,7 @@ impl World {
 
     /// Another process before the same database, which hears no wake-up of the first.
     pub(crate) async fn other_process(&self) -> Store {
-        connect(&self.database).await
+        connect(self.database.url()).await
     }
 
     pub(crate) async fn project(&self, slug: &str) -> ProjectId {
@@ -188,8 +200,8 @@ impl World {
     }
 }
 
-async fn connect(database: &TestDatabase) -> Store {
-    let config = DatabaseConfig { url: database.url().to_owned(), max_connections: 8, shared: false };
+async fn connect(url: &str) -> Store {
+    let config = DatabaseConfig { url: url.to_owned(), max_connections: 8, shared: false };
     Store::connect_unchecked(&config).await.expect("connected")
 }
 

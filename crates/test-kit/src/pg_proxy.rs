@@ -1,4 +1,6 @@
 //! Between the services and PostgreSQL: can stall everything, refuse everybody, or cut a connection around a COMMIT.
+//!
+//! It listens on a Unix socket, where nobody asks for encryption; the server may be behind either kind of socket.
 
 use anyhow::Context as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -11,22 +13,48 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{UnixListener, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{
+        TcpStream, UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
     task::JoinSet,
 };
 
 /// The body of the question whether the connection may be encrypted.
 const SSL_REQUEST: [u8; 4] = 80_877_103u32.to_be_bytes();
-const SOCKET: &str = ".s.PGSQL.5432";
+const PORT: u16 = 5432;
+
+fn socket_file(port: u16) -> String {
+    format!(".s.PGSQL.{port}")
+}
+
+/// Where PostgreSQL listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    Unix(PathBuf),
+    Tcp(String, u16),
+}
+
+/// Where a connection is cut around a COMMIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// PostgreSQL never hears it: nothing is done.
+    Before,
+    /// PostgreSQL has done it, and whoever asked never hears so.
+    After,
+}
 
 /// How it treats what passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Manner {
     /// Nothing passes in either direction, as if every packet were dropped.
     pub stalls: bool,
+    /// Every connection is cut, and no new one is served.
+    pub refuses: bool,
     /// Cuts so many of a thousand COMMITs, half of them before they are passed on, half after PostgreSQL has answered them.
     pub cuts_per_mille: u32,
 }
@@ -42,25 +70,42 @@ pub struct PgProxy {
     pub dir: PathBuf,
     pub cuts: Arc<Cuts>,
     manner: watch::Sender<Manner>,
+    next_cut: Arc<Mutex<Option<Cut>>>,
     _serving: JoinSet<()>,
+    /// Its directory, where it has one of its own.
+    _home: Option<TempDir>,
 }
 
 #[derive(Clone)]
 struct Shared {
     manner: watch::Receiver<Manner>,
     dice: Arc<Mutex<ChaCha8Rng>>,
+    next_cut: Arc<Mutex<Option<Cut>>>,
     cuts: Arc<Cuts>,
 }
 
 impl PgProxy {
+    /// Listens in `dir`, before the server whose socket is in the directory `to`.
     pub async fn start(dir: &Path, to: &Path) -> anyhow::Result<Self> {
+        Self::before(dir, Server::Unix(to.join(socket_file(PORT)))).await
+    }
+
+    /// Listens in a directory of its own, which goes with it.
+    pub async fn start_before(server: Server) -> anyhow::Result<Self> {
+        // A short path: that of a socket has 107 bytes.
+        let home = tempfile::Builder::new().prefix("pgx-").tempdir_in("/tmp")?;
+        let mut proxy = Self::before(home.path(), server).await?;
+        proxy._home = Some(home);
+        Ok(proxy)
+    }
+
+    async fn before(dir: &Path, server: Server) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
-        let listener = UnixListener::bind(dir.join(SOCKET)).context("listening in PostgreSQL's stead")?;
+        let listener = UnixListener::bind(dir.join(socket_file(PORT))).context("listening in PostgreSQL's stead")?;
         let (manner, receiver) = watch::channel(Manner::default());
-        let cuts = Arc::<Cuts>::default();
-        let shared =
-            Shared { manner: receiver, dice: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(20))), cuts: cuts.clone() };
-        let to = to.join(SOCKET);
+        let (cuts, next_cut) = (Arc::<Cuts>::default(), Arc::<Mutex<Option<Cut>>>::default());
+        let dice = Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(20)));
+        let shared = Shared { manner: receiver, dice, next_cut: next_cut.clone(), cuts: cuts.clone() };
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut lines = JoinSet::new();
@@ -68,18 +113,23 @@ impl PgProxy {
                 tokio::select! {
                     accepted = listener.accept() => {
                         let Ok((near, _)) = accepted else { continue };
-                        let (to, shared) = (to.clone(), shared.clone());
-                        lines.spawn(async move { drop(carry(near, &to, shared).await) });
+                        let (server, shared) = (server.clone(), shared.clone());
+                        lines.spawn(async move { drop(carry(near, &server, shared).await) });
                     }
                     Some(_) = lines.join_next() => {}
                 }
             }
         });
-        Ok(Self { dir: dir.to_owned(), cuts, manner, _serving: serving })
+        Ok(Self { dir: dir.to_owned(), cuts, manner, next_cut, _serving: serving, _home: None })
     }
 
     pub fn behave(&self, manner: Manner) {
         self.manner.send_replace(manner);
+    }
+
+    /// Cuts the next COMMIT of anybody, once.
+    pub fn cut_next_commit(&self, cut: Cut) {
+        *self.next_cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
     }
 }
 
@@ -89,36 +139,61 @@ impl Shared {
         let _ = self.manner.wait_for(|manner| !manner.stalls).await;
     }
 
-    /// Whether this COMMIT is cut, and whether before it is passed on.
-    fn cut(&self) -> Option<bool> {
+    async fn refused(mut self) {
+        let _ = self.manner.wait_for(|manner| manner.refuses).await;
+    }
+
+    /// Whether and where this COMMIT is cut.
+    fn cut(&self) -> Option<Cut> {
+        if let Some(cut) = self.next_cut.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Some(cut);
+        }
         let per_mille = self.manner.borrow().cuts_per_mille;
         let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
-        (dice.random_range(0..1_000) < per_mille).then(|| dice.random_bool(0.5))
+        (dice.random_range(0..1_000) < per_mille).then(|| if dice.random_bool(0.5) { Cut::Before } else { Cut::After })
     }
 }
 
 /// A COMMIT was passed on, and its answer is not to be.
 type Swallow = watch::Sender<bool>;
 
-async fn carry(near: UnixStream, to: &Path, mut shared: Shared) -> anyhow::Result<()> {
+type FarIn = Box<dyn AsyncRead + Send + Unpin>;
+type FarOut = Box<dyn AsyncWrite + Send + Unpin>;
+
+impl Server {
+    async fn connect(&self) -> std::io::Result<(FarIn, FarOut)> {
+        Ok(match self {
+            Self::Unix(socket) => {
+                let (far_in, far_out) = UnixStream::connect(socket).await?.into_split();
+                (Box::new(far_in), Box::new(far_out))
+            }
+            Self::Tcp(host, port) => {
+                let (far_in, far_out) = TcpStream::connect((host.as_str(), *port)).await?.into_split();
+                (Box::new(far_in), Box::new(far_out))
+            }
+        })
+    }
+}
+
+async fn carry(near: UnixStream, server: &Server, mut shared: Shared) -> anyhow::Result<()> {
+    if shared.manner.borrow().refuses {
+        return Ok(());
+    }
     shared.pass().await;
-    let far = UnixStream::connect(to).await?;
-    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    let (near_in, near_out) = near.into_split();
+    let (far_in, far_out) = server.connect().await?;
+    let refused = shared.clone().refused();
     let (swallow, swallowing) = watch::channel(false);
     // The first that ends, ends both: a connection that is half there would hide the cut.
     tokio::select! {
         ended = forth(near_in, far_out, shared.clone(), swallow) => ended,
         ended = back(far_in, near_out, shared, swallowing) => ended,
+        () = refused => Ok(()),
     }
 }
 
 /// Message by message, to find the COMMITs.
-async fn forth(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut shared: Shared,
-    swallow: Swallow,
-) -> anyhow::Result<()> {
+async fn forth(mut from: OwnedReadHalf, mut to: FarOut, mut shared: Shared, swallow: Swallow) -> anyhow::Result<()> {
     // The first message has no letter, nor has the question for encryption before it.
     let mut has_started = false;
     loop {
@@ -135,11 +210,11 @@ async fn forth(
         has_started = has_started || message[4..] != SSL_REQUEST;
         shared.pass().await;
         match is_commit.then(|| shared.cut()).flatten() {
-            Some(true) => {
+            Some(Cut::Before) => {
                 shared.cuts.before.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
-            Some(false) => {
+            Some(Cut::After) => {
                 shared.cuts.after.fetch_add(1, Ordering::Relaxed);
                 swallow.send_replace(true);
             }
@@ -150,7 +225,7 @@ async fn forth(
 }
 
 async fn back(
-    mut from: OwnedReadHalf,
+    mut from: FarIn,
     mut to: OwnedWriteHalf,
     mut shared: Shared,
     swallow: watch::Receiver<bool>,
