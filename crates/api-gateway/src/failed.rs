@@ -14,6 +14,7 @@ pub(crate) fn failed(error: StoreError) -> ApiError {
     match error {
         StoreError::Busy => not_now("More is waiting to be written than the database takes just now."),
         StoreError::Stopping => not_now("This server is going down."),
+        error if error.is_storage_full() => ApiError::storage_full(&error),
         error if error.is_temporary() => ApiError::unavailable(&error),
         error => ApiError::internal(&error),
     }

@@ -35,6 +35,9 @@ fn permit(principal: &Principal, permission: Permission) -> Result<(), ApiError>
 }
 
 fn failed(error: StoreError) -> ApiError {
+    if error.is_storage_full() {
+        return ApiError::storage_full(&error);
+    }
     if error.is_temporary() { ApiError::unavailable(&error) } else { ApiError::internal(&error) }
 }
 

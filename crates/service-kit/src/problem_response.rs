@@ -26,6 +26,17 @@ impl ApiError {
             .retry_after_ms(2_000)
             .into()
     }
+    /// The database's disk is full: somebody has to make room first, which takes longer than a moment.
+    pub fn storage_full(cause: &dyn std::error::Error) -> Self {
+        tracing::error!(error = %crate::lifecycle::Chain(cause), "the database's disk is full; make room there, or give it a larger one");
+        Problem::new(
+            "storage-full",
+            "The database's disk is full, so nothing new can be taken. Nothing that was accepted is lost. An administrator has to make room \
+             on that disk; then it goes on by itself.",
+        )
+        .retry_after_ms(60_000)
+        .into()
+    }
 }
 
 impl From<Problem> for ApiError {

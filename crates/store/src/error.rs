@@ -48,6 +48,10 @@ impl StoreError {
             _ => false,
         }
     }
+    /// The database's disk is full: what takes no room still works, and the same call may be tried again once somebody made room.
+    pub fn is_storage_full(&self) -> bool {
+        self.code().as_deref() == Some(DISK_FULL)
+    }
     /// PostgreSQL broke the transaction off for another's sake: begun again, it may well succeed.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self.code().as_deref(), Some("40001" | "40P01"))
@@ -90,6 +94,9 @@ impl StoreError {
     }
 }
 
+/// PostgreSQL's code for a disk without room.
+const DISK_FULL: &str = "53100";
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let passes = match &error {
@@ -110,7 +117,7 @@ impl From<sqlx::Error> for StoreError {
 /// ours in a statement.
 fn passes(code: &str) -> bool {
     match code.get(..2).unwrap_or_default() {
-        // Connections; resources (53100: the disk is full); an operator's hand (57014: a timeout); the system (58030: I/O).
+        // Connections; resources; an operator's hand (57014: a timeout); the system (58030: I/O).
         "08" | "53" | "57" | "58" => true,
         // Logins refused, a database that is not there: as it is while a server is set up anew.
         "28" => true,

@@ -5,6 +5,7 @@ use super::{
     beats::Beats,
     session::{self, Caller},
 };
+use crate::failed::failed;
 use axum::{
     Router,
     body::Body,
@@ -85,7 +86,7 @@ async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller, ApiE
         .ok_or_else(unknown)?;
     // A mistyped one never reaches the database.
     let (id, hash) = secret::parse(secret::Kind::Node, text).ok_or_else(unknown)?;
-    let owner = store.node_token(NodeTokenId::from_uuid(id)).await.map_err(|error| ApiError::unavailable(&error))?;
+    let owner = store.node_token(NodeTokenId::from_uuid(id)).await.map_err(failed)?;
     // The same work whether the id is known or not.
     let stored = owner.as_ref().map_or(vec![0; hash.len()], |owner| owner.secret_hash.clone());
     let is_same = secret::same(&stored, &hash);

@@ -199,3 +199,33 @@ async fn a_database_that_is_away_is_a_moment_and_no_fault() {
     assert_eq!(alive.status(), StatusCode::OK);
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_full_disk_takes_nothing_new_and_says_what_helps() {
+    let world = World::start().await;
+    let before = world.submit(&ls()).await;
+    // PostgreSQL's own words and code when a table can't grow.
+    world
+        .database
+        .execute(
+            "CREATE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               RAISE EXCEPTION 'could not extend file \"base/16384/16512\": No space left on device'
+                 USING ERRCODE = '53100', HINT = 'Check free disk space.';
+             END $$;
+             CREATE TRIGGER disk_is_full BEFORE INSERT ON tasks EXECUTE FUNCTION disk_is_full()",
+        )
+        .await;
+    let keyed = async || {
+        let request = world.request(Method::POST, "/tasks", &world.member).header("idempotency-key", "k");
+        request.json(&ls()).send().await.expect("an answer")
+    };
+    let refused = keyed().await;
+    assert_eq!(refused.headers()["retry-after"], "60");
+    assert_json_snapshot!("storage_full", problem(refused).await);
+    // What takes no room goes on.
+    assert_eq!(json_of(world.get("/tasks").await).await["found"], 1);
+    assert_eq!(world.post(&format!("/tasks/{before}/cancel"), &json!({})).await.status(), StatusCode::OK);
+    world.database.execute("DROP TRIGGER disk_is_full ON tasks").await;
+    assert_eq!(keyed().await.status(), StatusCode::CREATED);
+    world.stop().await;
+}

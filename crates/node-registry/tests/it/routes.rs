@@ -153,3 +153,21 @@ async fn a_local_node_whose_token_is_lost_is_replaced() {
     assert!(node_registry::is_valid_node_token(&world.store, &second).await.expect("read"));
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_full_disk_is_said_to_be_full() {
+    let world = World::start().await;
+    world
+        .database
+        .execute(
+            "CREATE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = '53100'; END $$;
+             CREATE TRIGGER disk_is_full BEFORE INSERT ON node_tokens EXECUTE FUNCTION disk_is_full()",
+        )
+        .await;
+    let refused = world.post("/node-tokens", json!({"name": "lab-8"})).await;
+    assert_eq!(refused.headers()["retry-after"], "60");
+    assert_eq!(refusal(refused).await, "storage-full");
+    assert_eq!(world.get("/node-tokens").await.status(), StatusCode::OK);
+    world.stop().await;
+}
