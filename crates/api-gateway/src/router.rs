@@ -9,8 +9,11 @@ use axum::{
     routing::{get, post},
 };
 use service_kit::{ApiError, health, problem_response, request_id};
-use std::iter::once;
+use std::{iter::once, time::Duration};
 use tower_http::{catch_panic::CatchPanicLayer, sensitive_headers::SetSensitiveRequestHeadersLayer};
+
+/// Whoever asks whether this server is ready has little patience, and sends others elsewhere meanwhile.
+const READY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Everything that is served. `extra` carries its whole paths and stands behind the same authentication.
 pub fn router(state: AppState, extra: Router) -> Router {
@@ -32,7 +35,12 @@ pub fn router(state: AppState, extra: Router) -> Router {
     let store = state.store.clone();
     let is_ready = move || {
         let store = store.clone();
-        async move { store.ping().await.map_err(|error| error.to_string()) }
+        async move {
+            match tokio::time::timeout(READY_WITHIN, store.ping()).await {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("the database has not answered for {} s", READY_WITHIN.as_secs())),
+            }
+        }
     };
     Router::new()
         .route("/api/v1/auth/token", post(auth::routes::exchange))

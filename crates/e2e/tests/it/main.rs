@@ -10,6 +10,7 @@ mod database_away;
 mod deployment;
 mod docker_away;
 mod endings;
+mod every_route;
 mod main_job;
 mod programs;
 mod scheduling;
