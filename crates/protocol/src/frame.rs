@@ -1,11 +1,11 @@
-//! A control message as text: its sequence number and the message. Zero needs no acknowledgement.
+//! A control message as text: its number in the session, and the message.
 
 use crate::MAX_FRAME_BYTES;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Frame<M> {
-    /// Counts messages that are acknowledged; lives as long as the session.
+    /// Counts the messages of one side in the session, from 1 on, hello and welcome aside. 0: not counted, by an older peer.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub seq: u64,
     #[serde(flatten)]
@@ -47,4 +47,14 @@ impl<M: DeserializeOwned> Frame<M> {
         }
         serde_json::from_str(text).map_err(DecodeError::Malformed)
     }
+}
+
+/// The number of a message that is not understood otherwise; 0 where there is none.
+pub fn seq_of(text: &str) -> u64 {
+    #[derive(Deserialize)]
+    struct Numbered {
+        #[serde(default)]
+        seq: u64,
+    }
+    serde_json::from_str::<Numbered>(text).map_or(0, |numbered| numbered.seq)
 }

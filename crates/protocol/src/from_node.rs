@@ -19,6 +19,9 @@ pub enum FromNode {
         /// Which one it is in this session, so that its answer is known for its own: from 1 on. 0: of an older agent.
         #[serde(default, skip_serializing_if = "is_zero")]
         number: u64,
+        /// How many pieces of logs were sent before it in this session. 0: none, or an older agent.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        pieces: u64,
     },
     /// Held by the agent until its sequence number is acknowledged, and sent again after a reconnect.
     Report {

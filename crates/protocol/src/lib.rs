@@ -5,6 +5,7 @@
 //! `tests/golden/v1` pin how each looks on the wire, so a change of a domain type cannot change the protocol unseen.
 //! Begin at [`ToNode`] and [`FromNode`].
 
+pub mod delivery;
 pub mod frame;
 mod from_node;
 mod handshake;

@@ -5,7 +5,8 @@ use super::outbound::Outbound;
 use protocol::{LogFrame, LogPayload, Stream, ToNode};
 use std::time::Duration;
 use store::{
-    Group, LogPiece, Logs, NodeReport, ReportVerdict, Reports, SessionKey, SessionPieces, SessionReports, StoreError,
+    Group, LogAck, LogPiece, Logs, NodeReport, ReportVerdict, Reports, SessionKey, SessionPieces, SessionReports,
+    StoreError,
 };
 use tokio::sync::mpsc;
 
@@ -75,6 +76,14 @@ pub(super) async fn record_logs(
                 return "its log could not be recorded".to_owned();
             }
         };
+        // Nothing that is sent in this session can fill the hole: the node says it again in its next.
+        let is_beyond = |piece: &LogPiece| {
+            let of = |ack: &&LogAck| (ack.attempt, ack.stream) == (piece.held.attempt, piece.stream);
+            acks.iter().find(of).is_some_and(|ack| piece.start > ack.next_offset)
+        };
+        if call.pieces.iter().any(is_beyond) {
+            return "a piece of a log was lost on its way".to_owned();
+        }
         for ack in acks {
             if let Some(stream) = Stream::from_number(ack.stream) {
                 outbound.send(ToNode::LogAck { attempt: ack.attempt, stream, next_offset: ack.next_offset });

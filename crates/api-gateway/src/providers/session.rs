@@ -6,10 +6,13 @@ use super::{
     recorder::{record_logs, record_reports},
     socket::Door,
 };
-use domain::{ids::NodeId, node::NodeMetrics};
+use domain::{attempt::Report, ids::NodeId, node::NodeMetrics};
 use futures::{SinkExt, StreamExt, stream::SplitStream};
 use protocol::{
-    Frame, FromNode, LogFrame, ToNode, silence_after,
+    Frame, FromNode, LogFrame, ToNode,
+    delivery::{Heard, Incoming, Outgoing},
+    frame::seq_of,
+    silence_after,
     transport::{Message, Transport, TransportError},
 };
 use store::{NodeReport, SessionKey};
@@ -68,6 +71,8 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
     let (reports, report_queue) = mpsc::channel(QUEUE);
     let (logs, log_queue) = mpsc::channel(QUEUE);
     let stopping = door.service.stopping();
+    let mut numbers = Outgoing::<()>::default();
+    let mut encode = |message: ToNode| Message::Text(Frame::numbered(numbers.number(), message).encode());
     // One task, several loops: the first that ends, ends the session.
     let reason = tokio::select! {
         () = stopping.cancelled() => "the server is going down".to_owned(),
@@ -78,9 +83,9 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
         error = async {
             loop {
                 let Some(message) = outgoing.recv().await else { return TransportError::Closed("nothing to say".into()) };
-                let mut sent = sink.feed(Message::Text(Frame::new(message).encode())).await;
+                let mut sent = sink.feed(encode(message)).await;
                 while let (Ok(()), Ok(more)) = (&sent, outgoing.try_recv()) {
-                    sent = sink.feed(Message::Text(Frame::new(more).encode())).await;
+                    sent = sink.feed(encode(more)).await;
                 }
                 if let Err(error) = sent { return error }
                 // A node that does not read is given up, not waited for.
@@ -95,7 +100,7 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
     // The last words: a node whose token was revoked can't come back to hear that its work must stop.
     let last_words = async {
         while let Ok(message) = outgoing.try_recv() {
-            sink.feed(Message::Text(Frame::new(message).encode())).await?;
+            sink.feed(encode(message)).await?;
         }
         sink.flush().await
     };
@@ -112,6 +117,9 @@ async fn read<T: Transport>(
     inbound: Inbound,
     outbound: &Outbound,
 ) -> TransportError {
+    let mut incoming = Incoming::default();
+    // It keeps all that was not acknowledged, and says it in its next session.
+    let lost = || TransportError::Protocol("a message of the node was lost on its way".into());
     loop {
         let message = match tokio::time::timeout(silence_after(door.settings.heartbeat), stream.next()).await {
             Err(_) => return TransportError::Silent,
@@ -121,20 +129,38 @@ async fn read<T: Transport>(
         };
         let handed_on = match message {
             Message::Binary(bytes) => match LogFrame::decode(&bytes) {
+                Ok(frame) if incoming.piece(&frame) == Heard::Again => continue,
                 Ok(frame) => inbound.logs.try_send(frame).is_ok(),
                 Err(error) => {
                     outbound.send(ToNode::Error { code: "malformed".into(), detail: error.to_string() });
                     true
                 }
             },
-            Message::Text(text) => match Frame::<FromNode>::decode(&text) {
-                Ok(frame) => hear(door, key, frame, &inbound, outbound).await,
-                Err(error) => {
-                    tracing::warn!(node.id = %key.node, %error, "a message of a node was skipped");
-                    outbound.send(ToNode::Error { code: "malformed".into(), detail: error.to_string() });
-                    true
+            Message::Text(text) => {
+                let frame = Frame::<FromNode>::decode(&text);
+                match incoming.message(frame.as_ref().map_or_else(|_| seq_of(&text), |frame| frame.seq)) {
+                    Heard::New => {}
+                    Heard::Again => continue,
+                    Heard::Missing => return lost(),
                 }
-            },
+                match frame {
+                    Ok(frame) => {
+                        match &frame.message {
+                            FromNode::Heartbeat { pieces, .. } if incoming.pieces_sent(*pieces) == Heard::Missing => {
+                                return lost();
+                            }
+                            FromNode::Report { held, report: Report::Released } => incoming.forget(held.attempt),
+                            _ => {}
+                        }
+                        hear(door, key, frame, &inbound, outbound).await
+                    }
+                    Err(error) => {
+                        tracing::warn!(node.id = %key.node, %error, "a message of a node was skipped");
+                        outbound.send(ToNode::Error { code: "malformed".into(), detail: error.to_string() });
+                        true
+                    }
+                }
+            }
         };
         if !handed_on {
             return TransportError::Protocol("more was sent than the window allows".into());
@@ -148,7 +174,7 @@ async fn hear(door: &Door, key: SessionKey, frame: Frame<FromNode>, inbound: &In
         FromNode::Report { held, report } => {
             return inbound.reports.try_send((frame.seq, NodeReport { held, report })).is_ok();
         }
-        FromNode::Heartbeat { metrics, number } => beat(door, key, *metrics, number, outbound),
+        FromNode::Heartbeat { metrics, number, .. } => beat(door, key, *metrics, number, outbound),
         FromNode::Facts { facts } => {
             if let Err(error) = door.store.update_facts(key, &facts).await {
                 tracing::warn!(%error, "a node's facts could not be recorded; its next hello brings them again");
@@ -181,3 +207,6 @@ fn beat(door: &Door, key: SessionKey, metrics: NodeMetrics, number: u64, outboun
         }),
     );
 }
+
+#[cfg(test)]
+mod tests;

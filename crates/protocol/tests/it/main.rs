@@ -1,5 +1,7 @@
 //! Pins how every frame looks on the wire. A changed file here is a changed protocol.
 
+mod delivery;
+
 use domain::{
     attempt::{AttemptState, Report},
     ids::{AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeId, TaskId},
@@ -95,8 +97,9 @@ fn frames_from_a_node_are_pinned() {
             inventory,
         })),
     );
-    pin("heartbeat", FromNode::Heartbeat { metrics: Box::new(metrics()), number: 0 });
-    pin("heartbeat_numbered", FromNode::Heartbeat { metrics: Box::new(metrics()), number: 7 });
+    pin("heartbeat", FromNode::Heartbeat { metrics: Box::new(metrics()), number: 0, pieces: 0 });
+    pin("heartbeat_numbered", FromNode::Heartbeat { metrics: Box::new(metrics()), number: 7, pieces: 0 });
+    pin("heartbeat_after_logs", FromNode::Heartbeat { metrics: Box::new(metrics()), number: 7, pieces: 40 });
     pin("facts", FromNode::Facts { facts: Box::new(facts()) });
     pin("node_error", FromNode::Error { code: "unknown_message".into(), detail: "skipped".into() });
     for report in [

@@ -2,7 +2,7 @@
 
 use crate::{log::Cursor, runtime::Logs};
 use domain::ids::AttemptId;
-use protocol::{LogFrame, Stream};
+use protocol::{LogFrame, Stream, delivery::Window};
 use std::{collections::BTreeMap, io, time::Instant};
 
 const MIN_WINDOW_BYTES: u64 = 64 * 1024;
@@ -11,9 +11,7 @@ const MAX_WINDOW_BYTES: u64 = 1 << 20;
 pub(super) struct LogPump {
     logs: Logs,
     cursors: BTreeMap<AttemptId, Cursor>,
-    /// (sent up to, acknowledged up to) of each stream in this session.
-    streams: BTreeMap<(AttemptId, Stream), (u64, u64)>,
-    in_flight_bytes: u64,
+    window: Window,
     rate: Rate,
     /// Whose turn it was last.
     last: Option<AttemptId>,
@@ -21,29 +19,19 @@ pub(super) struct LogPump {
 
 impl LogPump {
     pub(super) fn new(logs: Logs) -> Self {
-        Self {
-            logs,
-            cursors: BTreeMap::new(),
-            streams: BTreeMap::new(),
-            in_flight_bytes: 0,
-            rate: Rate::new(),
-            last: None,
-        }
+        Self { logs, cursors: BTreeMap::new(), window: Window::default(), rate: Rate::new(), last: None }
     }
 
     /// The next piece, as soon as there is one and room for it. Cancel-safe: a piece is taken and given in one step.
     pub(super) async fn next(&mut self) -> io::Result<LogFrame> {
         loop {
-            if self.in_flight_bytes < self.rate.window_bytes()
+            if self.window.in_flight_bytes() < self.rate.window_bytes()
                 && let Some(frame) = self.read_in_turn()?
             {
-                let (sent, _) =
-                    self.streams.entry((frame.held.attempt, frame.stream)).or_insert((frame.offset, frame.offset));
-                *sent = frame.next_offset();
-                self.in_flight_bytes += frame.payload.len();
+                self.window.sent(&frame);
                 return Ok(frame);
             }
-            if self.in_flight_bytes >= self.rate.window_bytes() {
+            if self.window.in_flight_bytes() >= self.rate.window_bytes() {
                 // Only an acknowledgement helps, and it comes in through the session's other arm.
                 std::future::pending::<()>().await;
             }
@@ -52,9 +40,16 @@ impl LogPump {
         }
     }
 
+    /// Pieces that were sent in this session.
+    pub(super) fn pieces(&self) -> u64 {
+        self.window.pieces()
+    }
+
     fn read_in_turn(&mut self) -> io::Result<Option<LogFrame>> {
         let logs = self.logs.all();
-        self.cursors.retain(|attempt, _| logs.iter().any(|(id, _)| id == attempt));
+        let is_there = |attempt: AttemptId| logs.binary_search_by_key(&attempt, |(id, _)| *id).is_ok();
+        self.cursors.retain(|attempt, _| is_there(*attempt));
+        self.window.forget_unless(is_there);
         let start = logs.iter().position(|(id, _)| Some(*id) > self.last).unwrap_or(0);
         for (attempt, log) in logs.iter().cycle().skip(start).take(logs.len()) {
             let cursor = self.cursors.entry(*attempt).or_default();
@@ -67,11 +62,7 @@ impl LogPump {
     }
 
     pub(super) fn acknowledged(&mut self, attempt: AttemptId, stream: Stream, next_offset: u64) {
-        let Some((sent, acknowledged)) = self.streams.get_mut(&(attempt, stream)) else { return };
-        let upto = next_offset.min(*sent);
-        let bytes = upto.saturating_sub(*acknowledged);
-        *acknowledged = (*acknowledged).max(upto);
-        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+        let bytes = self.window.acknowledged(attempt, stream, next_offset);
         self.rate.add(bytes);
     }
 }

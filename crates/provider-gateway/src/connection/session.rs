@@ -11,7 +11,10 @@ use domain::{
 };
 use futures::{SinkExt, StreamExt, stream::SplitSink};
 use protocol::{
-    Frame, FromNode, HeldAttempt, Hello, MAX_FRAME_BYTES, ToNode, Welcome, silence_after,
+    Frame, FromNode, HeldAttempt, Hello, MAX_FRAME_BYTES, ToNode, Welcome,
+    delivery::{Heard, Incoming, Outgoing},
+    frame::seq_of,
+    silence_after,
     transport::{Message, Transport, TransportError},
     version,
 };
@@ -93,7 +96,8 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
     let (sink, mut stream) = transport.split();
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000));
     let silence = silence_after(heartbeat);
-    let mut sender = Sender { sink, silence, seq: 0, unacknowledged: VecDeque::new(), beats: Beats::default() };
+    let mut sender = Sender { sink, silence, outgoing: Outgoing::default(), beats: Beats::default() };
+    let mut incoming = Incoming::default();
     let mut pump = LogPump::new(link.handle.logs.clone());
     let mut facts = link.facts.clone();
     let mut stopping = link.stopping.clone();
@@ -113,12 +117,12 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
             message = stream.next() => {
                 last_heard = boot_millis();
                 match message {
-                    Some(Ok(message)) => hear(link, message, &mut sender, &mut pump).await,
+                    Some(Ok(message)) => hear(link, message, &mut incoming, &mut sender, &mut pump).await,
                     Some(Err(error)) => Err(error),
                     None => Err(TransportError::Closed("without a word".into())),
                 }
             }
-            Some(message) = reports.recv() => sender.send_numbered(message).await,
+            Some(message) = reports.recv() => sender.send_held(message).await,
             metrics = async { measuring.as_mut().expect("polled only while measuring").await }, if measuring.is_some() => {
                 measuring = None;
                 // The next look would be too late.
@@ -128,7 +132,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                     // After a suspend, exclusive work is stopped before the server learns that the node is back.
                     link.handle.tell(Event::Tick);
                     let number = sender.beats.sent(boot_millis());
-                    sender.send(FromNode::Heartbeat { metrics: Box::new(metrics), number }).await
+                    sender.send(FromNode::Heartbeat { metrics: Box::new(metrics), number, pieces: pump.pieces() }).await
                 } else {
                     Ok(())
                 }
@@ -172,9 +176,7 @@ struct Sender<T: Transport> {
     /// A peer that takes nothing for so long is given up.
     silence: Duration,
     sink: SplitSink<T, Message>,
-    seq: u64,
-    /// What each number stood for, oldest first.
-    unacknowledged: VecDeque<(u64, AttemptId, &'static str)>,
+    outgoing: Outgoing<(AttemptId, &'static str)>,
     beats: Beats,
 }
 
@@ -212,27 +214,33 @@ impl<T: Transport> Sender<T> {
     }
 
     async fn send(&mut self, message: FromNode) -> Result<(), TransportError> {
-        self.put(Message::Text(Frame::new(message).encode())).await
+        let seq = self.outgoing.number();
+        self.put(Message::Text(Frame::numbered(seq, message).encode())).await
     }
 
     /// Sends what the server acknowledges once it has committed it.
-    async fn send_numbered(&mut self, message: FromNode) -> Result<(), TransportError> {
-        self.seq += 1;
-        if let FromNode::Report { held, report } = &message {
-            self.unacknowledged.push_back((self.seq, held.attempt, Report::kind(report)));
-        }
-        self.put(Message::Text(Frame::numbered(self.seq, message).encode())).await
+    async fn send_held(&mut self, message: FromNode) -> Result<(), TransportError> {
+        let FromNode::Report { held, report } = &message else { return self.send(message).await };
+        let seq = self.outgoing.hold((held.attempt, Report::kind(report)));
+        self.put(Message::Text(Frame::numbered(seq, message).encode())).await
     }
 }
 
 async fn hear<T: Transport>(
     link: &Link,
     message: Message,
+    incoming: &mut Incoming,
     sender: &mut Sender<T>,
     pump: &mut LogPump,
 ) -> Result<(), TransportError> {
     let Message::Text(text) = message else { return Ok(()) };
-    let frame = match Frame::<ToNode>::decode(&text) {
+    let frame = Frame::<ToNode>::decode(&text);
+    match incoming.message(frame.as_ref().map_or_else(|_| seq_of(&text), |frame| frame.seq)) {
+        Heard::New => {}
+        Heard::Again => return Ok(()),
+        Heard::Missing => return Err(TransportError::Protocol("a message of the server was lost on its way".into())),
+    }
+    let frame = match frame {
         Ok(frame) => frame,
         Err(error) => {
             tracing::warn!(%error, "a message of the server was skipped");
@@ -246,7 +254,7 @@ async fn hear<T: Transport>(
         ToNode::Stop { held } => stop(held),
         ToNode::Evict { held } => link.handle.tell(Event::Evict(held)),
         ToNode::Ack { up_to } => {
-            while let Some((_, attempt, kind)) = sender.unacknowledged.pop_front_if(|(seq, ..)| *seq <= up_to) {
+            for (attempt, kind) in sender.outgoing.acknowledged(up_to) {
                 link.handle.tell(Event::Acknowledged { attempt, kind });
             }
         }

@@ -1,0 +1,179 @@
+use super::*;
+use crate::providers::{Settings, beats::Beats};
+use domain::{
+    ids::{AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeTokenId, PrincipalId},
+    node::NodeFacts,
+    principal::{Origin, Principal, PrincipalKind, Role},
+};
+use futures::{
+    Sink, Stream,
+    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
+};
+use protocol::{Hello, Inventory, LogPayload, Stream as LogStream, version};
+use service_kit::Service;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use store::{DatabaseConfig, Group, Logs, NewNodeToken, Reports, Store};
+use test_kit::database::TestDatabase;
+use uuid::Uuid;
+
+/// The server's end of a line in memory.
+struct Pipe {
+    heard: UnboundedReceiver<Message>,
+    said: UnboundedSender<Message>,
+}
+
+impl Stream for Pipe {
+    type Item = Result<Message, TransportError>;
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.heard).poll_next(context).map(|message| message.map(Ok))
+    }
+}
+
+impl Sink<Message> for Pipe {
+    type Error = TransportError;
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+    fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), TransportError> {
+        self.said.unbounded_send(message).map_err(|_| TransportError::Closed("nobody listens".into()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A node of a test's own, connected and welcome.
+struct Node {
+    says: UnboundedSender<Message>,
+    hears: UnboundedReceiver<Message>,
+    service: Service,
+    _database: TestDatabase,
+}
+
+impl Node {
+    async fn connect() -> Self {
+        let database = TestDatabase::create().await;
+        let config = DatabaseConfig { url: database.url().to_owned(), max_connections: 4, shared: false };
+        let store = Store::connect_unchecked(&config).await.expect("connected");
+        let (node, id) = (NodeId::from_uuid(Uuid::now_v7()), PrincipalId::from_uuid(Uuid::nil()));
+        let token = NodeTokenId::from_uuid(node.as_uuid());
+        let new = NewNodeToken {
+            id: token,
+            node,
+            project: DEFAULT_PROJECT,
+            created_by: id,
+            name: "lab-3".into(),
+            secret_hash: vec![1; 32],
+        };
+        let principal =
+            Principal { kind: PrincipalKind::Platform, id, name: "test".into(), role: Role::Admin, project: None };
+        let origin = Origin { principal, address: "test".into(), request_id: "test".into() };
+        assert!(store.create_node_token(&new, &origin).await.expect("made"));
+
+        let service = Service::new();
+        let beats = Beats::start(&service, store.clone());
+        let (reports, reports_written) = Group::new(Reports(store.clone()), service.stopping().clone());
+        service.spawn("reports", reports_written);
+        let (logs, logs_written) = Group::new(Logs(store.clone()), service.stopping().clone());
+        service.spawn("logs", logs_written);
+        let door = Door { service: service.clone(), store, beats, reports, logs, settings: Settings::default() };
+        let caller = Caller { node, name: "lab-3".into(), newest_epoch: 0 };
+        let ((says, heard), (said, hears)) = (unbounded(), unbounded());
+        service.spawn("node session", run(door, caller, Pipe { heard, said }));
+        let mut node = Self { says, hears, service, _database: database };
+        let hello = Hello {
+            versions: version::SUPPORTED,
+            instance: InstanceId::from_uuid(Uuid::now_v7()),
+            facts: NodeFacts::default(),
+            metrics: NodeMetrics::default(),
+            inventory: Inventory::default(),
+        };
+        node.say(0, FromNode::Hello(Box::new(hello)));
+        assert!(matches!(node.hear().await, Some(Frame { seq: 0, message: ToNode::Welcome(_) })));
+        node
+    }
+
+    fn say(&self, seq: u64, message: FromNode) {
+        self.says.unbounded_send(Message::Text(Frame::numbered(seq, message).encode())).expect("somebody listens");
+    }
+
+    fn beat(&self, seq: u64, number: u64, pieces: u64) {
+        self.say(seq, FromNode::Heartbeat { metrics: Box::new(NodeMetrics::default()), number, pieces });
+    }
+
+    fn send_piece(&self) {
+        let held = Held { attempt: AttemptId::from_uuid(Uuid::from_u128(7)), fence: Fence::from_i64(1) };
+        let payload = LogPayload::Bytes(bytes::Bytes::from_static(b"line"));
+        let frame = LogFrame { held, stream: LogStream::Stdout, ordinal: 0, offset: 0, payload };
+        self.says.unbounded_send(Message::Binary(frame.encode())).expect("somebody listens");
+    }
+
+    /// What the server says next. None: it has ended the session.
+    async fn hear(&mut self) -> Option<Frame<ToNode>> {
+        let message = tokio::time::timeout(Duration::from_secs(10), self.hears.next()).await.expect("in time")?;
+        let Message::Text(text) = message else { panic!("a server sends no bytes") };
+        Some(Frame::decode(&text).expect("a frame"))
+    }
+
+    async fn finish(self) {
+        drop((self.says, self.hears));
+        assert!(self.service.stop_within(Duration::from_secs(10)).await);
+    }
+}
+
+fn beat(seq: u64, number: u64) -> Option<Frame<ToNode>> {
+    Some(Frame::numbered(seq, ToNode::Beat { number }))
+}
+
+#[tokio::test]
+async fn a_message_that_is_heard_twice_counts_once_and_the_answers_are_numbered() {
+    let mut node = Node::connect().await;
+    node.beat(1, 1, 0);
+    node.beat(1, 1, 0);
+    node.beat(2, 2, 0);
+    assert_eq!((node.hear().await, node.hear().await), (beat(1, 1), beat(2, 2)));
+    // Of an agent that numbers nothing each is heard.
+    node.beat(0, 3, 0);
+    node.beat(0, 4, 0);
+    assert_eq!((node.hear().await, node.hear().await), (beat(3, 3), beat(4, 4)));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_message_that_was_lost_or_overtaken_ends_the_session_before_anything_after_it_counts() {
+    let mut node = Node::connect().await;
+    node.beat(2, 2, 0);
+    assert_eq!(node.hear().await, None);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_last_piece_of_a_log_is_missed_at_the_next_heartbeat() {
+    let mut node = Node::connect().await;
+    node.send_piece();
+    // Again, which is no second one.
+    node.send_piece();
+    node.beat(1, 1, 1);
+    assert_eq!(node.hear().await, beat(1, 1));
+    node.beat(2, 2, 2);
+    assert_eq!(node.hear().await, None);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_understood_is_answered_and_costs_no_session() {
+    let mut node = Node::connect().await;
+    let newer = r#"{"seq": 1, "type": "report", "held": "of another form"}"#;
+    node.says.unbounded_send(Message::Text(newer.into())).expect("somebody listens");
+    assert!(matches!(node.hear().await, Some(Frame { seq: 1, message: ToNode::Error { .. } })));
+    node.beat(2, 1, 0);
+    assert_eq!(node.hear().await, beat(2, 1));
+    node.finish().await;
+}
