@@ -69,10 +69,12 @@ pub enum Fault {
     HostSuspend,
     /// A sweeper is started anew, and told another silence after which nodes are offline than the others were.
     OfflineAfterSet,
+    /// A person takes a node away for good, half of the time with its work placed elsewhere at once.
+    NodeRevoked,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 37] = [
+    pub const ALL: [Fault; 38] = [
         Self::GatewayCrash,
         Self::GatewayPause,
         Self::SchedulerCrash,
@@ -110,6 +112,7 @@ impl Fault {
         Self::Poison,
         Self::HostSuspend,
         Self::OfflineAfterSet,
+        Self::NodeRevoked,
     ];
     /// Kinds that came later draw by themselves, so that older seeds keep their plans.
     const FIRST_KINDS: usize = 27;
@@ -135,6 +138,7 @@ impl Fault {
     pub(crate) fn often(self) -> u64 {
         match self {
             Self::NodeGone | Self::DiskLoss | Self::DatabaseAway | Self::AllGatewaysAway | Self::MassSilence => 2,
+            Self::NodeRevoked => 1,
             Self::DatabaseClockStep | Self::OfflineAfterSet => 4,
             Self::HostCrash | Self::Drain | Self::PlannedStop | Self::Restore => 6,
             Self::GatewayPause | Self::SchedulerPause | Self::Partition | Self::DockerAway | Self::HostSuspend => 10,

@@ -284,6 +284,7 @@ impl Reference {
             }
             Opened::OtherInstance => "other instance".into(),
             Opened::Superseded => "superseded".into(),
+            Opened::Revoked => "revoked".into(),
         }
     }
 

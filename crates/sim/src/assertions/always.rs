@@ -37,6 +37,8 @@ pub(crate) struct Checker {
     epoch: ClusterEpoch,
     epochs: BTreeMap<NodeId, i64>,
     disks_lost: BTreeSet<NodeId>,
+    /// Whose token was revoked in the database as it is now.
+    revoked: BTreeSet<NodeId>,
     /// Whole-node losses and planned stops so far: each may cost a task one attempt.
     incidents: u32,
     processes: BTreeMap<AttemptId, ProcessBook>,
@@ -87,6 +89,7 @@ impl Checker {
             epoch: ClusterEpoch(1),
             epochs: BTreeMap::new(),
             disks_lost: BTreeSet::new(),
+            revoked: BTreeSet::new(),
             incidents: 0,
             processes: BTreeMap::new(),
             compared: BTreeMap::new(),
@@ -104,8 +107,10 @@ impl Checker {
     }
 
     /// What was promised since the backup is forgotten; what happened on the machines is not.
-    pub(crate) fn restored(&mut self, books: Books, epoch: ClusterEpoch) {
+    pub(crate) fn restored(&mut self, books: Books, store: &FakeStore) {
+        let epoch = store.epoch;
         self.books = books;
+        self.revoked = store.revoked().collect();
         self.epoch = epoch;
         self.compared.clear();
         self.incidents += 1;
@@ -150,6 +155,14 @@ impl Checker {
                 "I25 a stale session changes nothing",
                 "{key:?}, newest {newest}: {item:?}"
             );
+            if self.revoked.contains(&key.node) {
+                self.hits.add(Sometimes::RevokedReportDropped);
+                promise!(
+                    *verdict == ReportVerdict::StaleSession,
+                    "I41 what a revoked node says changes nothing",
+                    "{item:?}: {verdict:?}"
+                );
+            }
             let Report::Ended { ending } = &item.report else { continue };
             if *verdict != ReportVerdict::Recorded {
                 continue;
@@ -189,6 +202,7 @@ impl Checker {
                 Change::Attempt { before, after } => self.attempt_changed(before.as_deref(), after, store),
                 Change::Offline { node } => self.node_offline(*node, now),
                 Change::Heard { node, returned } => self.node_heard(*node, returned.as_ref(), store, now),
+                Change::Revoked { node, evicted } => self.node_revoked(*node, *evicted, store),
                 Change::Present => {
                     self.platform_present(now);
                     None
@@ -240,6 +254,27 @@ impl Checker {
         None
     }
 
+    fn node_revoked(&mut self, node: NodeId, evicted: bool, store: &FakeStore) -> Option<Violation> {
+        self.revoked.insert(node);
+        // Each of its tasks may lose an attempt.
+        self.incidents += 1;
+        if store.held_on(node).next().is_some() {
+            self.hits.add(Sometimes::RevokedWithWork);
+        }
+        if evicted && store.held_on(node).any(|held| held.state == AttemptState::Lost) {
+            self.hits.add(Sometimes::RevokedWithEvict);
+        }
+        for held in store.held_on(node) {
+            let task = &store.tasks[&held.task].row;
+            promise!(
+                !evicted || task.live != Some(held.id),
+                "I41 an evicted node has no live work",
+                "{held:?} of {task:?}"
+            );
+        }
+        None
+    }
+
     fn node_heard(
         &mut self,
         node: NodeId,
@@ -247,6 +282,7 @@ impl Checker {
         store: &FakeStore,
         now: Ms,
     ) -> Option<Violation> {
+        promise!(!self.revoked.contains(&node), "I41 a revoked node is heard no more", "{node:?}");
         self.heard.insert(node, self.presence_at(now));
         let returned = returned?;
         self.hits.add(Sometimes::HeartbeatEndedOffline);
@@ -357,6 +393,11 @@ impl Checker {
         }
         for event in events {
             if let Event::NodeWentDown { node, .. } = event {
+                promise!(
+                    !self.revoked.contains(node),
+                    "I14 a node that a person took away did not go down",
+                    "{after:?}: {events:?}"
+                );
                 self.books.went_down.entry(after.id).or_default().insert(*node);
             }
         }
@@ -381,6 +422,9 @@ impl Checker {
             Sometimes::ReconnectWon,
         );
         hit(before.live.is_some() && after.live.is_some() && after.live != before.live, Sometimes::ReplacementWon);
+        let is_requeued =
+            |event: &Event| matches!(event, Event::Requeued { because, .. } if because == "its node was revoked");
+        hit(events.iter().any(is_requeued), Sometimes::RevokedWorkQueued);
         hit(is_queued && after.infra_failures > before.infra_failures, Sometimes::InfraRetry);
         hit(is_queued && after.user_failures > before.user_failures, Sometimes::UserFailureRetried);
         hit(
@@ -545,6 +589,7 @@ impl Checker {
             Change::Task { after, .. } => after.state.as_str(),
             Change::Attempt { after, .. } => after.state.as_str(),
             Change::Offline { .. } => "offline",
+            Change::Revoked { .. } => "revoked",
             Change::SessionOpened { .. } => "session",
             Change::Heard { .. } => "heard",
             Change::Present => "present",
@@ -564,6 +609,7 @@ impl Checker {
                 )
             }
             Change::Offline { node } => format!("{node:?} is offline"),
+            Change::Revoked { node, evicted } => format!("{node:?} is revoked, its work given up at once: {evicted}"),
             Change::Heard { node, returned: None } => format!("{node:?} was heard"),
             Change::Heard { node, returned: Some(returned) } => {
                 format!("{node:?} was heard, and keeps {} tasks that were to be replaced", returned.kept)

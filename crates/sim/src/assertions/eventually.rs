@@ -2,7 +2,7 @@
 
 use super::Violation;
 use crate::world::World;
-use domain::{attempt::AttemptState, placement::check_fit};
+use domain::{attempt::AttemptState, node::Admission, placement::check_fit};
 
 impl World {
     /// What has not come to rest yet.
@@ -41,9 +41,18 @@ impl World {
                 return Some(Violation::new("I23 a silent node is offline in the end", detail));
             }
         }
+        for node in self.store.revoked() {
+            if let Some(attempt) = self.store.held_on(node).next() {
+                return Some(Violation::new("I41 a revoked node holds nothing in the end", format!("{attempt:?}")));
+            }
+        }
         for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.is_gone) {
             if let Some(attempt) = self.store.held_on(node.id).next() {
                 return Some(Violation::new("I05 every reservation is released", format!("{attempt:?}")));
+            }
+            // What nobody may tell it any more, it can't know: its work runs to its end.
+            if self.store.nodes[&node.id].admission == Admission::Revoked {
+                continue;
             }
             if !node.agent.is_settled() {
                 return Some(Violation::new(

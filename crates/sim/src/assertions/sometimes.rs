@@ -71,6 +71,11 @@ sometimes! {
     PlatformAbsenceNotCounted: "a silent node was not called offline, since the platform was away",
     HeartbeatEndedOffline: "a heartbeat ended an offline time",
     HeartbeatKeptWork: "a heartbeat took its node's work off the queue again",
+    RevokedWithWork: "a node was revoked that had work",
+    RevokedWithEvict: "the work of a revoked node was given up at once",
+    RevokedWorkQueued: "the work of a revoked node was queued for another",
+    RevokedTurnedAway: "a revoked node came back and was turned away",
+    RevokedReportDropped: "a late report of a revoked node changed nothing",
 }
 
 /// How often each happened.

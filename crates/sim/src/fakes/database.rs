@@ -27,20 +27,49 @@ pub(crate) enum Call {
     Submit(Box<NewTask>),
     Cancel(TaskId),
     Retry(TaskId),
-    Lead { role: Role, holder: u64, known: Option<Leadership> },
+    Lead {
+        role: Role,
+        holder: u64,
+        known: Option<Leadership>,
+    },
     Snapshot,
-    Commit { leadership: Leadership, plan: Vec<Placement> },
+    Commit {
+        leadership: Leadership,
+        plan: Vec<Placement>,
+    },
     Liveness,
-    Sweep { leadership: Leadership, as_of: Timestamp, findings: Box<Findings> },
+    Sweep {
+        leadership: Leadership,
+        as_of: Timestamp,
+        findings: Box<Findings>,
+    },
     RenewPresence,
     SetOfflineAfter(Ms),
-    SetAdmission { node: NodeId, admission: Admission, drains_within_ms: Option<Ms> },
+    SetAdmission {
+        node: NodeId,
+        admission: Admission,
+        drains_within_ms: Option<Ms>,
+    },
+    /// With `evict`, what is exclusive there may refuse it; then the person who wants the node gone does without.
+    Revoke {
+        node: NodeId,
+        evict: bool,
+    },
     OpenSession(Box<OpenSession>),
     CloseSession(SessionKey),
     Heartbeat(Vec<(SessionKey, NodeMetrics)>),
-    RecordReports { key: SessionKey, batch: Vec<NodeReport> },
-    AppendLogs { key: SessionKey, pieces: Vec<Piece> },
-    Outbox { node: NodeId, sent: BTreeSet<AttemptId> },
+    RecordReports {
+        key: SessionKey,
+        batch: Vec<NodeReport>,
+    },
+    AppendLogs {
+        key: SessionKey,
+        pieces: Vec<Piece>,
+    },
+    Outbox {
+        node: NodeId,
+        sent: BTreeSet<AttemptId>,
+    },
 }
 
 pub(crate) enum Answer {
@@ -230,6 +259,12 @@ impl World {
             Call::SetAdmission { node, admission, drains_within_ms } => {
                 let deadline = drains_within_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
                 store.set_admission(node, admission, deadline);
+                Answer::Done
+            }
+            Call::Revoke { node, evict } => {
+                if !store.revoke(node, evict, now) {
+                    store.revoke(node, false, now);
+                }
                 Answer::Done
             }
             Call::OpenSession(hello) => Answer::Opened(store.open_session(&hello, offline_s, now)),

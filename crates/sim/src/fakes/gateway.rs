@@ -20,6 +20,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const HELLO_WITHIN_MS: Ms = 30_000;
 const PRESENT_EVERY_MS: Ms = 2_000;
+/// The agent's own: nobody tells it when to come back.
+const REVOKED_WAIT_MS: Ms = 300_000;
 
 #[derive(Default)]
 pub(crate) struct Gateway {
@@ -188,7 +190,7 @@ impl World {
                     }
                     self.record_reports(g, line);
                 }
-                FromNode::Heartbeat { metrics, number } => {
+                FromNode::Heartbeat { metrics, number, .. } => {
                     let Some(key) = session.key else { return };
                     if self.nodes[self.lines[&line].node].beats_lost_until > now {
                         return;
@@ -232,6 +234,7 @@ impl World {
                 self.hit(Sometimes::OtherInstanceRefused);
                 return self.refuse(g, line, RefusalCode::OtherInstance, 60_000);
             }
+            Opened::Revoked => return self.refuse(g, line, RefusalCode::Revoked, REVOKED_WAIT_MS),
             Opened::Superseded => {
                 self.hit(Sometimes::LateHelloRefused);
                 return self.refuse(g, line, RefusalCode::Unknown, 2_000);
@@ -290,6 +293,13 @@ impl World {
         session.is_telling = false;
         let again = if session.tell_again { 0 } else { self.plan.knobs.outbox_every_ms };
         if let Some(outbox) = outbox {
+            if outbox.revoked {
+                // What runs there must not run on; the session says so before it closes.
+                let stops: Vec<ToNode> =
+                    outbox.items.into_iter().filter_map(|item| session.sent.message(item)).collect();
+                stops.into_iter().for_each(|stop| self.send_down(line, stop));
+                return self.session_over(g, line, "the node was revoked");
+            }
             if session.key.is_some_and(|key| key.epoch != outbox.session_epoch)
                 && !self.plan.planted.stale_sessions_count
             {

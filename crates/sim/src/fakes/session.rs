@@ -11,7 +11,7 @@ use crate::{
 };
 use domain::{
     backoff,
-    node::{Condition, NodeMetrics},
+    node::{Admission, Condition, NodeMetrics},
 };
 use protocol::{Completeness, FromNode, Hello, Inventory, LogFrame, LogPayload, ToNode, Welcome, version};
 use provider_gateway::agent;
@@ -37,6 +37,10 @@ impl World {
             self.redial(n, None, DIAL_TIMEOUT_MS);
         } else if !self.gateways[gateway].process.is_up {
             self.redial(n, None, latency);
+        } else if self.store.nodes[&self.nodes[n].id].admission == Admission::Revoked {
+            // Its token opens no door.
+            self.hit(crate::Sometimes::RevokedTurnedAway);
+            self.redial(n, Some(REFUSED_WAIT_MS), latency);
         } else {
             self.last_line += 1;
             let id = self.last_line;
@@ -126,7 +130,7 @@ impl World {
             session.last_beat += 1;
             let number = session.last_beat;
             session.beats.insert(number, clock);
-            self.send_up(line, Up::Control { seq: 0, message: FromNode::Heartbeat { metrics, number } });
+            self.send_up(line, Up::Control { seq: 0, message: FromNode::Heartbeat { metrics, number, pieces: 0 } });
         }
     }
 

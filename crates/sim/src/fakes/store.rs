@@ -93,6 +93,11 @@ pub(crate) enum Change {
         node: NodeId,
         returned: Option<Returned>,
     },
+    /// With its work given up at once, or once it has been silent for long enough.
+    Revoked {
+        node: NodeId,
+        evicted: bool,
+    },
     /// An api-gateway said that the platform is there.
     Present,
     /// The rule about nodes that fail everything has cordoned one, or lifted that.
@@ -246,6 +251,11 @@ impl FakeStore {
     /// The silence that the lease of this attempt was made from.
     fn leased_ms(&self, attempt: AttemptId) -> u64 {
         self.leased_ms.get(&attempt).copied().unwrap_or(self.offline_after_ms)
+    }
+
+    /// Nodes that a person took away for good.
+    pub(crate) fn revoked(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|(_, row)| row.admission == Admission::Revoked).map(|(id, _)| *id)
     }
 
     /// Attempts that hold resources on this node, in the order of their ids.

@@ -187,6 +187,10 @@ impl World {
                     self.at(until, Event::Restore);
                 }
             }
+            Fault::NodeRevoked => {
+                let (node, evict) = (self.nodes[n].id, draw.is_multiple_of(2));
+                self.call(ReplyTo::Nobody, Call::Revoke { node, evict });
+            }
             Fault::Drain => {
                 // Some have a deadline, and what still runs then is moved.
                 let deadline_ms = draw.is_multiple_of(2).then_some(for_ms / 4);
@@ -244,7 +248,7 @@ impl World {
         self.store = backup.restored_after(&self.store, self.timestamp());
         self.database_run += 1;
         self.leader_locked = None;
-        self.checker.restored(books, self.store.epoch);
+        self.checker.restored(books, &self.store);
         for gateway in 0..self.gateways.len() {
             self.after(2_000, Event::StartGateway { gateway });
         }

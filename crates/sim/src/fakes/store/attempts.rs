@@ -50,6 +50,7 @@ pub(crate) enum OutboxItem {
 pub(crate) struct Outbox {
     pub(crate) items: Vec<OutboxItem>,
     pub(crate) draining: bool,
+    pub(crate) revoked: bool,
     pub(crate) session_epoch: i64,
 }
 
@@ -285,6 +286,7 @@ impl FakeStore {
 
     pub(crate) fn outbox(&self, node: NodeId, sent: &BTreeSet<AttemptId>, now: Timestamp) -> Outbox {
         let row = &self.nodes[&node];
+        let revoked = row.admission == Admission::Revoked;
         let is_overdue =
             row.admission == Admission::Draining && row.drain_deadline.is_some_and(|deadline| deadline <= now);
         let mut items = Vec::new();
@@ -294,7 +296,11 @@ impl FakeStore {
             let held = attempt.held();
             let may_run =
                 matches!(attempt.state, AttemptState::Assigned | AttemptState::Preparing | AttemptState::Running);
-            if is_overdue && is_live && may_run && !record.row.cancel_requested {
+            if revoked {
+                if attempt.ended_at.is_none() || attempt.state == AttemptState::Lost {
+                    items.push(OutboxItem::Stop { held });
+                }
+            } else if is_overdue && is_live && may_run && !record.row.cancel_requested {
                 items.push(OutboxItem::Evict { held });
             } else if attempt.accepted_at.is_none()
                 && is_live
@@ -318,6 +324,7 @@ impl FakeStore {
         Outbox {
             items,
             draining: matches!(row.admission, Admission::Draining | Admission::Drained),
+            revoked,
             session_epoch: row.session_epoch,
         }
     }

@@ -53,6 +53,18 @@ pub(crate) enum Opened {
     OtherInstance,
     /// The node has connected anew since.
     Superseded,
+    Revoked,
+}
+
+/// What is known of the machine that is given up on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Machine {
+    IsFree,
+    /// It may go on until it hears that it must stop.
+    MayGoOn,
+    /// Another installation has its place, and what is exclusive in the old one ends by itself: after the silence that its lease was
+    /// made from and its own wait.
+    OfAnother,
 }
 
 /// What the sweep decides from.
@@ -70,6 +82,9 @@ fn milliseconds(count: i64) -> chrono::TimeDelta {
 impl FakeStore {
     pub(crate) fn open_session(&mut self, hello: &OpenSession, offline_s: i64, now: Timestamp) -> Opened {
         let node = self.nodes.get_mut(&hello.node).expect("nodes are made before the world begins");
+        if node.admission == Admission::Revoked {
+            return Opened::Revoked;
+        }
         // Its inventory is of then: what was accepted since would seem missing.
         if node.session_epoch > hello.newest_epoch && !self.planted.late_hello_counts {
             return Opened::Superseded;
@@ -155,7 +170,8 @@ impl FakeStore {
                 }
             }
         }
-        self.give_up(&missing, "the node came back without it", is_new_instance, now);
+        let machine = if is_new_instance { Machine::OfAnother } else { Machine::IsFree };
+        self.give_up(&missing, "the node came back without it", machine, now);
         self.hear(&returned, now);
         let runs = |said: &&HeldAttempt| said.state == AttemptState::Running;
         let alive = hello.attempts.iter().filter(runs).map(|said| said.held.attempt).collect();
@@ -226,12 +242,15 @@ impl FakeStore {
         let heard = |row: &NodeRow| if row.offline_since.is_none() { row.away_from } else { row.beat_at };
         let row = &self.nodes[&node];
         let last_beat = heard(row);
-        let losses: Vec<Timestamp> = self.nodes.values().filter_map(heard).collect();
-        Presence {
-            last_beat,
-            session_since: row.connected_since.filter(|_| row.offline_since.is_none()),
-            is_mass_event: poison::is_mass_event(last_beat.unwrap_or(now), &losses),
-        }
+        let is_revoked = |row: &&NodeRow| row.admission == Admission::Revoked;
+        let losses: Vec<Timestamp> = self.nodes.values().filter(|row| !is_revoked(row)).filter_map(heard).collect();
+        // Who was revoked did not go down: a person took it away.
+        let session_since = if is_revoked(&row) {
+            Some(Timestamp::MIN_UTC)
+        } else {
+            row.connected_since.filter(|_| row.offline_since.is_none())
+        };
+        Presence { last_beat, session_since, is_mass_event: poison::is_mass_event(last_beat.unwrap_or(now), &losses) }
     }
 
     /// The defect that the rest of a log is worth another run.
@@ -243,14 +262,12 @@ impl FakeStore {
         }
     }
 
-    /// `may_live`: another installation has the node's place, and what is exclusive in the old one ends by itself, after the silence
-    /// that its lease was made from and its own wait.
-    fn give_up(&mut self, attempts: &[AttemptId], because: &str, may_live: bool, now: Timestamp) {
+    fn give_up(&mut self, attempts: &[AttemptId], because: &str, machine: Machine, now: Timestamp) {
         for id in attempts {
             let mut attempt = self.attempts[id].clone();
-            attempt.reserved = false;
+            attempt.reserved &= machine == Machine::MayGoOn;
             let loss = &self.tasks[&attempt.task].spec.on_node_loss;
-            let wait = (may_live && loss.exclusive && attempt.exit.is_none())
+            let wait = (machine == Machine::OfAnother && loss.exclusive && attempt.exit.is_none())
                 .then(|| now + milliseconds((self.leased_ms(*id) + loss.replace_after_ms) as i64));
             let task = self.load_task(attempt.task);
             if let Some(mut task) = task.clone().filter(|task| task.live.is_none() && wait.is_some()) {
@@ -394,13 +411,15 @@ impl FakeStore {
             self.nodes.iter().filter_map(|(id, node)| Some((*id, node.offline_since?))).collect();
         let mut queued = 0;
         for (node, since) in away {
+            let is_revoked = self.nodes[&node].admission == Admission::Revoked;
             let due: Vec<_> = self
                 .held_on(node)
                 .filter(|attempt| attempt.ended_at.is_none())
                 .filter_map(|attempt| {
                     let record = &self.tasks[&attempt.task];
                     let wait = milliseconds(record.spec.on_node_loss.replace_after_ms as i64);
-                    let is_due = record.row.cancel_requested || !record.row.queued && since + wait <= as_of;
+                    let may_wait = !record.row.queued || is_revoked;
+                    let is_due = record.row.cancel_requested || may_wait && since + wait <= as_of;
                     let is_due = is_due && record.row.live == Some(attempt.id);
                     is_due.then(|| attempt.clone())
                 })
@@ -417,7 +436,12 @@ impl FakeStore {
                 };
                 let events = if !task.cancel_requested {
                     self.forget_exit(&mut task, &mut attempt);
-                    let events = lifecycle::allow_replacement(&mut task, &mut attempt, &around);
+                    let events = if is_revoked {
+                        // It never comes back.
+                        lifecycle::give_up(&mut task, &mut attempt, "its node was revoked", &around)
+                    } else {
+                        lifecycle::allow_replacement(&mut task, &mut attempt, &around)
+                    };
                     self.save_attempt(attempt);
                     events
                 } else if self.planted.offline_cancels_wait {
@@ -435,6 +459,9 @@ impl FakeStore {
                     queued += 1;
                 }
             }
+            if is_revoked {
+                self.release_for_good(node, since, as_of);
+            }
         }
         if queued > 0 {
             self.topics.insert(Topic::Queue);
@@ -442,8 +469,44 @@ impl FakeStore {
         Ok(queued)
     }
 
+    /// Nobody will ever say that what a revoked node held is free.
+    fn release_for_good(&mut self, node: NodeId, since: Timestamp, as_of: Timestamp) {
+        let held: Vec<AttemptRow> = self.held_on(node).filter(|held| held.ended_at.is_some()).cloned().collect();
+        for held in held {
+            let loss = &self.tasks[&held.task].spec.on_node_loss;
+            let wait_ms = if loss.exclusive { loss.replace_after_ms as i64 } else { 0 };
+            if since + milliseconds(wait_ms) <= as_of {
+                self.save_attempt(AttemptRow { reserved: false, ..held });
+            }
+        }
+    }
+
+    /// Takes a node away for good. False: `evict` was asked for, and something exclusive is there; then nothing was done.
+    pub(crate) fn revoke(&mut self, id: NodeId, evict: bool, now: Timestamp) -> bool {
+        let live: Vec<AttemptRow> = self.held_on(id).filter(|held| held.ended_at.is_none()).cloned().collect();
+        let is_exclusive = |held: &AttemptRow| self.tasks[&held.task].spec.on_node_loss.exclusive;
+        if evict && live.iter().any(is_exclusive) {
+            return false;
+        }
+        let leased = self.held_on(id).filter_map(|held| self.leased_ms.get(&held.id)).max();
+        let silence_ms = leased.copied().unwrap_or(0).max(self.offline_after_ms);
+        let Some(node) = self.nodes.get_mut(&id) else { return true };
+        node.admission = Admission::Revoked;
+        node.connected = false;
+        node.session_epoch += 1;
+        // It is heard no more, so it counts as offline when its silence would have been noticed.
+        node.offline_since.get_or_insert(now + milliseconds(silence_ms as i64));
+        if evict {
+            let live: Vec<AttemptId> = live.iter().map(|held| held.id).collect();
+            self.give_up(&live, "its node was revoked", Machine::MayGoOn, now);
+        }
+        self.journal.push(Change::Revoked { node: id, evicted: evict });
+        self.topics.extend([Topic::Node(id), Topic::Queue]);
+        true
+    }
+
     pub(crate) fn set_admission(&mut self, id: NodeId, admission: Admission, deadline: Option<Timestamp>) {
-        if let Some(node) = self.nodes.get_mut(&id) {
+        if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.admission != Admission::Revoked) {
             node.admission = admission;
             node.drain_deadline = deadline;
             if admission == Admission::Open {
