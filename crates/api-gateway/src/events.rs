@@ -1,4 +1,5 @@
-//! `GET /events`: the events of all tasks that the caller may see, from now on or from where the reader stopped, without an end.
+//! `GET /events`: the events of all tasks that the caller may see, from the beginning, from now on or from where the reader stopped;
+//! without an end, unless the reader wants one.
 
 use crate::{
     AppState,
@@ -6,10 +7,17 @@ use crate::{
     streaming::{self, Changes, Cut, Sink},
     tasks::{bad_header, events::write_events},
 };
-use axum::{Extension, extract::State, http::HeaderMap, response::Response};
+
+use api_types::event::{Begin, EventsQuery};
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, Uri},
+    response::Response,
+};
 use domain::principal::{Principal, Scope};
 use serde_json::json;
-use service_kit::{ApiError, serve::HangUp};
+use service_kit::{ApiError, request_body, serve::HangUp};
 use std::time::Duration;
 use store::{FeedCursor, Store};
 
@@ -28,13 +36,18 @@ struct Cursor {
 pub(crate) async fn events(
     State(state): State<AppState>,
     Extension(principal): Extension<Principal>,
+    uri: Uri,
     hang_up: Option<Extension<HangUp>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let query: EventsQuery = request_body::query(&uri)?;
     let changes = Changes::of_every_task(state.store.wakeups());
     let end = state.store.feed_end().await.map_err(failed)?;
     let cursor = match streaming::last_event_id(&headers) {
-        None => Cursor { place: end, seen: 0 },
+        None => {
+            let place = if query.from == Begin::Beginning { FeedCursor::beginning() } else { end };
+            Cursor { place, seen: 0 }
+        }
         Some(text) => {
             let cursor = read_cursor(text)
                 .ok_or_else(|| bad_header("Last-Event-ID", "This is the id of no event of this stream."))?;
@@ -48,11 +61,18 @@ pub(crate) async fn events(
     let (store, scope) = (state.store.clone(), principal.scope());
     let hang_up = hang_up.map(|Extension(hang_up)| hang_up);
     Ok(streaming::answer(&state.service, streaming::EVENTS, hang_up, move |sink| {
-        follow(store, scope, cursor, sink, changes)
+        follow(store, scope, cursor, query.follow, sink, changes)
     }))
 }
 
-async fn follow(store: Store, scope: Scope, cursor: Cursor, mut sink: Sink, mut changes: Changes) -> Result<(), Cut> {
+async fn follow(
+    store: Store,
+    scope: Scope,
+    cursor: Cursor,
+    goes_on: bool,
+    mut sink: Sink,
+    mut changes: Changes,
+) -> Result<(), Cut> {
     let Cursor { mut place, mut seen } = cursor;
     // Its id lets a reader come back that was cut before it saw anything.
     let id = if seen == 0 { place.to_string() } else { String::new() };
@@ -69,6 +89,9 @@ async fn follow(store: Store, scope: Scope, cursor: Cursor, mut sink: Sink, mut 
         }
         sink.send(text).await?;
         place = page.next;
+        if !page.has_more && !goes_on {
+            return sink.send(streaming::event(&place.to_string(), "end", &json!({}))).await;
+        }
         if !page.has_more {
             sink.wait(&mut changes, POLL).await?;
             tokio::time::sleep(GATHER).await;

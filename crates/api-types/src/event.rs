@@ -4,6 +4,30 @@ use chrono::{DateTime, Utc};
 use domain::{ids::TaskId, task::TaskState};
 use serde::{Deserialize, Serialize};
 
+/// The query of `GET /events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    /// False: an `end` follows what has happened so far; its SSE `id` is the place to go on from.
+    #[serde(default = "yes")]
+    pub follow: bool,
+    /// Where a reader without `Last-Event-ID` begins: with the first event that is kept, or with what happens from now on.
+    #[serde(default)]
+    pub from: Begin,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begin {
+    Beginning,
+    #[default]
+    Now,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// The `data` of an event. Its SSE `id` is `seq`, its SSE `event` the word in `event.event`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskEvent {

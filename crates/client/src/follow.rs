@@ -60,18 +60,28 @@ struct Follow<T> {
     finished: bool,
 }
 
-/// Follows `path` from its beginning. The stream ends after the server's last message, or after an error that trying
-/// again can't mend. Dropping it closes the connection; polling it in a `select` loses nothing.
+/// As [`follow_after`], from the stream's own beginning.
 pub(crate) fn follow<T: 'static>(
     client: &Client,
     path_and_query: &str,
+    decode: Decode<T>,
+) -> impl Stream<Item = Result<Followed<T>, ClientError>> + Send + use<T> {
+    follow_after(client, path_and_query, None, decode)
+}
+
+/// Follows `path` after the message of this id. The stream ends after the server's last message, or after an error that trying
+/// again can't mend. Dropping it closes the connection; polling it in a `select` loses nothing.
+pub(crate) fn follow_after<T: 'static>(
+    client: &Client,
+    path_and_query: &str,
+    last_id: Option<String>,
     decode: Decode<T>,
 ) -> impl Stream<Item = Result<Followed<T>, ClientError>> + Send + use<T> {
     let follow = Follow {
         client: client.clone(),
         url: client.url(path_and_query),
         decode,
-        last_id: None,
+        last_id,
         connection: None,
         ready: VecDeque::new(),
         lost: None,

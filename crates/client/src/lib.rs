@@ -17,3 +17,4 @@ pub use client::{Client, Trouble};
 pub use error::ClientError;
 pub use follow::Followed;
 pub use task_log::{LogItem, Piece};
+pub use tasks::FeedItem;

@@ -2,11 +2,11 @@
 
 use crate::{
     Client, ClientError,
-    follow::{Decoded, Followed, follow},
+    follow::{Decoded, Followed, follow, follow_after},
     sse::Message,
 };
 use api_types::{
-    event::TaskEvent,
+    event::{Begin, EventsQuery, TaskEvent},
     task::{BatchAnswer, SubmitBatch, Task, TaskPage, TaskQuery},
     why::Why,
 };
@@ -59,9 +59,19 @@ impl Client {
         follow(self, &format!("/tasks/{id}/events"), decode_event)
     }
 
-    /// The events of all tasks that this caller may see, from now on and without an end.
-    pub fn follow_all_events(&self) -> impl Stream<Item = Result<Followed<TaskEvent>, ClientError>> + Send + use<> {
-        follow(self, "/events", decode_feed)
+    /// The events of all tasks that this caller may see: after `since` (a cursor of an earlier item), else as the query says. A cursor
+    /// that the server does not know is refused.
+    pub fn events(
+        &self,
+        query: &EventsQuery,
+        since: Option<&str>,
+    ) -> impl Stream<Item = Result<Followed<FeedItem>, ClientError>> + Send + use<> {
+        let from = match query.from {
+            Begin::Beginning => "beginning",
+            Begin::Now => "now",
+        };
+        let path = format!("/events?follow={}&from={from}", query.follow);
+        follow_after(self, &path, since.map(str::to_owned), decode_feed)
     }
 
     /// Waits for the task's end, however often the connection is cut. Errors: what trying again can't mend.
@@ -83,9 +93,34 @@ impl Client {
     }
 }
 
-/// The first message says where the reader stands; it goes on from there, though nothing has happened yet.
-fn decode_feed(message: Message) -> Decoded<TaskEvent> {
-    if message.event == "here" { Decoded::Skip } else { decode_event(message) }
+/// One item of the events of all tasks, with the place after it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FeedItem {
+    /// The reader stands here; nothing was told yet.
+    Here {
+        cursor: String,
+    },
+    Event {
+        cursor: String,
+        event: Box<TaskEvent>,
+    },
+    /// This was all so far.
+    End {
+        cursor: String,
+    },
+}
+
+fn decode_feed(message: Message) -> Decoded<FeedItem> {
+    let cursor = message.id.clone().unwrap_or_default();
+    match message.event.as_str() {
+        "here" => Decoded::Item(FeedItem::Here { cursor }),
+        "end" => Decoded::Last(Some(FeedItem::End { cursor })),
+        _ => match decode_event(message) {
+            Decoded::Item(event) => Decoded::Item(FeedItem::Event { cursor, event: Box::new(event) }),
+            Decoded::Last(_) | Decoded::Skip => Decoded::Skip,
+            Decoded::Wrong(what) => Decoded::Wrong(what),
+        },
+    }
 }
 
 fn decode_event(message: Message) -> Decoded<TaskEvent> {

@@ -89,6 +89,8 @@ pub enum Command {
     Status(commands::status::Args),
     /// A task's log, byte for byte
     Logs(commands::logs::Args),
+    /// What happens to all tasks, a line each
+    Events(commands::events::Args),
     /// Why a task is waiting, or what ended it
     Why(commands::why::Args),
     /// Wait for a task's end, exit with its code
@@ -128,7 +130,7 @@ Run a commit on a machine that fits, and know years later exactly what ran.
   unidesk run \"ls -la /tmp\"                run, follow, exit with the task's own code
   unidesk why last                         why is it waiting, or what ended it
 
-Tasks      run  submit  list  status  logs  why  wait  cancel  retry
+Tasks      run  submit  list  status  logs  events  why  wait  cancel  retry
 Machines   node  node-token  provider
 Access     login  whoami  api-key
 Platform   up  server  migrate  audit

@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod audit;
 pub mod cancel;
+pub mod events;
 pub mod help;
 pub mod list;
 pub mod login;
@@ -33,6 +34,7 @@ pub async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, F
         Command::List(args) => list::run(args, context).await,
         Command::Status(args) => status::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
+        Command::Events(args) => events::run(args, context).await,
         Command::Why(args) => why::run(args, context).await,
         Command::Wait(args) => wait::run(args, context).await,
         Command::Cancel(args) => cancel::run(args, context).await,

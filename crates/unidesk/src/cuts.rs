@@ -38,6 +38,24 @@ impl Cuts {
         ))
     }
 
+    /// As [`Cuts::tell`], of a stream that has no bytes to count.
+    pub fn tell_of(&mut self, what: &str) -> Option<String> {
+        if self.told || self.since?.elapsed() < WORTH_TELLING {
+            return None;
+        }
+        self.told = true;
+        Some(format!(
+            "connection lost ({}); trying again, no {what} are missed (Ctrl-C: stop looking)",
+            clean(&self.why)
+        ))
+    }
+
+    pub fn back_to(&mut self, what: &str, after: Duration) -> Option<String> {
+        self.since = None;
+        let after = show_duration_ms(after.as_millis() as u64);
+        std::mem::take(&mut self.told).then(|| format!("after {after}, no {what} missed"))
+    }
+
     pub fn back(&mut self, after: Duration, at_byte: u64) -> Option<String> {
         self.since = None;
         let after = show_duration_ms(after.as_millis() as u64);

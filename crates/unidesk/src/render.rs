@@ -3,6 +3,7 @@
 pub mod access;
 pub mod audit;
 pub mod errors;
+pub mod events;
 pub mod list;
 pub mod node;
 pub mod phases;

@@ -92,6 +92,35 @@ async fn each_event_is_a_place_to_go_on_from() {
 }
 
 #[tokio::test]
+async fn a_reader_that_wants_an_end_gets_all_so_far_and_a_place_to_go_on_from() {
+    let world = World::start().await;
+    let ask = async |query: &str, last: Option<&str>| {
+        let request = world.request(Method::GET, &format!("/events?{query}"), &world.member);
+        let request = match last {
+            Some(id) => request.header("last-event-id", id),
+            None => request,
+        };
+        messages(&mut request.send().await.expect("an answer"), |_| false).await
+    };
+    let words = |seen: &[Message]| seen.iter().map(|message| message.event.clone()).collect::<Vec<_>>();
+    assert_eq!(words(&ask("follow=false&from=beginning", None).await), ["here", "end"]);
+    let (first, second) = (world.submit(&ls()).await, world.submit(&ls()).await);
+    let all = ask("follow=false&from=beginning", None).await;
+    assert_eq!(words(&all), ["here", "submitted", "submitted", "end"]);
+    assert_eq!([&all[1].data["task"], &all[2].data["task"]], [&json!(first.to_string()), &json!(second.to_string())]);
+    assert_eq!(words(&ask("follow=false", None).await), ["here", "end"]);
+    let end = all.last().expect("the end").id.clone();
+    world.post(&format!("/tasks/{first}/cancel"), &json!({})).await;
+    let rest = ask("follow=false&from=beginning", Some(&end)).await;
+    assert!(told(&rest).iter().all(|(task, ..)| *task == first.to_string()) && !told(&rest).is_empty(), "{rest:#?}");
+    for wrong in ["from=yesterday", "follow=perhaps", "since=x"] {
+        let refused = world.get(&format!("/events?{wrong}")).await;
+        assert_eq!(word(&problem(refused).await), "invalid-request", "{wrong}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn nobody_hears_of_tasks_of_other_projects() {
     let world = World::start().await;
     let elsewhere = world.project("elsewhere").await;

@@ -2,6 +2,7 @@
 
 use crate::{
     deployment::Deployment,
+    programs::{self, Program},
     task::Body,
     until::until,
     world::{SOON, log, log_until},
@@ -119,5 +120,62 @@ async fn killed_gateways_and_schedulers_lose_nothing() {
         elsewhere.who_am_i().await.is_err().then_some(())
     })
     .await;
+    deployment.finish().await;
+}
+
+/// Which event of which entry of its history.
+fn place(event: &serde_json::Value) -> (i64, String) {
+    (event["seq"].as_i64().expect("a number"), event["event"].as_str().expect("a word").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_watch_see_every_line_and_every_event_once_over_a_killed_gateway() {
+    let mut deployment = Deployment::start(1).await;
+    let token = std::fs::read_to_string(deployment.home.path().join("admin.token")).expect("a key");
+    let watch = |arguments: &[&str]| {
+        let mut command = programs::command(arguments);
+        command.env("UNIDESK_URL", &deployment.urls[0]).env("UNIDESK_TOKEN", token.trim());
+        Program::spawn(command)
+    };
+    let events = watch(&["events", "--follow", "--json"]);
+    until("it hears of what happens", SOON, async || {
+        deployment.submit(&Body::process("true")).await;
+        (!events.said().is_empty()).then_some(())
+    })
+    .await;
+    let line = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.2; done";
+    let wanted: String = (0..60).map(|n| format!("line {n}\n")).collect();
+    let id = deployment.submit(&Body::process(line)).await.id;
+    let mut log = watch(&["logs", &id.to_string(), "--follow"]);
+    log.until_said("line 5\n", SOON).await;
+    deployment.kill_gateway(0).await;
+    // The task goes on, and nobody hears of it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    deployment.start_gateway(0).await;
+
+    assert!(log.ended(SOON).await.success());
+    assert_eq!(log.said(), wanted);
+    let told = || -> Vec<serde_json::Value> {
+        let said = events.said();
+        said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    };
+    let of_task = |event: &serde_json::Value| event["task"] == id.to_string();
+    until("its last event", SOON, async || {
+        told().iter().any(|event| of_task(event) && event["event"] == "released").then_some(())
+    })
+    .await;
+    let mut history = Vec::new();
+    let mut stream = Box::pin(deployment.client.follow_events(id));
+    while let Some(item) = tokio::time::timeout(SOON, stream.next()).await.expect("the stream goes on") {
+        if let Followed::Event(event) = item.expect("it can be followed") {
+            history.push(place(&serde_json::to_value(event).expect("JSON")));
+        }
+    }
+    let told = told();
+    let seen: Vec<_> = told.iter().filter(|event| of_task(event)).map(place).collect();
+    assert_eq!(seen, history);
+    let cursors: std::collections::BTreeSet<&str> = told.iter().filter_map(|event| event["cursor"].as_str()).collect();
+    assert_eq!(cursors.len(), told.len(), "each line has a place of its own");
+    drop(events);
     deployment.finish().await;
 }

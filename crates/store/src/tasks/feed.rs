@@ -63,6 +63,11 @@ pub struct FeedCursor {
 }
 
 impl FeedCursor {
+    /// Before the first event.
+    pub fn beginning() -> Self {
+        Self { seen: Snapshot { xmin: 1, xmax: 1, running: Vec::new() }, within: None }
+    }
+
     /// Whether this place lies after `now`: the database was restored to an earlier moment since.
     pub fn is_ahead_of(&self, now: &FeedCursor) -> bool {
         let newest = self.within.as_ref().map_or(&self.seen, |(until, _)| until);

@@ -182,6 +182,55 @@ async fn a_log_that_is_cut_goes_on_where_it_was() {
     assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("one\ntwo\n", Some(0)));
 }
 
+/// An event of the feed: its cursor, and what happened.
+fn fed(cursor: &str, name: &str, with: Value) -> String {
+    event(1, name, with).replacen("id: 1\n", &format!("id: {cursor}\n"), 1)
+}
+
+/// The feed of a server that is restarted after the second event, and refuses once before it is back.
+fn feed(request: &Request, n: usize) -> Reply {
+    let placed = json!({"attempt": ATTEMPT, "number": 1, "node": "00000000-0000-0000-0000-0000000000a3"});
+    if request.is("GET", "/api/v1/nodes") {
+        return Reply::Json(200, json!({"nodes": []}));
+    }
+    assert!(request.path.starts_with("/api/v1/events?"), "{}", request.path);
+    let here = "id: c0\nevent: here\ndata: {}\n\n".to_owned();
+    match request.header("last-event-id") {
+        None => Reply::Events([here, fed("c1", "submitted", json!({})), fed("c2", "placed", placed)].concat()),
+        Some("c2") if n < 3 => Reply::Cut,
+        Some("c2") => Reply::Events(
+            [
+                "event: here\ndata: {}\n\n".to_owned(),
+                fed("c3", "cancel_requested", json!({})),
+                "id: c4\nevent: end\ndata: {}\n\n".to_owned(),
+            ]
+            .concat(),
+        ),
+        Some(other) => panic!("no cursor that was given: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn events_go_on_over_a_restart_with_nothing_missing_and_nothing_twice() {
+    let server = Server::start(feed).await;
+    let home = Home::new();
+    let output = home.run(&server.url, &["events"]).await;
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    insta::assert_snapshot!("events_piped", text(&output.stdout).replace('\t', "<TAB>"));
+    let cursors: Vec<Value> = text(&home.run(&server.url, &["events", "--json"]).await.stdout)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("an object a line"))
+        .map(|line| json!([line["cursor"], line["event"], line["task"], line["node_name"]]))
+        .collect();
+    let of = |cursor: &str, event: &str| json!([cursor, event, ID, null]);
+    assert_eq!(cursors, [of("c1", "submitted"), of("c2", "placed"), of("c3", "cancel_requested")]);
+    let rest = home.run(&server.url, &["events", "--since", "c2", "-o", "json"]).await;
+    let rest = text(&rest.stdout);
+    assert!(rest.lines().count() == 1 && rest.contains("\"cursor\":\"c3\""), "{rest}");
+    let asked: Vec<String> = server.requests().into_iter().map(|request| request.path).collect();
+    assert!(asked.iter().any(|path| path == "/api/v1/events?follow=false&from=beginning"), "{asked:?}");
+}
+
 #[tokio::test]
 async fn without_a_terminal_a_signal_cancels_the_task_and_waits_for_its_end() {
     let cancelled = std::sync::Arc::new(AtomicBool::new(false));
@@ -374,7 +423,12 @@ async fn a_shell_completes_live_ids_and_is_never_held_up() {
 #[tokio::test]
 async fn help_is_as_printed() {
     let home = Home::new();
-    for (name, words) in [("help", &["--help"][..]), ("help_exit", &["help", "exit"]), ("help_run", &["help", "run"])] {
+    for (name, words) in [
+        ("help", &["--help"][..]),
+        ("help_exit", &["help", "exit"]),
+        ("help_run", &["help", "run"]),
+        ("help_events", &["help", "events"]),
+    ] {
         let output = finish(home.command(words).spawn().expect("it starts")).await;
         assert_eq!(output.status.code(), Some(0));
         insta::assert_snapshot!(name, text(&output.stdout));

@@ -212,6 +212,72 @@ fn ends_of_a_run() {
 }
 
 #[test]
+fn events() {
+    let attempt = "01a20390-8054-7c41-9d2f-000000000001";
+    let of = |with: Value| {
+        let mut event = json!({"seq": 7, "task": ID, "at": "2026-11-22T13:02:43.102Z", "attempt": attempt});
+        crate::values::merge(&mut event, &with);
+        serde_json::from_value::<api_types::event::TaskEvent>(event).expect("an event")
+    };
+    let node = "00000000-0000-0000-0000-0000000000a3";
+    let told = [
+        of(json!({"event": "submitted", "task_state": "pending"})),
+        of(json!({"event": "placed", "task_state": "assigned", "number": 1, "node": node})),
+        of(json!({"event": "placed", "task_state": "assigned", "number": 2, "node": node})),
+        of(json!({"event": "accepted", "task_state": "assigned"})),
+        of(json!({"event": "preparing", "task_state": "preparing"})),
+        of(json!({"event": "prepared", "task_state": "preparing"})),
+        of(json!({"event": "started", "task_state": "running"})),
+        of(json!({"event": "exited", "task_state": "finishing", "code": 3})),
+        of(json!({"event": "exited", "task_state": "finishing", "code": null})),
+        of(
+            json!({"event": "ended", "task_state": "failed", "state": "failed", "failure": "exit_nonzero", "message": "it exited with 3"}),
+        ),
+        of(json!({"event": "ended", "task_state": "succeeded", "state": "succeeded", "failure": null, "message": ""})),
+        of(
+            json!({"event": "requeued", "task_state": "pending", "not_before": null, "because": "its node was revoked"}),
+        ),
+        of(json!({"event": "requeued", "task_state": "pending", "not_before": null, "because": "\u{1b}[2Jevil\nline"})),
+        of(json!({"event": "node_went_down", "task_state": "pending", "node": node, "after_ms": 12_000})),
+        of(json!({"event": "cancel_requested", "task_state": "running"})),
+        of(json!({"event": "finished", "task_state": "failed", "state": "failed", "failure": "exit_nonzero"})),
+        of(json!({"event": "finished", "task_state": "cancelled", "state": "cancelled", "failure": "cancelled"})),
+        of(json!({"event": "released", "task_state": "succeeded"})),
+        of(json!({"event": "retry_asked", "task_state": "pending"})),
+    ];
+    let people: String = told.iter().map(|event| render::events::for_people(event, Some("lab-3"), &view())).collect();
+    assert_snapshot!("events", people);
+    let programs: String =
+        told.iter().map(|event| render::events::for_programs(event, None, "740:741:~742:742:~7")).collect();
+    assert_snapshot!("events_piped", programs.replace('\t', "<TAB>"));
+}
+
+#[test]
+fn nodes_that_take_nothing_new() {
+    let nodes = [
+        node(
+            "lab-1",
+            json!({"admission": "cordoned", "admission_note": "every task failed here: docker: no space left"}),
+        ),
+        node(
+            "lab-2",
+            json!({"admission": "draining", "admission_note": "ben: new PSU", "drain_deadline": "2026-11-22T15:30:00Z", "tasks": 2}),
+        ),
+        node("lab-3", json!({"admission": "draining", "drain_deadline": "2026-11-22T14:29:00Z", "tasks": 1})),
+        node(
+            "lab-4",
+            json!({"admission": "drained", "admission_note": "ben: new PSU", "tasks": 0,
+            "reserved": {"cpu_millis": 0, "memory_bytes": 0, "gpu_ids": []}}),
+        ),
+    ];
+    assert_snapshot!("node_list_closed", render::node::list_for_people(&nodes, Some("1.4.0"), &view()));
+    assert_snapshot!("node_list_closed_piped", render::node::list_for_programs(&nodes, &view()));
+    assert_snapshot!("node_list_closed_footer", render::node::list_footer(&nodes, Some("1.4.0")));
+    let shown: Vec<String> = nodes.iter().map(|node| render::node::show(node, &view())).collect();
+    assert_snapshot!("node_show_closed", shown.join("\n"));
+}
+
+#[test]
 fn nodes() {
     let nodes = [
         node(
