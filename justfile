@@ -22,8 +22,8 @@ chaos *arguments:
     cargo build --quiet --locked -p unidesk -p shim -p chaos
     ${CARGO_TARGET_DIR:-target}/debug/chaos "$@"
 
-# Kill services and agents N times at system calls, rotating, and count what is lost (needs root and strace)
-kill-sweep kills="20" *arguments:
+# Kill services, agents and PostgreSQL N times at system calls and count what is lost: 10000 at night (needs root and strace)
+kill-sweep kills="100" *arguments:
     cargo build --quiet --locked -p unidesk -p shim -p chaos
     ${CARGO_TARGET_DIR:-target}/debug/chaos --kill-sweep {{ kills }} {{ arguments }}
 

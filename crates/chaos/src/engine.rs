@@ -85,7 +85,7 @@ fn under_way(world: &World) -> bool {
     })
 }
 
-fn harm(world: &World, sabotage: Sabotage) -> anyhow::Result<()> {
+pub(crate) fn harm(world: &World, sabotage: Sabotage) -> anyhow::Result<()> {
     let asked = world.submitter.asked();
     let victim = asked.iter().find_map(|asked| asked.id).context("a task to harm")?;
     match sabotage {

@@ -14,15 +14,26 @@ use std::collections::BTreeMap;
 /// All that was asked for, and what became of it.
 pub async fn gather(world: &World) -> anyhow::Result<Vec<TaskEvidence>> {
     let ledger = world.ledger.read()?;
+    let all_asked = world.submitter.asked();
+    // There may be many others, which were judged before.
+    let ids: Vec<String> = all_asked.iter().filter_map(|asked| Some(asked.id?.to_string())).collect();
+    let ids = format!("ANY('{{{}}}'::uuid[])", ids.join(","));
     let endings = counts(
         world,
-        "SELECT task_id, count(*) FROM task_events, jsonb_array_elements(events) AS entry
-         WHERE entry->>'event' = 'finished' GROUP BY 1",
+        &format!(
+            "SELECT task_id, count(*) FROM task_events, jsonb_array_elements(events) AS entry
+             WHERE entry->>'event' = 'finished' AND task_id = {ids} GROUP BY 1"
+        ),
     )?;
-    let gaps =
-        counts(world, "SELECT attempt_id, sum(gap)::bigint FROM log_chunks WHERE stream = 1 AND gap > 0 GROUP BY 1")?;
+    let gaps = counts(
+        world,
+        &format!(
+            "SELECT attempt_id, sum(gap)::bigint FROM log_chunks WHERE stream = 1 AND gap > 0
+             AND attempt_id IN (SELECT id FROM attempts WHERE task_id = {ids}) GROUP BY 1"
+        ),
+    )?;
     let mut all = Vec::new();
-    for asked in world.submitter.asked() {
+    for asked in all_asked {
         let wanted = &asked.wanted;
         let id = asked.id.map(|id| id.to_string()).unwrap_or_default();
         let mut evidence = TaskEvidence {

@@ -86,6 +86,11 @@ impl Ledger {
         )
     }
 
+    /// Begins anew: what was written so far was judged.
+    pub fn clear(&self) -> std::io::Result<()> {
+        fs::read_dir(&self.dir)?.flatten().try_for_each(|file| fs::remove_file(file.path()))
+    }
+
     /// All lines of each task, in the order of writing.
     pub fn read(&self) -> anyhow::Result<BTreeMap<String, Vec<Line>>> {
         let mut all: BTreeMap<String, Vec<Line>> = BTreeMap::new();

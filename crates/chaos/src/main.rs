@@ -10,7 +10,11 @@ use chaos::{
     world::Run,
 };
 use clap::Parser;
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, UNIX_EPOCH},
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -32,9 +36,15 @@ struct Args {
     /// Instead of faults: so many kills at system calls of the services and agents
     #[arg(long, value_name = "N")]
     kill_sweep: Option<u32>,
-    /// Where the kills begin, so that each run makes others
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    from: u32,
+    /// Which kills: the same seed makes the same ones; by default a new one, which is printed
+    #[arg(long, value_name = "N", requires = "kill_sweep")]
+    seed: Option<u64>,
+    /// The number of the first kill, to make a stretch of kills again
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "kill_sweep")]
+    first: u32,
+    /// End the sweep with the first audit after so many minutes
+    #[arg(long, value_name = "N", requires = "kill_sweep")]
+    minutes: Option<u64>,
     /// At the product's own times, not a tenth of them: for F06, F09 and F14, which wait for silence
     #[arg(long)]
     real_times: bool,
@@ -77,10 +87,12 @@ async fn play(args: &Args, chosen: &[Scenario], dir: PathBuf) -> anyhow::Result<
         chaos::world::use_real_times();
     }
     let mut run = Run::start(&dir).await.context("preparing the run")?;
+    if let Some(kills) = args.kill_sweep {
+        return sweep(args, &mut run, kills).await;
+    }
     let mut reports = Vec::new();
     println!("{}", Report::heading());
-    let names: Vec<&Scenario> = if args.kill_sweep.is_some() { Vec::new() } else { chosen.iter().collect() };
-    for scenario in names {
+    for scenario in chosen {
         let report = engine::play(&mut run, scenario, args.sabotage)
             .await
             .with_context(|| format!("{} could not be played", scenario.id));
@@ -97,14 +109,6 @@ async fn play(args: &Args, chosen: &[Scenario], dir: PathBuf) -> anyhow::Result<
         }
         reports.push(report);
     }
-    if let Some(kills) = args.kill_sweep {
-        let report = sweep::run(&mut run, kills, args.from).await?;
-        println!("{}", report.lines());
-        if !report.is_clean() {
-            keep(args, &run, &report.id);
-        }
-        reports.push(report);
-    }
     run.docker.stop().await?;
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_string_pretty(&reports)? + "\n")
@@ -116,6 +120,30 @@ async fn play(args: &Args, chosen: &[Scenario], dir: PathBuf) -> anyhow::Result<
     let lost: usize = reports.iter().map(|report| report.findings.lost.len()).sum();
     println!("{} faults, {failed} failed, {skipped} skipped; {accepted} tasks accepted, {lost} lost", reports.len());
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn sweep(args: &Args, run: &mut Run, kills: u32) -> anyhow::Result<ExitCode> {
+    let new_seed = || UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64);
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let within = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    println!("{kills} kills from number {} on, seed {seed}", args.first);
+    let options = sweep::Options { kills, seed, first: args.first, within, sabotage: args.sabotage };
+    let tally = sweep::run(run, &options, |run, world| keep(args, run, world)).await?;
+    run.docker.stop().await?;
+    if let Some(file) = &args.json {
+        std::fs::write(file, serde_json::to_string_pretty(&tally)? + "\n")
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
+    println!("{}", tally.summary());
+    let is_well = tally.faults.is_empty() && tally.kills > 0;
+    println!(
+        "{} faults; {} kills, {} tasks accepted, {} lost",
+        tally.faults.len(),
+        tally.kills,
+        tally.accepted,
+        tally.lost
+    );
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn keep(args: &Args, run: &Run, name: &str) {

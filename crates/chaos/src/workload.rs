@@ -125,6 +125,12 @@ impl Submitter {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).retain(|asked| asked.id != Some(id));
     }
 
+    /// All of it was judged.
+    pub fn forget_all(&self) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub fn history(&self) -> Vec<Operation> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -298,9 +298,14 @@ impl World {
         Ok(())
     }
 
-    pub async fn start_registry(&mut self) -> anyhow::Result<()> {
-        let mut command = self.service("node-registry", &[])?;
+    pub fn registry_command(&self, before: &[&str]) -> anyhow::Result<Command> {
+        let mut command = self.service("node-registry", before)?;
         command.env("UNIDESK_OFFLINE_AFTER", offline_after().as_secs().to_string());
+        Ok(command)
+    }
+
+    pub async fn start_registry(&mut self) -> anyhow::Result<()> {
+        let command = self.registry_command(&[])?;
         self.registry = Some(Program::start("registry", command, &self.logs).await?);
         Ok(())
     }
@@ -317,16 +322,20 @@ impl World {
         self.nodes[which].start_agent(&self.logs).await
     }
 
-    /// Which of the schedulers leads, by what it said last.
-    pub async fn leading_scheduler(&self) -> anyhow::Result<usize> {
+    /// Which of the schedulers leads, by what it said last, if one does.
+    pub fn leads_now(&self) -> Option<usize> {
         let leads = |program: &Option<Program>| {
             let said = program.as_ref().map(Program::said).unwrap_or_default();
             let mut verdicts =
                 said.lines().rev().filter(|line| line.contains("leading the placement") || line.contains("leads now"));
             verdicts.next().is_some_and(|last| last.contains("leading the placement"))
         };
-        let (found, _) =
-            until("a scheduler leads", QUIET_WITHIN, async || self.schedulers.iter().position(leads)).await?;
+        self.schedulers.iter().position(leads)
+    }
+
+    /// The same, once one does.
+    pub async fn leading_scheduler(&self) -> anyhow::Result<usize> {
+        let (found, _) = until("a scheduler leads", QUIET_WITHIN, async || self.leads_now()).await?;
         Ok(found)
     }
 
