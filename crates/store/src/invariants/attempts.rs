@@ -77,8 +77,13 @@ pub(super) const INVARIANTS: &[Invariant] = &[
            SELECT 'attempt ' || id || ' is ' || state || CASE WHEN ended_at IS NULL THEN ' without a time of its end' ELSE ', and has ended at ' || ended_at END
            FROM attempts WHERE (ended_at IS NOT NULL) <> (state IN ('succeeded', 'failed', 'cancelled', 'lost'))
            UNION ALL
-           SELECT 'attempt ' || id || ' has ended at ' || ended_at || ', and something happened to it after that'
-           FROM attempts WHERE ended_at < GREATEST(accepted_at, preparing_at, started_at, exited_at)"#
+           SELECT 'attempt ' || a.id || ' has ended at ' || a.ended_at || ', and something happened to it after that'
+           FROM attempts a, LATERAL (SELECT GREATEST(a.accepted_at, a.preparing_at, a.started_at, a.exited_at) AS at) last
+           WHERE a.ended_at < last.at AND NOT EXISTS (
+             -- A clock that was set back while it ran gives the end an earlier time than what came before it.
+             SELECT FROM task_events e WHERE e.task_id = a.task_id AND e.at >= last.at AND e.id <= (
+               SELECT min(x.id) FROM task_events x WHERE x.task_id = a.task_id
+                 AND x.events @> jsonb_build_array(jsonb_build_object('event', 'ended', 'attempt', a.id))))"#
     ),
     invariant!(
         Living,

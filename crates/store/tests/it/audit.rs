@@ -332,6 +332,22 @@ async fn an_attempt_that_changes_after_its_end_is_found() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_while_work_ran_is_no_breach() {
+    let mixed = mixed().await;
+    let (task, _, held) = mixed.done;
+    // As if the clock had been ten minutes ahead until this attempt ran, and right again when it ended.
+    let ahead = format!(
+        "UPDATE attempts SET placed_at = placed_at + interval '10 minutes', accepted_at = accepted_at + interval '10 minutes',
+                preparing_at = preparing_at + interval '10 minutes', started_at = started_at + interval '10 minutes' WHERE id = '{0}';
+         UPDATE task_events SET at = at + interval '10 minutes' WHERE task_id = '{task}'
+            AND id < (SELECT min(id) FROM task_events WHERE events @> '[{{\"event\": \"exited\", \"attempt\": \"{0}\"}}]')",
+        held.attempt
+    );
+    mixed.world.database.execute(&ahead).await;
+    assert_eq!(broken(&mixed.world, Depth::Whole).await, []);
+}
+
+#[tokio::test]
 async fn a_reservation_that_outlives_its_release_is_found() {
     planted(
         &["released-is-free"],
