@@ -35,6 +35,28 @@ pub struct Amounts {
     pub gpu_memory_bytes: u64,
 }
 
+impl Amounts {
+    /// Whether so much of each is enough for what is asked. With GPUs of several sizes: it may be, only the ledger knows.
+    pub fn cover(&self, asked: &Self) -> bool {
+        asked.cpu_millis <= self.cpu_millis
+            && asked.memory_bytes <= self.memory_bytes
+            && asked.disk_bytes <= self.disk_bytes
+            && (asked.gpus == 0 || asked.gpus <= self.gpus && asked.gpu_memory_bytes <= self.gpu_memory_bytes)
+    }
+
+    /// The larger one of each.
+    #[must_use]
+    pub fn most(&self, other: &Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.max(other.cpu_millis),
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+            disk_bytes: self.disk_bytes.max(other.disk_bytes),
+            gpus: self.gpus.max(other.gpus),
+            gpu_memory_bytes: self.gpu_memory_bytes.max(other.gpu_memory_bytes),
+        }
+    }
+}
+
 /// What an attempt holds on its node, GPUs by id. It ends when the node reports it released, not when the task ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -157,6 +179,18 @@ impl Ledger {
             || self.held.memory_bytes > self.capacity.memory_bytes
             || self.held.disk_bytes > self.capacity.disk_bytes
             || self.gpu_holders.values().any(|holders| *holders > 1)
+    }
+
+    /// What is free: GPUs by their number, and the memory of the largest.
+    pub fn free(&self) -> Amounts {
+        let free = || self.capacity.gpus.iter().filter(|gpu| !self.gpu_holders.contains_key(&gpu.id));
+        Amounts {
+            cpu_millis: self.capacity.cpu_millis.saturating_sub(self.held.cpu_millis),
+            memory_bytes: self.capacity.memory_bytes.saturating_sub(self.held.memory_bytes),
+            disk_bytes: self.capacity.disk_bytes.saturating_sub(self.held.disk_bytes),
+            gpus: free().count() as u32,
+            gpu_memory_bytes: free().map(|gpu| gpu.memory_bytes).max().unwrap_or(0),
+        }
     }
 
     pub fn capacity(&self) -> &Capacity {

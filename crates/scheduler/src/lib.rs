@@ -1,7 +1,7 @@
 //! Decides which node runs which task.
 //!
 //! Owns: the leadership, the placement loop. Must not know: HTTP, nodes' sockets, Docker. The decision itself is
-//! `domain::placement::plan`, a pure function; this crate loads, calls and commits.
+//! `domain::placement::Fleet`, which is pure; this crate loads, calls and commits.
 
 mod placement_loop;
 

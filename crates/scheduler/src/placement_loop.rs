@@ -1,6 +1,6 @@
 //! Places waiting tasks, as long as this process leads.
 
-use domain::placement::{self, Strategy, Turn};
+use domain::placement::{Fleet, Strategy};
 use service_kit::Pass;
 use store::{HEADS_PER_CLASS, LeaderRole, Leadership, Store, StoreError};
 use uuid::Uuid;
@@ -9,12 +9,12 @@ pub(crate) struct Placer {
     store: Store,
     holder: Uuid,
     leadership: Option<Leadership>,
-    turn: Turn,
+    fleet: Fleet,
 }
 
 impl Placer {
     pub(crate) fn new(store: Store, strategy: Strategy) -> Self {
-        Self { store, holder: Uuid::new_v4(), leadership: None, turn: Turn::new(strategy) }
+        Self { store, holder: Uuid::new_v4(), leadership: None, fleet: Fleet::new(strategy) }
     }
 
     /// Stays the leader, or becomes it when nobody is.
@@ -42,7 +42,8 @@ impl Placer {
         }
         // With fewer heads than one class may send, the queue was seen whole.
         let is_cut = snapshot.heads.len() as i64 >= HEADS_PER_CLASS;
-        let plan = placement::plan(&mut snapshot, &mut self.turn, rand::random);
+        self.fleet.replace_all(std::mem::take(&mut snapshot.nodes));
+        let plan = self.fleet.plan(&mut snapshot.heads, rand::random);
         if plan.is_empty() {
             return Ok(Pass::Idle);
         }

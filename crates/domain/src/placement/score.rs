@@ -1,58 +1,54 @@
 //! The order among nodes that fit: what the task prefers, then what is warm, then the strategy, then the id.
 
-use super::{Candidate, Head, Strategy, Turn};
-use crate::resources::Reservation;
-use std::cmp::Reverse;
+use super::{Candidate, Strategy};
+use crate::{ids::NodeId, spec::Requirements};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
-/// Chooses one. `fitting` is not empty.
-pub(super) fn choose(
-    fitting: Vec<(usize, Reservation)>,
-    nodes: &[Candidate],
-    head: &Head,
-    turn: &Turn,
-    randoms: &mut impl FnMut() -> f64,
-) -> (usize, Reservation) {
-    let best = fitting.iter().map(|(i, _)| wish(&nodes[*i], head)).max().unwrap_or_default();
-    let mut equal: Vec<(usize, Reservation)> =
-        fitting.into_iter().filter(|(i, _)| wish(&nodes[*i], head) == best).collect();
-    let chosen = match turn.strategy {
-        Strategy::Random => (randoms() * equal.len() as f64) as usize % equal.len(),
-        Strategy::LeastLoaded => position_of_min(&equal, |i| {
-            (nodes[i].ledger.load_permille(), u64::from(nodes[i].holding), given(turn, nodes, i))
-        }),
-        Strategy::Pack => {
-            position_of_min(&equal, |i| (Reverse(nodes[i].ledger.load_permille()), Reverse(nodes[i].holding)))
-        }
-        Strategy::RoundRobin => position_of_min(&equal, |i| given(turn, nodes, i)),
+/// Where a node stands in an order; the smallest is tried first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    pub(super) wish: Wish,
+    score: [u64; 3],
+    id: NodeId,
+}
+
+/// What the task would like, before any strategy: a better one is smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wish {
+    /// Preferences met less aversions met.
+    pub(super) affinity: Reverse<i64>,
+    /// Keys of the task that are at hand there.
+    pub(super) warm: Reverse<u32>,
+}
+
+/// `given`: placements that this planner gave the node so far.
+pub(super) fn rank(strategy: Strategy, wish: Wish, candidate: &Candidate, given: u64) -> Rank {
+    let load = || candidate.ledger.load_permille();
+    let score = match strategy {
+        Strategy::LeastLoaded => [load(), u64::from(candidate.holding), given],
+        Strategy::Pack => [u64::MAX - load(), u64::from(u32::MAX - candidate.holding), 0],
+        Strategy::RoundRobin => [given, 0, 0],
         // The node whose share, after this placement, is the furthest below its weight.
-        Strategy::Weighted => position_of_min(&equal, |i| (given(turn, nodes, i) + 1) * 1_000_000 / weight(&nodes[i])),
+        Strategy::Weighted => [(given + 1) * 1_000_000 / weight(candidate), 0, 0],
+        Strategy::Random => [0; 3],
     };
-    equal.swap_remove(chosen)
+    Rank { wish, score, id: candidate.node.id }
 }
 
-/// Higher is better: (not the node that failed last, preferences met less aversions met, warm keys).
-fn wish(candidate: &Candidate, head: &Head) -> (bool, i64, usize) {
+pub(super) fn affinity(candidate: &Candidate, requirements: &Requirements) -> i64 {
     let labels = &candidate.node.facts.labels;
-    let met = |wanted: &std::collections::BTreeMap<String, String>| {
-        wanted.iter().filter(|(k, v)| labels.get(*k) == Some(v)).count() as i64
-    };
-    let requirements = &head.needs.requirements;
-    (
-        head.avoid_node != Some(candidate.node.id),
-        met(&requirements.prefer) - met(&requirements.avoid),
-        head.warm_keys.intersection(&candidate.node.metrics.warm).count(),
-    )
+    let met =
+        |wanted: &BTreeMap<String, String>| wanted.iter().filter(|(k, v)| labels.get(*k) == Some(v)).count() as i64;
+    met(&requirements.prefer) - met(&requirements.avoid)
 }
 
-fn position_of_min<K: Ord>(equal: &[(usize, Reservation)], key: impl Fn(usize) -> K) -> usize {
-    // Ties go to the first, and candidates come in the order of their ids.
-    equal.iter().enumerate().min_by_key(|(_, (i, _))| key(*i)).map_or(0, |(position, _)| position)
+pub(super) fn warmth(candidate: &Candidate, keys: &BTreeSet<String>) -> u32 {
+    keys.intersection(&candidate.node.metrics.warm).count() as u32
 }
 
-fn given(turn: &Turn, nodes: &[Candidate], i: usize) -> u64 {
-    turn.given.get(&nodes[i].node.id).copied().unwrap_or(0)
-}
-
-fn weight(candidate: &Candidate) -> u64 {
+pub(super) fn weight(candidate: &Candidate) -> u64 {
     candidate.node.facts.labels.get("weight").and_then(|w| w.parse().ok()).unwrap_or(1).clamp(1, 1000)
 }

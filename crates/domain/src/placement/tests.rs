@@ -1,5 +1,7 @@
-use super::Strategy;
-use super::*;
+mod equal;
+mod reference;
+
+use super::{Strategy, *};
 use crate::{
     node::{Admission, Condition, NodeFacts, NodeMetrics, Presence},
     resources::{Amounts, Capacity, Gpu},
@@ -46,20 +48,25 @@ fn head(n: u128, cpus: u64) -> Head {
     Head {
         task: TaskId::from_uuid(Uuid::from_u128(n)),
         class: cpus as i64,
-        needs: Needs {
+        needs: Arc::new(Needs {
             executor: "process".into(),
             requirements: Requirements { amounts, ..Requirements::default() },
             exclusive: false,
-        },
+        }),
         priority: 0,
         queued_at: at(n as i64),
         avoid_node: None,
         warm_keys: BTreeSet::new(),
     }
 }
-fn run(heads: Vec<Head>, nodes: Vec<Candidate>, strategy: Strategy) -> Vec<(u128, u128)> {
-    let mut snapshot = Snapshot { now: at(0), heads, nodes };
-    plan(&mut snapshot, &mut Turn::new(strategy), || 0.5)
+fn fleet(nodes: &[Candidate], strategy: Strategy) -> Fleet {
+    let mut fleet = Fleet::new(strategy);
+    fleet.replace_all(nodes.to_vec());
+    fleet
+}
+fn run(mut heads: Vec<Head>, nodes: Vec<Candidate>, strategy: Strategy) -> Vec<(u128, u128)> {
+    fleet(&nodes, strategy)
+        .plan(&mut heads, || 0.5)
         .into_iter()
         .map(|p| (p.task.as_uuid().as_u128(), p.node.as_uuid().as_u128()))
         .collect()
@@ -143,7 +150,7 @@ proptest! {
 #[test]
 fn each_reason_is_told_apart() {
     let needs = |change: fn(&mut Requirements)| {
-        let mut n = head(1, 1).needs;
+        let mut n = Needs::clone(&head(1, 1).needs);
         change(&mut n.requirements);
         n
     };
@@ -152,7 +159,7 @@ fn each_reason_is_told_apart() {
         change(&mut c);
         c
     };
-    let plain = head(1, 1).needs;
+    let plain = Needs::clone(&head(1, 1).needs);
     for (candidate, needs, expected) in [
         (node(1, 2), needs(|r| r.node = Some("other".into())), Unfit::NotTheNamedNode),
         (
@@ -227,7 +234,7 @@ proptest! {
     ) {
         let heads: Vec<Head> = heads.into_iter().enumerate().map(|(i, (cpus, priority, gpus))| {
             let mut head = Head { priority, class: (cpus * 10) as i64 + i64::from(gpus), ..head(i as u128 + 1, cpus) };
-            head.needs.requirements.amounts.gpus = gpus;
+            Arc::make_mut(&mut head.needs).requirements.amounts.gpus = gpus;
             head
         }).collect();
         let nodes: Vec<Candidate> = nodes.into_iter().enumerate().map(|(i, (cpus, gpus))| {
@@ -237,16 +244,15 @@ proptest! {
             candidate.ledger = Ledger::new(candidate.node.facts.capacity.clone());
             candidate
         }).collect();
-        let mut snapshot = Snapshot { now: at(0), heads, nodes };
-        let again = snapshot.clone();
-        let placements = plan(&mut snapshot, &mut Turn::new(strategy), || 0.3);
-        prop_assert!(snapshot.nodes.iter().all(|c| !c.ledger.is_overcommitted()));
+        let (mut fleet, mut again, mut heads) = (fleet(&nodes, strategy), fleet(&nodes, strategy), heads);
+        let placements = fleet.plan(&mut heads, || 0.3);
+        prop_assert!(fleet.nodes().all(|c| !c.ledger.is_overcommitted()));
         let tasks: BTreeSet<_> = placements.iter().map(|p| p.task).collect();
         prop_assert_eq!(tasks.len(), placements.len());
         // Whatever was left fits nowhere any more.
-        for head in snapshot.heads.iter().filter(|head| !tasks.contains(&head.task)) {
-            prop_assert!(snapshot.nodes.iter().all(|c| check_fit(c, &head.needs).is_err()));
+        for head in heads.iter().filter(|head| !tasks.contains(&head.task)) {
+            prop_assert!(fleet.nodes().all(|c| check_fit(c, &head.needs).is_err()));
         }
-        prop_assert_eq!(plan(&mut again.clone(), &mut Turn::new(strategy), || 0.3), placements);
+        prop_assert_eq!(again.plan(&mut heads.clone(), || 0.3), placements);
     }
 }

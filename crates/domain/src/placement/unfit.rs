@@ -110,14 +110,21 @@ impl Unfit {
 /// What an attempt would hold there, or the first reason against it.
 pub fn check_fit(candidate: &Candidate, needs: &Needs) -> Result<Reservation, Unfit> {
     check_machine(candidate, needs)?;
-    check_state(candidate, needs)?;
+    check_size(candidate, needs)?;
+    check_state(candidate, needs, candidate.may_probe)?;
     if candidate.node.facts.max_tasks > 0 && candidate.holding >= candidate.node.facts.max_tasks {
         return Err(Unfit::Full);
     }
     candidate.ledger.fit(&needs.requirements.amounts).map_err(|_| Unfit::Full)
 }
 
-/// Could this machine, empty and well, take it at all?
+/// Whether the machine is the one and is well, amounts and cordons aside: what one task after another does not change.
+pub(super) fn suits(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
+    check_machine(candidate, needs)?;
+    check_state(candidate, needs, true)
+}
+
+/// Is this machine of the kind that is asked for?
 fn check_machine(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
     let (node, facts) = (&candidate.node, &candidate.node.facts);
     let requirements = &needs.requirements;
@@ -151,7 +158,13 @@ fn check_machine(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
     if requirements.internet && !facts.internet {
         return Err(Unfit::NoInternet);
     }
-    candidate.ledger.could_ever_fit(&requirements.amounts).map_err(|shortage| match shortage {
+    Ok(())
+}
+
+/// Could it, empty, take so much at all?
+fn check_size(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
+    let facts = &candidate.node.facts;
+    candidate.ledger.could_ever_fit(&needs.requirements.amounts).map_err(|shortage| match shortage {
         Shortage::Cpu => Unfit::CpuTooSmall,
         Shortage::Memory => Unfit::MemoryTooSmall,
         Shortage::Disk => Unfit::DiskTooSmall,
@@ -162,7 +175,7 @@ fn check_machine(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
 }
 
 /// Does it take new work now?
-fn check_state(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
+fn check_state(candidate: &Candidate, needs: &Needs, may_probe: bool) -> Result<(), Unfit> {
     let node = &candidate.node;
     match node.presence {
         Presence::Offline => return Err(Unfit::Offline),
@@ -170,7 +183,7 @@ fn check_state(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
         Presence::Connected => {}
     }
     match node.admission {
-        Admission::Cordoned if candidate.may_probe => {}
+        Admission::Cordoned if may_probe => {}
         Admission::Cordoned => return Err(Unfit::Cordoned),
         Admission::Draining | Admission::Drained => return Err(Unfit::Draining),
         Admission::Revoked => return Err(Unfit::Revoked),

@@ -1,4 +1,4 @@
-//! A scheduler: leads or stands by, and while it leads places what waits with the product's own `placement::plan`.
+//! A scheduler: leads or stands by, and while it leads places what waits with the product's own `placement::Fleet`.
 
 use crate::{
     fakes::{
@@ -7,12 +7,12 @@ use crate::{
     },
     world::{Event, Process, SchedulerEvent, World},
 };
-use domain::placement::{self, Strategy, Turn};
+use domain::placement::{Fleet, Strategy};
 
 pub(crate) struct Scheduler {
     pub(crate) process: Process,
     leadership: Option<Leadership>,
-    turn: Turn,
+    fleet: Fleet,
     /// One step at a time, as behind the real one's mutex.
     is_busy: bool,
     wants_renewal: bool,
@@ -26,7 +26,7 @@ impl Scheduler {
         Self {
             process: Process::default(),
             leadership: None,
-            turn: Turn::new(Strategy::LeastLoaded),
+            fleet: Fleet::new(Strategy::LeastLoaded),
             is_busy: false,
             wants_renewal: false,
             wants_pass: false,
@@ -42,7 +42,7 @@ impl World {
         let scheduler = &mut self.schedulers[s];
         let mut process = scheduler.process;
         process.start();
-        *scheduler = Scheduler { process, turn: Turn::new(strategy), ..Scheduler::new() };
+        *scheduler = Scheduler { process, fleet: Fleet::new(strategy), ..Scheduler::new() };
         let run = process.run;
         self.after(0, Event::Scheduler { scheduler: s, run, event: SchedulerEvent::Tick });
     }
@@ -104,7 +104,8 @@ impl World {
                     return;
                 }
                 let dice = &mut self.dice;
-                let plan = placement::plan(&mut snapshot, &mut scheduler.turn, || dice.unit());
+                scheduler.fleet.replace_all(std::mem::take(&mut snapshot.nodes));
+                let plan = scheduler.fleet.plan(&mut snapshot.heads, || dice.unit());
                 if !plan.is_empty() {
                     self.scheduler_calls(s, Call::Commit { leadership, plan });
                 }

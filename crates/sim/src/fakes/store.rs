@@ -30,6 +30,7 @@ use domain::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
 };
 use uuid::Uuid;
 
@@ -44,7 +45,7 @@ pub(crate) enum StoreError {
 pub(crate) struct TaskRecord {
     pub(crate) row: TaskRow,
     pub(crate) spec: Rc<TaskSpec>,
-    pub(crate) needs: Rc<Needs>,
+    pub(crate) needs: Arc<Needs>,
     pub(crate) class: i64,
     pub(crate) created_at: Timestamp,
     pub(crate) queued_at: Timestamp,

@@ -7,7 +7,7 @@ use domain::{
     resources::{Ledger, Reservation},
     spec::Needs,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 
 /// Waiting tasks of one class that one pass looks at.
@@ -60,12 +60,12 @@ impl Store {
         )
         .fetch_all(&mut *connection)
         .await?;
-        let mut needs_of: BTreeMap<i64, Needs> = BTreeMap::new();
+        let mut needs_of: BTreeMap<i64, Arc<Needs>> = BTreeMap::new();
         let mut heads = Vec::with_capacity(rows.len());
         for row in rows {
             let needs = match needs_of.get(&row.class) {
                 Some(needs) => needs.clone(),
-                None => needs_of.entry(row.class).or_insert(read_json(row.needs)?).clone(),
+                None => needs_of.entry(row.class).or_insert(Arc::new(read_json(row.needs)?)).clone(),
             };
             heads.push(Head {
                 task: TaskId::from_uuid(row.task_id),

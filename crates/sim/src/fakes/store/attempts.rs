@@ -67,7 +67,7 @@ impl FakeStore {
             .map(|record| Head {
                 task: record.row.id,
                 class: record.class,
-                needs: (*record.needs).clone(),
+                needs: record.needs.clone(),
                 priority: record.spec.priority,
                 queued_at: record.queued_at,
                 avoid_node: record.row.avoid_node,

@@ -9,7 +9,7 @@ use domain::{
     spec::TaskSpec,
     task::TaskRow,
 };
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 #[derive(Clone)]
 pub(crate) struct NewTask {
@@ -58,7 +58,7 @@ impl FakeStore {
         let record = TaskRecord {
             row,
             spec: new.spec.clone(),
-            needs: Rc::new(needs),
+            needs: Arc::new(needs),
             class,
             created_at: now,
             queued_at: now,
