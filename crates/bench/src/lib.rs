@@ -1,0 +1,17 @@
+//! Measures the platform: real services, a real PostgreSQL that syncs, simulated nodes with real sockets in processes of their own.
+//!
+//! Owns: the load, the simulated fleet, the frozen reference that the platform is compared with. Figures are printed, never asserted;
+//! what is asserted is that everything that was submitted came back. A binary of its own, so that the product carries none of it.
+//! Begin at `throughput.rs`, then `nodes.rs`.
+
+pub mod database;
+pub mod fleet;
+pub mod latency;
+pub mod limit;
+pub mod load;
+pub mod machine;
+pub mod nodes;
+pub mod platform;
+pub mod report;
+pub mod statements;
+pub mod throughput;

@@ -1,0 +1,340 @@
+//! Many nodes in one thread: one reactor, one heap of times, no task and no timer per node.
+
+use super::{
+    figures::{Figures, Spread, unix_micros},
+    histogram::Histogram,
+    line::{Driven, Line, Traffic},
+    node::{self, Effect, Node},
+};
+use anyhow::Context as _;
+use domain::{
+    backoff,
+    ids::{AttemptId, InstanceId},
+    node::NodeFacts,
+};
+use mio::{Events, Poll, Token};
+use protocol::silence_after;
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io::Write as _,
+    net::SocketAddr,
+    rc::Rc,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+const BACKOFF_BASE_MS: u64 = 1_000;
+const BACKOFF_CAP_MS: u64 = 30_000;
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// A connection that is not open after so long is given up.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+const REFUSED_WAIT: Duration = Duration::from_secs(300);
+const FIGURES_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Dial,
+    /// The line of this number should be open by now.
+    Open(u32),
+    Beat(u32),
+    Due(AttemptId),
+}
+
+struct Seat {
+    token: String,
+    node: Node,
+    line: Line,
+    /// Which of the node's lines it is: timers of an older one mean nothing.
+    lines: u32,
+    failures: u32,
+    dialled_at: Instant,
+    opened_at: Instant,
+    heard_at: Instant,
+    /// The heartbeat that is not answered yet.
+    beat_sent: Option<(u64, Instant)>,
+    heartbeat: Duration,
+}
+
+pub struct Fleet {
+    server: SocketAddr,
+    facts: NodeFacts,
+    seats: Vec<Seat>,
+    poll: Poll,
+    timers: BinaryHeap<Reverse<(Instant, usize, Timer)>>,
+    traffic: Rc<Traffic>,
+    figures: Figures,
+    beats: Histogram,
+    connects: Histogram,
+    told: Figures,
+    /// Filled and emptied again by each call.
+    heard: Vec<protocol::transport::Message>,
+    out: Vec<protocol::transport::Message>,
+    effects: Vec<Effect>,
+}
+
+/// What the parent may ask for, a line each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Spreads begin anew.
+    Reset,
+    /// Every line is cut at once, as by a switch that loses power.
+    Cut,
+    Stop,
+}
+
+impl Fleet {
+    /// `dial_over`: the first connections are spread over so long.
+    pub fn new(server: SocketAddr, tokens: Vec<String>, slots: u64, dial_over: Duration) -> anyhow::Result<Self> {
+        let now = Instant::now();
+        let count = tokens.len();
+        let mut timers = BinaryHeap::with_capacity(2 * count);
+        for at in 0..count {
+            let wait = dial_over.mul_f64(at as f64 / count.max(1) as f64);
+            timers.push(Reverse((now + wait, at, Timer::Dial)));
+        }
+        let seat = |token: String| Seat {
+            token,
+            node: Node::new(InstanceId::from_uuid(Uuid::new_v4())),
+            line: Line::Down,
+            lines: 0,
+            failures: 0,
+            dialled_at: now,
+            opened_at: now,
+            heard_at: now,
+            beat_sent: None,
+            heartbeat: Duration::from_millis(protocol::HEARTBEAT_MS),
+        };
+        Ok(Self {
+            server,
+            facts: node::facts(slots),
+            seats: tokens.into_iter().map(seat).collect(),
+            poll: Poll::new().context("a reactor")?,
+            timers,
+            traffic: Rc::default(),
+            figures: Figures { nodes: count as u64, ..Figures::default() },
+            beats: Histogram::default(),
+            connects: Histogram::default(),
+            told: Figures::default(),
+            heard: Vec::new(),
+            out: Vec::new(),
+            effects: Vec::new(),
+        })
+    }
+
+    /// Runs until told to stop, or until whoever gives the orders is gone.
+    pub fn run(mut self, orders: &mpsc::Receiver<Order>) -> anyhow::Result<()> {
+        let mut events = Events::with_capacity(1_024);
+        let mut tell_at = Instant::now();
+        loop {
+            let next = self.timers.peek().map_or(tell_at, |Reverse((at, ..))| (*at).min(tell_at));
+            let wait = next.saturating_duration_since(Instant::now());
+            match self.poll.poll(&mut events, Some(wait)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("waiting for sockets"),
+            }
+            for event in &events {
+                self.ready(event.token().0);
+            }
+            let now = Instant::now();
+            while let Some(Reverse((at, ..))) = self.timers.peek()
+                && *at <= now
+            {
+                if let Some(Reverse((_, seat, timer))) = self.timers.pop() {
+                    self.rang(seat, timer, now);
+                }
+            }
+            match orders.try_recv() {
+                Ok(Order::Reset) => {
+                    self.beats = Histogram::default();
+                    self.connects = Histogram::default();
+                }
+                Ok(Order::Cut) => (0..self.seats.len()).for_each(|at| self.over(at, None)),
+                Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            if tell_at <= now {
+                tell_at = now + FIGURES_EVERY;
+                self.tell()?;
+            }
+        }
+    }
+
+    fn tell(&mut self) -> anyhow::Result<()> {
+        let figures = &mut self.figures;
+        figures.beat_us = Spread::from(&self.beats);
+        figures.connect_us = Spread::from(&self.connects);
+        figures.attempts = self.seats.iter().map(|seat| seat.node.attempts() as u64).sum();
+        figures.bytes_in = self.traffic.bytes_in.get();
+        figures.bytes_out = self.traffic.bytes_out.get();
+        figures.frames_in = self.traffic.frames_in.get();
+        figures.frames_out = self.traffic.frames_out.get();
+        if self.told != *figures {
+            self.told = figures.clone();
+            let mut line = serde_json::to_string(figures)?;
+            line.push('\n');
+            std::io::stdout().lock().write_all(line.as_bytes()).context("telling figures")?;
+        }
+        Ok(())
+    }
+
+    fn after(&mut self, seat: usize, wait: Duration, timer: Timer) {
+        self.timers.push(Reverse((Instant::now() + wait, seat, timer)));
+    }
+
+    fn rang(&mut self, at: usize, timer: Timer, now: Instant) {
+        let seat = &mut self.seats[at];
+        match timer {
+            Timer::Dial => self.dial(at),
+            Timer::Open(line) => {
+                if seat.lines == line && !seat.node.is_open() && !matches!(seat.line, Line::Down) {
+                    self.over(at, None);
+                }
+            }
+            Timer::Beat(line) => {
+                if seat.lines != line || !seat.node.is_open() {
+                    return;
+                }
+                if now.duration_since(seat.heard_at) > silence_after(seat.heartbeat) {
+                    self.over(at, None);
+                    return;
+                }
+                let (number, beat) = seat.node.beat();
+                seat.beat_sent = Some((number, now));
+                let every = seat.heartbeat;
+                self.figures.beats_sent += 1;
+                self.out.push(beat);
+                self.flush(at);
+                self.after(at, every, timer);
+            }
+            Timer::Due(attempt) => {
+                seat.node.due(attempt, &mut self.out);
+                self.flush(at);
+            }
+        }
+    }
+
+    fn dial(&mut self, at: usize) {
+        let dialled = Line::dial(self.server, self.poll.registry(), Token(at), &self.traffic);
+        let seat = &mut self.seats[at];
+        seat.lines += 1;
+        seat.dialled_at = Instant::now();
+        match dialled {
+            Ok(line) => {
+                seat.line = line;
+                let timer = Timer::Open(seat.lines);
+                self.after(at, OPEN_WITHIN, timer);
+            }
+            Err(_) => self.over(at, None),
+        }
+    }
+
+    fn ready(&mut self, at: usize) {
+        let Some(seat) = self.seats.get_mut(at) else { return };
+        let driven = seat.line.drive(self.server, &seat.token, &mut self.heard);
+        match driven {
+            Driven::Nothing => self.hear(at),
+            Driven::Opened => {
+                let hello = seat.node.hello(&self.facts);
+                self.out.push(hello);
+                self.flush(at);
+                // The answer may have arrived with the end of the handshake.
+                self.ready(at);
+            }
+            Driven::Over(retry_after) => {
+                // What was said before the end still counts.
+                self.hear(at);
+                self.over(at, retry_after);
+            }
+        }
+    }
+
+    fn hear(&mut self, at: usize) {
+        if self.heard.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let seat = &mut self.seats[at];
+        seat.heard_at = now;
+        let mut effects = std::mem::take(&mut self.effects);
+        for message in self.heard.drain(..) {
+            if let protocol::transport::Message::Text(text) = message {
+                seat.node.hear(&text, &mut self.out, &mut effects);
+            }
+        }
+        let mut refused = None;
+        for effect in effects.drain(..) {
+            let seat = &mut self.seats[at];
+            match effect {
+                Effect::Opened { heartbeat } => {
+                    seat.opened_at = now;
+                    seat.heartbeat = heartbeat;
+                    seat.beat_sent = None;
+                    let timer = Timer::Beat(seat.lines);
+                    self.connects.add(now.duration_since(seat.dialled_at));
+                    self.figures.sessions += 1;
+                    self.figures.connected += 1;
+                    if self.figures.connected == self.figures.nodes {
+                        self.figures.all_connected_at = unix_micros();
+                    }
+                    self.after(at, heartbeat, timer);
+                }
+                Effect::Refused(after) => {
+                    self.figures.refused += 1;
+                    refused = Some(after.unwrap_or(REFUSED_WAIT));
+                }
+                Effect::BeatAnswered(number) => {
+                    if let Some((sent, when)) = seat.beat_sent.take_if(|(sent, _)| *sent == number) {
+                        debug_assert_eq!(sent, number);
+                        self.beats.add(now.duration_since(when));
+                    }
+                    self.figures.beats_answered += 1;
+                }
+                Effect::Assigned(_) => {
+                    self.figures.assigned += 1;
+                    self.figures.last_assign_at = unix_micros();
+                }
+                Effect::EndAcknowledged => {
+                    self.figures.ended += 1;
+                    self.figures.last_end_at = unix_micros();
+                }
+                Effect::Complaint => self.figures.complaints += 1,
+                Effect::Wake(attempt, wait) => self.after(at, wait, Timer::Due(attempt)),
+            }
+        }
+        self.effects = effects;
+        match refused {
+            Some(wait) => self.over(at, Some(wait)),
+            None => self.flush(at),
+        }
+    }
+
+    fn flush(&mut self, at: usize) {
+        if self.seats[at].line.send(&mut self.out).is_err() {
+            self.out.clear();
+            self.over(at, None);
+        }
+    }
+
+    /// The line is gone: redialled as the agent would.
+    fn over(&mut self, at: usize, asked: Option<Duration>) {
+        let seat = &mut self.seats[at];
+        self.figures.failures += 1;
+        if seat.node.is_open() {
+            self.figures.connected -= 1;
+            self.figures.lost_at = unix_micros();
+            let is_healthy = seat.opened_at.elapsed() >= HEALTHY_AFTER;
+            seat.failures = if is_healthy { 1 } else { seat.failures.saturating_add(1) };
+        } else {
+            seat.failures = seat.failures.saturating_add(1);
+        }
+        seat.node.closed();
+        seat.line = Line::Down;
+        seat.beat_sent = None;
+        let jittered = backoff::delay_ms(seat.failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, rand::random());
+        let wait = asked.unwrap_or_default() + Duration::from_millis(jittered);
+        self.after(at, wait, Timer::Dial);
+    }
+}

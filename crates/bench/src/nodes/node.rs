@@ -1,0 +1,399 @@
+//! What a simulated node says: pure, (state, message) -> messages. It runs no-op tasks and is honest about everything that the
+//! platform relies on: a report is held until it is acknowledged and said again after a reconnect, an attempt ends after its log
+//! has arrived, and what it held is released after its end was acknowledged.
+
+use bytes::Bytes;
+use domain::{
+    attempt::{AttemptState, Report},
+    ids::{AttemptId, Held, InstanceId, TaskId},
+    node::{NodeFacts, NodeMetrics},
+    outcome::{Ending, ExitFacts, FailureKind, LogTotals},
+    reconcile::HeldAttempt,
+    resources::Capacity,
+};
+use protocol::{
+    Assign, Completeness, Frame, FromNode, Hello, Inventory, LogFrame, LogPayload, MAX_LOG_BYTES, Stream, ToNode,
+    transport::Message, version,
+};
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+/// The task type that simulated nodes offer.
+pub const EXECUTOR: &str = "noop";
+
+/// Log bytes of one attempt that may be under way.
+const LOG_WINDOW: u64 = 256 * 1024;
+
+/// What a no-op task does, from the payload of its spec.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Work {
+    /// From `started` to `exited`. 0: both are said at once.
+    pub run_ms: u64,
+    /// Lines of `line_bytes` each, the line feed included, as fast as they are taken.
+    pub log_lines: u64,
+    pub line_bytes: u64,
+}
+
+/// What the shell must do besides sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Call [`Node::due`] for this attempt after so long.
+    Wake(AttemptId, Duration),
+    /// The session is open; beats are due this often.
+    Opened {
+        heartbeat: Duration,
+    },
+    /// Refused; come back after so long, if ever.
+    Refused(Option<Duration>),
+    /// The heartbeat of this number is recorded.
+    BeatAnswered(u64),
+    Assigned(AttemptId),
+    /// The end of an attempt is committed on the other side.
+    EndAcknowledged,
+    /// The platform said that something was wrong with what was sent.
+    Complaint,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// It has exited; the rest of its log is on its way.
+    Exited,
+    /// `ended` is not acknowledged yet.
+    Ended,
+    /// `released` is not acknowledged yet.
+    Released,
+}
+
+#[derive(Clone, Debug)]
+struct Attempt {
+    held: Held,
+    task: TaskId,
+    number: u32,
+    work: Work,
+    phase: Phase,
+    failure: Option<FailureKind>,
+    /// Of stdout: (sent, acknowledged).
+    log: (u64, u64),
+    pieces: u64,
+}
+
+impl Attempt {
+    fn log_bytes(&self) -> u64 {
+        self.work.log_lines * self.work.line_bytes
+    }
+    fn exit(&self) -> ExitFacts {
+        let cancelled = self.failure == Some(FailureKind::Cancelled);
+        ExitFacts { code: Some(0), cancelled, duration_ms: self.work.run_ms, ..ExitFacts::default() }
+    }
+    fn ending(&self) -> Ending {
+        Ending {
+            failure: self.failure,
+            message: String::new(),
+            exit: Some(self.exit()),
+            planned_stop: false,
+            log: LogTotals { bytes: self.log.1, complete: self.log.1 == self.log_bytes() },
+        }
+    }
+}
+
+pub struct Node {
+    instance: InstanceId,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    is_open: bool,
+    seq: u64,
+    beats: u64,
+    /// What the numbers stand for whose acknowledgement moves an attempt on: `ended` and `released`.
+    unacknowledged: VecDeque<(u64, AttemptId, Phase)>,
+}
+
+/// What a node offers: `slots` tasks of the default size at once.
+pub fn facts(slots: u64) -> NodeFacts {
+    NodeFacts {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        platform: "linux".into(),
+        arch: std::env::consts::ARCH.into(),
+        os: "simulated".into(),
+        hostname: "simulated".into(),
+        capacity: Capacity {
+            cpu_millis: 1_000 * slots,
+            memory_bytes: slots << 29,
+            disk_bytes: slots << 30,
+            gpus: Vec::new(),
+        },
+        executors: BTreeMap::from([(EXECUTOR.to_owned(), "1".to_owned())]),
+        ..NodeFacts::default()
+    }
+}
+
+impl Node {
+    pub fn new(instance: InstanceId) -> Self {
+        Self { instance, attempts: BTreeMap::new(), is_open: false, seq: 0, beats: 0, unacknowledged: VecDeque::new() }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+    pub fn attempts(&self) -> usize {
+        self.attempts.len()
+    }
+
+    fn metrics(&self) -> NodeMetrics {
+        NodeMetrics { cpu_percent: 3.0, live_attempts: self.attempts.len() as u32, ..NodeMetrics::default() }
+    }
+
+    /// The first message of a session.
+    pub fn hello(&self, facts: &NodeFacts) -> Message {
+        let said = |attempt: &Attempt| {
+            let has_exited = attempt.phase != Phase::Running;
+            let has_ended = matches!(attempt.phase, Phase::Ended | Phase::Released);
+            let state = match (attempt.phase, attempt.failure) {
+                (Phase::Running, _) => AttemptState::Running,
+                (Phase::Exited, _) => AttemptState::Finishing,
+                (Phase::Ended | Phase::Released, None) => AttemptState::Succeeded,
+                (Phase::Ended | Phase::Released, Some(_)) => AttemptState::Cancelled,
+            };
+            HeldAttempt {
+                task: Some(attempt.task),
+                number: attempt.number,
+                exit: has_exited.then(|| attempt.exit()),
+                ending: has_ended.then(|| attempt.ending()),
+                log_offsets: BTreeMap::from([("stdout".to_owned(), attempt.log.0)]),
+                ..HeldAttempt::new(attempt.held, state)
+            }
+        };
+        let hello = Hello {
+            versions: version::SUPPORTED,
+            instance: self.instance,
+            facts: facts.clone(),
+            metrics: self.metrics(),
+            inventory: Inventory {
+                executors: BTreeMap::from([(EXECUTOR.to_owned(), Completeness::Complete)]),
+                attempts: self.attempts.values().map(said).collect(),
+            },
+        };
+        Message::Text(Frame::new(FromNode::Hello(Box::new(hello))).encode())
+    }
+
+    /// The line is gone. What is not acknowledged is said again in the next session.
+    pub fn closed(&mut self) {
+        self.is_open = false;
+        self.unacknowledged.clear();
+    }
+
+    /// A heartbeat and its number.
+    pub fn beat(&mut self) -> (u64, Message) {
+        self.beats += 1;
+        let beat = FromNode::Heartbeat { metrics: Box::new(self.metrics()), number: self.beats };
+        (self.beats, Message::Text(Frame::new(beat).encode()))
+    }
+
+    /// A message of the platform.
+    pub fn hear(&mut self, text: &str, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
+        let Ok(Frame { message, .. }) = Frame::<ToNode>::decode(text) else {
+            effects.push(Effect::Complaint);
+            return;
+        };
+        match message {
+            ToNode::Welcome(welcome) => {
+                self.is_open = true;
+                self.seq = 0;
+                self.beats = 0;
+                effects.push(Effect::Opened { heartbeat: Duration::from_millis(welcome.heartbeat_ms) });
+                for offset in welcome.log_offsets.iter().filter(|offset| offset.stream == Stream::Stdout) {
+                    if let Some(attempt) = self.attempts.get_mut(&offset.attempt) {
+                        attempt.log = (offset.next_offset, offset.next_offset);
+                    }
+                }
+                self.say_again(out, effects);
+            }
+            ToNode::Refused(refused) => {
+                effects.push(Effect::Refused(refused.retry_after_ms.map(Duration::from_millis)));
+            }
+            ToNode::Assign(assign) => self.assigned(&assign, out, effects),
+            ToNode::Cancel { held } | ToNode::Evict { held } => {
+                if let Some(attempt) = self.attempts.get_mut(&held.attempt)
+                    && attempt.phase == Phase::Running
+                {
+                    attempt.failure = Some(FailureKind::Cancelled);
+                    self.due(held.attempt, out);
+                }
+            }
+            ToNode::Stop { held } => {
+                if let Some(attempt) = self.attempts.get_mut(&held.attempt) {
+                    attempt.phase = Phase::Released;
+                    self.report(held, Report::Released, out);
+                }
+            }
+            ToNode::Ack { up_to } => {
+                while let Some((_, id, phase)) = self.unacknowledged.pop_front_if(|(seq, ..)| *seq <= up_to) {
+                    match (phase, self.attempts.get_mut(&id)) {
+                        (Phase::Ended, Some(attempt)) => {
+                            effects.push(Effect::EndAcknowledged);
+                            attempt.phase = Phase::Released;
+                            let held = attempt.held;
+                            self.report(held, Report::Released, out);
+                        }
+                        (Phase::Released, _) => drop(self.attempts.remove(&id)),
+                        (Phase::Running | Phase::Exited | Phase::Ended, _) => {}
+                    }
+                }
+            }
+            ToNode::LogAck { attempt: id, stream: Stream::Stdout, next_offset } => {
+                if let Some(attempt) = self.attempts.get_mut(&id) {
+                    attempt.log.1 = attempt.log.1.max(next_offset);
+                    self.go_on(id, out);
+                }
+            }
+            ToNode::Beat { number } => effects.push(Effect::BeatAnswered(number)),
+            ToNode::Error { .. } => effects.push(Effect::Complaint),
+            ToNode::LogAck { .. } | ToNode::Drain | ToNode::Resume | ToNode::Unknown => {}
+        }
+    }
+
+    fn assigned(&mut self, assign: &Assign, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
+        let id = assign.held.attempt;
+        if self.attempts.contains_key(&id) {
+            return;
+        }
+        let work: Work = serde_json::from_value(assign.spec.payload.clone()).unwrap_or_default();
+        let run = Duration::from_millis(work.run_ms);
+        let attempt = Attempt {
+            held: assign.held,
+            task: assign.task,
+            number: assign.number,
+            work,
+            phase: Phase::Running,
+            failure: None,
+            log: (0, 0),
+            pieces: 0,
+        };
+        self.attempts.insert(id, attempt);
+        effects.push(Effect::Assigned(id));
+        for report in [Report::Accepted, Report::Preparing, Report::Started] {
+            self.report(assign.held, report, out);
+        }
+        self.pump(id, out);
+        if run.is_zero() {
+            self.due(id, out);
+        } else {
+            effects.push(Effect::Wake(id, run));
+        }
+    }
+
+    /// The attempt's time to run is over.
+    pub fn due(&mut self, id: AttemptId, out: &mut Vec<Message>) {
+        let Some(attempt) = self.attempts.get_mut(&id).filter(|attempt| attempt.phase == Phase::Running) else {
+            return;
+        };
+        attempt.phase = Phase::Exited;
+        let (held, exit) = (attempt.held, attempt.exit());
+        self.report(held, Report::Exited { exit }, out);
+        self.go_on(id, out);
+    }
+
+    /// Sends more of the log; once all of it has arrived, an attempt that has exited ends.
+    fn go_on(&mut self, id: AttemptId, out: &mut Vec<Message>) {
+        self.pump(id, out);
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if attempt.phase == Phase::Exited && attempt.log.1 >= attempt.log_bytes() {
+            attempt.phase = Phase::Ended;
+            let (held, ending) = (attempt.held, attempt.ending());
+            self.report(held, Report::Ended { ending }, out);
+        }
+    }
+
+    fn pump(&mut self, id: AttemptId, out: &mut Vec<Message>) {
+        let is_open = self.is_open;
+        let Some(attempt) = self.attempts.get_mut(&id).filter(|_| is_open) else { return };
+        let total = attempt.log_bytes();
+        let line = attempt.work.line_bytes.max(1);
+        let per_frame = (MAX_LOG_BYTES as u64 / line).max(1) * line;
+        while attempt.log.0 < total && attempt.log.0 - attempt.log.1 + per_frame <= LOG_WINDOW {
+            let bytes = per_frame.min(total - attempt.log.0);
+            let frame = LogFrame {
+                held: attempt.held,
+                stream: Stream::Stdout,
+                ordinal: attempt.pieces,
+                offset: attempt.log.0,
+                payload: LogPayload::Bytes(lines(attempt.log.0, bytes, line)),
+            };
+            attempt.pieces += 1;
+            attempt.log.0 += bytes;
+            out.push(Message::Binary(frame.encode()));
+        }
+    }
+
+    /// After a reconnect: what may not have arrived.
+    fn say_again(&mut self, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
+        let all: Vec<(AttemptId, Held, Phase)> =
+            self.attempts.values().map(|attempt| (attempt.held.attempt, attempt.held, attempt.phase)).collect();
+        for (id, held, phase) in all {
+            let (exit, ending) = match self.attempts.get(&id) {
+                Some(attempt) => (attempt.exit(), attempt.ending()),
+                None => continue,
+            };
+            match phase {
+                Phase::Running => {
+                    self.report(held, Report::Started, out);
+                    self.pump(id, out);
+                    effects.push(Effect::Wake(id, Duration::ZERO));
+                }
+                Phase::Exited => {
+                    self.report(held, Report::Exited { exit }, out);
+                    self.go_on(id, out);
+                }
+                Phase::Ended => self.report(held, Report::Ended { ending }, out),
+                Phase::Released => {
+                    self.report(held, Report::Ended { ending }, out);
+                    self.report(held, Report::Released, out);
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, held: Held, report: Report, out: &mut Vec<Message>) {
+        if !self.is_open {
+            return;
+        }
+        self.seq += 1;
+        let phase = match report {
+            Report::Ended { .. } => Some(Phase::Ended),
+            Report::Released => Some(Phase::Released),
+            Report::Accepted
+            | Report::Preparing
+            | Report::Prepared { .. }
+            | Report::Started
+            | Report::Exited { .. } => None,
+        };
+        if let Some(phase) = phase {
+            self.unacknowledged.push_back((self.seq, held.attempt, phase));
+        }
+        out.push(Message::Text(Frame::numbered(self.seq, FromNode::Report { held, report }).encode()));
+    }
+}
+
+/// Readable lines, the same for the same offset.
+fn lines(offset: u64, bytes: u64, line: u64) -> Bytes {
+    let mut out = Vec::with_capacity(bytes as usize);
+    let mut at = offset;
+    while (out.len() as u64) < bytes {
+        let number = at / line;
+        let begin = out.len();
+        out.extend_from_slice(format!("line {number:010} ").as_bytes());
+        out.resize(begin + line as usize, b'.');
+        if let Some(last) = out.last_mut() {
+            *last = b'\n';
+        }
+        at += line;
+    }
+    out.truncate(bytes as usize);
+    out.into()
+}
+
+#[cfg(test)]
+mod tests;
