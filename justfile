@@ -47,8 +47,25 @@ sim seeds="2000":
 sim-power:
     cargo nextest run -p sim --no-capture -E 'test(planted::)'
 
-# The figures of docs/benchmarks.md
-bench:
+# Measure everything and write the tables of docs/benchmarks.md, or one bench: just bench throughput --tasks 20000
+[positional-arguments]
+bench *arguments:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --release --quiet --locked -p unidesk -p shim -p bench
+    built=${CARGO_TARGET_DIR:-target}/release
+    if (($#)); then exec "$built/unidesk-bench" "$@"; fi
+    rm -f "$built/bench.jsonl"
+    "$built/unidesk-bench" --json "$built/bench.jsonl" all
+    "$built/unidesk-bench" tables "$built/bench.jsonl" --into docs/benchmarks.md
+
+# What one task costs in row writes, statements and bytes: fails when it became more (2 minutes, nothing depends on time)
+bench-smoke:
+    cargo build --quiet --locked -p unidesk -p shim -p bench
+    ${CARGO_TARGET_DIR:-target}/debug/unidesk-bench smoke
+
+# The figures of containers and of the first start (needs Docker and Git)
+bench-up:
     cargo build --release --locked -p shim
     cargo bench --locked -p unidesk --bench figures
 

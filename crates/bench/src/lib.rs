@@ -4,14 +4,21 @@
 //! what is asserted is that everything that was submitted came back. A binary of its own, so that the product carries none of it.
 //! Begin at `throughput.rs`, then `nodes.rs`.
 
+pub mod api;
 pub mod database;
 pub mod fleet;
 pub mod latency;
 pub mod limit;
 pub mod load;
+pub mod logs;
 pub mod machine;
 pub mod nodes;
 pub mod platform;
+pub mod queue;
 pub mod report;
+pub mod seed;
+pub mod smoke;
+pub mod spawn;
 pub mod statements;
+pub mod tables;
 pub mod throughput;

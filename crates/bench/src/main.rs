@@ -1,8 +1,8 @@
 //! The command line of the benches.
 
-use bench::{fleet, latency, nodes, throughput};
+use bench::{api, fleet, latency, logs, nodes, queue, smoke, spawn, tables, throughput};
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure UniDesk on this machine: JSON lines for programs, tables for people
 #[derive(Debug, Parser)]
@@ -25,6 +25,20 @@ enum Bench {
     Latency(latency::Args),
     /// Many idle nodes, their cost, and their return after the gateway was killed
     Fleet(fleet::Args),
+    /// The same load with more and more tasks waiting behind it
+    Queue(queue::Args),
+    /// What people ask, with a million tasks in the database
+    Api(api::Args),
+    /// Real processes on a real agent, beside bare forks
+    Spawn(spawn::Args),
+    /// Lines and bytes a second from attempts to storage and to followers
+    Logs(logs::Args),
+    /// The short run of CI: fails when a task costs more rows, statements or bytes than it should
+    Smoke(smoke::SmokeArgs),
+    /// Everything, one after another, in under twenty minutes; one that fails does not stop the others
+    All,
+    /// The newest figures of each bench as tables in Markdown
+    Tables(tables::Args),
     /// A process of simulated nodes; the others start it
     #[command(hide = true)]
     Nodes(nodes::process::Args),
@@ -32,18 +46,70 @@ enum Bench {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    if let Bench::Nodes(args) = &cli.bench {
-        return nodes::process::run(args);
+    match &cli.bench {
+        Bench::Nodes(args) => nodes::process::run(args),
+        Bench::Tables(args) => tables::run(args),
+        Bench::All => all(cli.json.as_deref()),
+        other => run(other, cli.json.as_deref()),
     }
+}
+
+/// What `just bench` runs, as it would be typed.
+const ALL: [&str; 10] = [
+    "limit",
+    "throughput --tasks 50000",
+    "throughput --tasks 20000 --batch 0 --clients 64 --pairs 1",
+    "latency",
+    "fleet --nodes 1000",
+    "fleet --nodes 10000",
+    "queue",
+    "api",
+    "spawn",
+    "logs",
+];
+
+fn all(json: Option<&Path>) -> anyhow::Result<()> {
+    let mut failed = Vec::new();
+    for line in ALL {
+        let words = std::iter::once("unidesk-bench").chain(line.split_whitespace());
+        let cli = Cli::try_parse_from(words)?;
+        if let Err(error) = run(&cli.bench, json) {
+            eprintln!("{line}: {error:#}");
+            failed.push(line);
+        }
+    }
+    anyhow::ensure!(failed.is_empty(), "no figures of: {}", failed.join("; "));
+    Ok(())
+}
+
+fn run(bench: &Bench, json: Option<&Path>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let record = runtime.block_on(async {
-        match &cli.bench {
+        match bench {
             Bench::Limit(args) => throughput::run_limit(args).await,
             Bench::Throughput(args) => throughput::run(args).await,
             Bench::Latency(args) => latency::run(args).await,
             Bench::Fleet(args) => fleet::run(args).await,
-            Bench::Nodes(_) => unreachable!("handled above"),
+            Bench::Queue(args) => queue::run(args).await,
+            Bench::Api(args) => api::run(args).await,
+            Bench::Spawn(args) => spawn::run(args).await,
+            Bench::Logs(args) => logs::run(args).await,
+            Bench::Smoke(args) => smoke::run(args).await,
+            Bench::All | Bench::Tables(_) | Bench::Nodes(_) => anyhow::bail!("this one measures nothing itself"),
         }
     })?;
-    record.publish(cli.json.as_deref())
+    record.publish(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_the_whole_run_is_a_command() {
+        for line in ALL {
+            let words = std::iter::once("unidesk-bench").chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
 }

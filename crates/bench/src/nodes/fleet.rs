@@ -210,6 +210,7 @@ impl Fleet {
                 self.after(at, every, timer);
             }
             Timer::Due(attempt) => {
+                seat.node.clock = unix_micros();
                 seat.node.due(attempt, &mut self.out);
                 self.flush(at);
             }
@@ -258,6 +259,7 @@ impl Fleet {
         let now = Instant::now();
         let seat = &mut self.seats[at];
         seat.heard_at = now;
+        seat.node.clock = unix_micros();
         let mut effects = std::mem::take(&mut self.effects);
         for message in self.heard.drain(..) {
             if let protocol::transport::Message::Text(text) = message {

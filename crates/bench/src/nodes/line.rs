@@ -1,7 +1,6 @@
 //! One WebSocket without a task of its own: it is driven by readiness, and never blocks.
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use mio::{Interest, Registry, Token, net::TcpStream};
 use protocol::{CONNECT_PATH, MAX_FRAME_BYTES, SUBPROTOCOL, transport::Message};
 use std::{
@@ -171,7 +170,7 @@ fn receive(socket: &mut WebSocket<Counted>, heard: &mut Vec<Message>) -> anyhow:
     loop {
         let message = match socket.read() {
             Ok(tungstenite::Message::Text(text)) => Message::Text(text.as_str().to_owned()),
-            Ok(tungstenite::Message::Binary(bytes)) => Message::Binary(Bytes::from(bytes)),
+            Ok(tungstenite::Message::Binary(bytes)) => Message::Binary(bytes),
             Ok(tungstenite::Message::Close(_)) => anyhow::bail!("the server said goodbye"),
             Ok(_) => continue,
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return Ok(()),

@@ -107,6 +107,8 @@ pub struct Node {
     is_open: bool,
     seq: u64,
     beats: u64,
+    /// Unix microseconds, as the shell last said: stands in every line of a log, for followers to compare.
+    pub clock: u64,
     /// What the numbers stand for whose acknowledgement moves an attempt on: `ended` and `released`.
     unacknowledged: VecDeque<(u64, AttemptId, Phase)>,
 }
@@ -132,7 +134,15 @@ pub fn facts(slots: u64) -> NodeFacts {
 
 impl Node {
     pub fn new(instance: InstanceId) -> Self {
-        Self { instance, attempts: BTreeMap::new(), is_open: false, seq: 0, beats: 0, unacknowledged: VecDeque::new() }
+        Self {
+            instance,
+            attempts: BTreeMap::new(),
+            is_open: false,
+            seq: 0,
+            beats: 0,
+            clock: 0,
+            unacknowledged: VecDeque::new(),
+        }
     }
 
     pub fn is_open(&self) -> bool {
@@ -308,7 +318,7 @@ impl Node {
     }
 
     fn pump(&mut self, id: AttemptId, out: &mut Vec<Message>) {
-        let is_open = self.is_open;
+        let (is_open, clock) = (self.is_open, self.clock);
         let Some(attempt) = self.attempts.get_mut(&id).filter(|_| is_open) else { return };
         let total = attempt.log_bytes();
         let line = attempt.work.line_bytes.max(1);
@@ -320,7 +330,7 @@ impl Node {
                 stream: Stream::Stdout,
                 ordinal: attempt.pieces,
                 offset: attempt.log.0,
-                payload: LogPayload::Bytes(lines(attempt.log.0, bytes, line)),
+                payload: LogPayload::Bytes(lines(attempt.log.0, bytes, line, clock)),
             };
             attempt.pieces += 1;
             attempt.log.0 += bytes;
@@ -377,14 +387,14 @@ impl Node {
     }
 }
 
-/// Readable lines, the same for the same offset.
-fn lines(offset: u64, bytes: u64, line: u64) -> Bytes {
+/// Readable lines: which it is, and when it was written.
+fn lines(offset: u64, bytes: u64, line: u64, clock: u64) -> Bytes {
     let mut out = Vec::with_capacity(bytes as usize);
     let mut at = offset;
     while (out.len() as u64) < bytes {
         let number = at / line;
         let begin = out.len();
-        out.extend_from_slice(format!("line {number:010} ").as_bytes());
+        out.extend_from_slice(format!("line {number:010} at {clock} ").as_bytes());
         out.resize(begin + line as usize, b'.');
         if let Some(last) = out.last_mut() {
             *last = b'\n';

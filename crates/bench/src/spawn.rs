@@ -1,0 +1,128 @@
+//! Real processes on a real agent, beside the same number of bare forks and execs by this very program.
+
+use crate::{
+    load,
+    platform::{
+        Options, Platform,
+        program::{Program, unidesk_command},
+        usage,
+    },
+    report::{Record, median},
+};
+use domain::task::TaskState;
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Processes of each run
+    #[arg(long, default_value_t = 2_000)]
+    pub tasks: usize,
+    /// Processes at once
+    #[arg(long, default_value_t = 32)]
+    pub at_once: usize,
+    /// Runs of both, in turns; the medians count
+    #[arg(long, default_value_t = 3)]
+    pub pairs: usize,
+    #[command(flatten)]
+    pub platform: Options,
+}
+
+const PROGRAM: &str = "/bin/true";
+const WITHIN: Duration = Duration::from_secs(600);
+
+pub async fn run(args: &Args) -> anyhow::Result<Record> {
+    let mut platform = Platform::start(&args.platform).await?;
+    let mut agent = start_agent(&mut platform, args.at_once).await?;
+    let (mut bare, mut ours, mut agent_cpu) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..args.pairs.max(1) {
+        bare.push(bare_rate(args.tasks, args.at_once).await?);
+        let cpu = usage::of(agent.pid()).cpu;
+        ours.push(rate(&platform, args, &format!("spawn-{pair}")).await?);
+        agent_cpu.push((usage::of(agent.pid()).cpu - cpu).as_secs_f64() * 1e6 / args.tasks as f64);
+        eprintln!("pair {}: bare {:.0}/s, tasks {:.0}/s", pair + 1, bare[pair], ours[pair]);
+    }
+    agent.stop(Signal::SIGTERM).await?;
+    let ratios: Vec<f64> = ours.iter().zip(&bare).map(|(ours, bare)| ours / bare).collect();
+    platform.stop().await?;
+    Ok(Record::new("spawn")
+        .with("build", crate::machine::build())
+        .with("machine", crate::machine::describe())
+        .with("tasks", args.tasks)
+        .with("at_once", args.at_once)
+        .number("bare_fork_exec_per_s", median(&bare))
+        .number("processes_per_s", median(&ours))
+        .number("ratio", median(&ratios))
+        .number("agent_cpu_us_per_task", median(&agent_cpu)))
+}
+
+/// What a task of this bench asks for: so many of them fit at once.
+fn task(run: &str, at_once: usize) -> serde_json::Value {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let requirements = json!({"cpu_cores": cores as f64 / (2 * at_once) as f64, "memory": "8MiB", "disk": "1MiB"});
+    json!({"name": run, "executor": "process", "command": [PROGRAM], "requirements": requirements})
+}
+
+async fn rate(platform: &Platform, args: &Args, name: &str) -> anyhow::Result<f64> {
+    let shape = load::Shape { tasks: args.tasks, batch: 500, clients: 2, keys: true };
+    let body = task(name, args.at_once);
+    let submitted = load::submit(platform.server, &platform.admin_token, &body, shape).await?;
+    let mut database = platform.database().await?;
+    let unended = format!(
+        "SELECT count(*) FROM task_state s JOIN tasks t ON t.id = s.task_id WHERE t.name = '{name}' AND s.ended_at IS NULL"
+    );
+    while database.number(&unended).await? > 0 {
+        anyhow::ensure!(submitted.began.elapsed() < WITHIN, "the processes are not done within {WITHIN:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let sample = load::until_readable(&platform.client, &submitted.ids, WITHIN).await?;
+    let took = submitted.began.elapsed();
+    if let Some(failed) = sample.iter().find(|task| task.state != TaskState::Succeeded) {
+        anyhow::bail!("a process did not succeed: {}", failed.message);
+    }
+    load::read_back(&platform.client, name, &submitted.ids).await?;
+    Ok(args.tasks as f64 / took.as_secs_f64())
+}
+
+/// The same program without any platform.
+async fn bare_rate(count: usize, at_once: usize) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let mut running: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let mut failures = 0;
+    for _ in 0..count {
+        if running.len() >= at_once {
+            failures += usize::from(!matches!(running.join_next().await, Some(Ok(Ok(())))));
+        }
+        running.spawn(async {
+            let status =
+                tokio::process::Command::new(PROGRAM).stdin(Stdio::null()).stdout(Stdio::null()).status().await?;
+            anyhow::ensure!(status.success(), "{PROGRAM} ended with {status}");
+            Ok(())
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        failures += usize::from(!matches!(ended, Ok(Ok(()))));
+    }
+    anyhow::ensure!(failures == 0, "{failures} of {count} bare processes failed");
+    Ok(count as f64 / began.elapsed().as_secs_f64())
+}
+
+async fn start_agent(platform: &mut Platform, at_once: usize) -> anyhow::Result<Program> {
+    let dir = platform.root().join("agent");
+    fs::create_dir_all(&dir)?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))?;
+    let token_file = dir.join("token");
+    fs::write(&token_file, platform.client.create_node_token("real").await?.token)?;
+    fs::write(dir.join("policy.toml"), "executors = [\"process\"]\n")?;
+    debug_assert!(at_once > 0);
+    let mut command: Command = unidesk_command(&["--server", &format!("http://{}", platform.server), "provider"])?;
+    command.arg("--token-file").arg(&token_file).arg("--data-dir").arg(&dir).env("RUST_LOG", "warn");
+    Program::start("agent", command, &platform.root().join("logs")).await
+}
