@@ -8,11 +8,12 @@ mod outbound;
 mod recorder;
 mod session;
 mod socket;
+mod teller;
 
 use axum::Router;
 use service_kit::Service;
 use std::time::Duration;
-use store::{Group, Logs, Reports, Store};
+use store::Store;
 
 /// How sessions behave. The defaults are the product's; tests shrink them.
 #[derive(Clone, Debug)]
@@ -35,10 +36,5 @@ pub fn router(service: &Service, store: &Store) -> Router {
 
 /// As [`router`], with other times.
 pub fn router_with(service: &Service, store: &Store, settings: Settings) -> Router {
-    let beats = beats::Beats::start(service, store.clone());
-    let (reports, reports_written) = Group::new(Reports(store.clone()), service.stopping().clone());
-    service.spawn("reports", reports_written);
-    let (logs, logs_written) = Group::new(Logs(store.clone()), service.stopping().clone());
-    service.spawn("logs", logs_written);
-    socket::router(socket::Door { service: service.clone(), store: store.clone(), beats, reports, logs, settings })
+    socket::router(socket::Door::new(service.clone(), store.clone(), settings))
 }

@@ -2,7 +2,7 @@
 
 use super::{
     handshake::{self, Greeted},
-    outbound::{Outbound, tell_node},
+    outbound::Outbound,
     recorder::{record_logs, record_reports},
     socket::Door,
 };
@@ -71,6 +71,7 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
     let (reports, report_queue) = mpsc::channel(QUEUE);
     let (logs, log_queue) = mpsc::channel(QUEUE);
     let stopping = door.service.stopping();
+    let _listening = door.teller.listen(key, inventory, outbound.clone());
     let mut numbers = Outgoing::<()>::default();
     let mut encode = |message: ToNode| Message::Text(Frame::numbered(numbers.number(), message).encode());
     // One task, several loops: the first that ends, ends the session.
@@ -79,7 +80,7 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
         error = read(door, key, stream, Inbound { reports, logs }, &outbound) => service_kit::lifecycle::Chain(&error).to_string(),
         reason = record_reports(&door.reports, key, report_queue, &outbound) => reason,
         reason = record_logs(&door.logs, key, log_queue, &outbound) => reason,
-        reason = tell_node(door, key, inventory, &outbound) => reason,
+        reason = outbound.closed() => reason.to_owned(),
         error = async {
             loop {
                 let Some(message) = outgoing.recv().await else { return TransportError::Closed("nothing to say".into()) };

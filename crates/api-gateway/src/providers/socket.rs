@@ -4,6 +4,7 @@ use super::{
     Settings,
     beats::Beats,
     session::{self, Caller},
+    teller::Teller,
 };
 use crate::failed::failed;
 use axum::{
@@ -34,7 +35,21 @@ pub(super) struct Door {
     pub(super) beats: Beats,
     pub(super) reports: Group<Reports>,
     pub(super) logs: Group<Logs>,
+    pub(super) teller: Teller,
     pub(super) settings: Settings,
+}
+
+impl Door {
+    /// With the loops that all sessions share.
+    pub(super) fn new(service: Service, store: Store, settings: Settings) -> Self {
+        let beats = Beats::start(&service, store.clone());
+        let (reports, written) = Group::new(Reports(store.clone()), service.stopping().clone());
+        service.spawn("reports", written);
+        let (logs, written) = Group::new(Logs(store.clone()), service.stopping().clone());
+        service.spawn("logs", written);
+        let teller = Teller::start(&service, store.clone(), settings.outbox_every);
+        Self { service, store, beats, reports, logs, teller, settings }
+    }
 }
 
 pub(super) fn router(door: Door) -> Router {

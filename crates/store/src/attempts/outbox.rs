@@ -8,6 +8,9 @@ use domain::{
     resources::Reservation,
     spec::TaskSpec,
 };
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum OutboxItem {
@@ -41,68 +44,119 @@ pub struct Outbox {
     pub revoked: bool,
     /// Another session of the node is newer: close this one.
     pub session_epoch: i64,
+    /// All attempts of which the node must be told something, also those whose assignment was among `sent`: what is not named here
+    /// any more need not be remembered as sent.
+    pub open: BTreeSet<AttemptId>,
+}
+
+/// One node, and with it one attempt of which it must be told something, if there is one.
+struct Row {
+    node: Uuid,
+    admission: String,
+    overdue: bool,
+    session_epoch: i64,
+    attempt: Option<Uuid>,
+    task: Option<Uuid>,
+    project: Option<Uuid>,
+    number: Option<i32>,
+    fence: Option<i64>,
+    reservation: Option<Value>,
+    live: Option<bool>,
+    ended: Option<bool>,
+    cancel_requested: Option<bool>,
+    state: Option<String>,
+    offline_after_ms: Option<i64>,
+    spec: Option<Value>,
 }
 
 impl Store {
-    /// Everything that the node should know now. `sent`: attempts whose assignment went out in this session, so that their specs
-    /// need not be read again.
+    /// [`Store::outboxes`] of one node.
     pub async fn outbox(&self, node: NodeId, sent: &[AttemptId]) -> Result<Outbox, StoreError> {
-        let Some(head) = sqlx::query!(
-            r#"SELECT n.admission, l.session_epoch, (n.admission = 'draining' AND n.drain_deadline <= now()) IS TRUE AS "overdue!" FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1"#,
-            node.as_uuid()
-        )
-        .fetch_optional(&self.pool)
-        .await?
-        else {
-            return Ok(Outbox { revoked: true, ..Outbox::default() });
-        };
-        let sent: Vec<_> = sent.iter().map(|attempt| attempt.as_uuid()).collect();
-        let rows = sqlx::query!(
-            r#"SELECT a.id, a.task_id, t.project_id, a.number, a.fence, a.reservation,
-                      (a.accepted_at IS NULL) AS "unaccepted!", (s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live!", s.cancel_requested,
-                      CASE WHEN a.accepted_at IS NULL AND s.live_attempt_id = a.id AND NOT s.cancel_requested AND a.id <> ALL($2) THEN t.spec END AS spec,
-                      (a.ended_at IS NOT NULL) AS "ended!", a.state, COALESCE(a.offline_after_ms, c.offline_after_ms) AS "offline_after_ms!"
-               FROM attempts a JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id CROSS JOIN cluster c
-               WHERE a.node_id = $1 AND a.reserved ORDER BY a.id"#,
-            node.as_uuid(),
+        Ok(self.outboxes(&[node], sent).await?.remove(&node).unwrap_or_else(Outbox::of_nobody))
+    }
+
+    /// Everything that these nodes should know now; none for a node that is not there. `sent`: attempts whose assignment went out in
+    /// the sessions of now, so that their specs need not be read again. Costs what there is to tell, not what runs there.
+    pub async fn outboxes(&self, nodes: &[NodeId], sent: &[AttemptId]) -> Result<BTreeMap<NodeId, Outbox>, StoreError> {
+        let nodes: Vec<Uuid> = nodes.iter().map(|node| node.as_uuid()).collect();
+        let sent: Vec<Uuid> = sent.iter().map(|attempt| attempt.as_uuid()).collect();
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT n.id AS "node!", n.admission AS "admission!", n.overdue AS "overdue!", l.session_epoch AS "session_epoch!",
+                      a.id AS "attempt?", a.task_id AS "task?", s.project_id AS "project?", a.number AS "number?", a.fence AS "fence?",
+                      a.reservation AS "reservation?", (s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live?", (a.ended_at IS NOT NULL) AS "ended?",
+                      s.cancel_requested AS "cancel_requested?", a.state AS "state?",
+                      COALESCE(a.offline_after_ms, (SELECT offline_after_ms FROM cluster)) AS "offline_after_ms?",
+                      CASE WHEN a.accepted_at IS NULL AND s.live_attempt_id = a.id AND NOT s.cancel_requested AND a.id <> ALL($2)
+                        THEN (SELECT spec FROM tasks t WHERE t.id = a.task_id) END AS "spec?"
+               FROM (SELECT id, admission, (admission = 'draining' AND drain_deadline <= now()) IS TRUE AS overdue FROM nodes WHERE id = ANY($1)) n
+               JOIN node_live l ON l.node_id = n.id
+               LEFT JOIN (attempts a JOIN task_state s ON s.task_id = a.task_id)
+                 ON a.node_id = n.id AND a.reserved
+                   AND (a.accepted_at IS NULL OR s.cancel_requested OR s.live_attempt_id IS DISTINCT FROM a.id OR n.admission = 'revoked' OR n.overdue)
+               ORDER BY n.id, a.id"#,
+            &nodes,
             &sent
         )
         .fetch_all(&self.pool)
         .await?;
-        let revoked = head.admission == "revoked";
-        let mut items = Vec::new();
+        let mut outboxes: BTreeMap<NodeId, Outbox> = BTreeMap::new();
         for row in rows {
-            let held = Held { attempt: AttemptId::from_uuid(row.id), fence: Fence::from_i64(row.fence) };
-            let may_run = matches!(row.state.as_str(), "assigned" | "preparing" | "running");
-            if revoked {
-                if !row.ended || row.state == "lost" {
-                    items.push(OutboxItem::Stop { held });
-                }
-            } else if head.overdue && row.live && may_run && !row.cancel_requested {
-                items.push(OutboxItem::Evict { held });
-            } else if let Some(spec) = row.spec {
-                let reservation: Reservation = read_json(row.reservation)?;
-                let spec: TaskSpec = read_json(spec)?;
-                items.push(OutboxItem::Assign {
-                    held,
-                    task: TaskId::from_uuid(row.task_id),
-                    project: ProjectId::from_uuid(row.project_id),
-                    number: row.number as u32,
-                    gpu_ids: reservation.gpu_ids,
-                    lease: Lease::of(&spec, row.offline_after_ms as u64),
-                    spec: Box::new(spec),
-                });
-            } else if row.live && row.cancel_requested {
-                items.push(OutboxItem::Cancel { held });
-            } else if !row.live && (!row.ended || row.state == "lost") {
-                items.push(OutboxItem::Stop { held });
-            }
+            let outbox = outboxes.entry(NodeId::from_uuid(row.node)).or_insert_with(|| Outbox {
+                draining: matches!(row.admission.as_str(), "draining" | "drained"),
+                revoked: row.admission == "revoked",
+                session_epoch: row.session_epoch,
+                ..Outbox::default()
+            });
+            outbox.open.extend(row.attempt.map(AttemptId::from_uuid));
+            outbox.items.extend(row.into_item()?);
         }
-        Ok(Outbox {
-            items,
-            draining: matches!(head.admission.as_str(), "draining" | "drained"),
-            revoked,
-            session_epoch: head.session_epoch,
+        Ok(outboxes)
+    }
+}
+
+impl Outbox {
+    /// Of a node that is not there: whoever says to be it has nothing to say here.
+    pub fn of_nobody() -> Self {
+        Self { revoked: true, ..Self::default() }
+    }
+}
+
+impl Row {
+    fn into_item(self) -> Result<Option<OutboxItem>, StoreError> {
+        let (Some(attempt), Some(task), Some(project), Some(number), Some(fence)) =
+            (self.attempt, self.task, self.project, self.number, self.fence)
+        else {
+            return Ok(None);
+        };
+        let held = Held { attempt: AttemptId::from_uuid(attempt), fence: Fence::from_i64(fence) };
+        let is = |it: Option<bool>| it.unwrap_or(false);
+        let (live, ended, cancel_requested) = (is(self.live), is(self.ended), is(self.cancel_requested));
+        let state = self.state.unwrap_or_default();
+        let may_run = matches!(state.as_str(), "assigned" | "preparing" | "running");
+        let must_stop = !ended || state == "lost";
+        if self.admission == "revoked" {
+            return Ok(must_stop.then_some(OutboxItem::Stop { held }));
+        }
+        if self.overdue && live && may_run && !cancel_requested {
+            return Ok(Some(OutboxItem::Evict { held }));
+        }
+        if let Some(spec) = self.spec {
+            let reservation: Reservation = read_json(self.reservation.unwrap_or_default())?;
+            let spec: TaskSpec = read_json(spec)?;
+            return Ok(Some(OutboxItem::Assign {
+                held,
+                task: TaskId::from_uuid(task),
+                project: ProjectId::from_uuid(project),
+                number: number as u32,
+                gpu_ids: reservation.gpu_ids,
+                lease: Lease::of(&spec, self.offline_after_ms.unwrap_or_default() as u64),
+                spec: Box::new(spec),
+            }));
+        }
+        Ok(match live {
+            true => cancel_requested.then_some(OutboxItem::Cancel { held }),
+            false => must_stop.then_some(OutboxItem::Stop { held }),
         })
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::providers::{Settings, beats::Beats};
+use crate::providers::Settings;
 use domain::{
     ids::{AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeTokenId, PrincipalId},
     node::NodeFacts,
@@ -16,7 +16,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use store::{DatabaseConfig, Group, Logs, NewNodeToken, Reports, Store};
+use store::{DatabaseConfig, NewNodeToken, Store};
 use test_kit::database::TestDatabase;
 use uuid::Uuid;
 
@@ -78,12 +78,7 @@ impl Node {
         assert!(store.create_node_token(&new, &origin).await.expect("made"));
 
         let service = Service::new();
-        let beats = Beats::start(&service, store.clone());
-        let (reports, reports_written) = Group::new(Reports(store.clone()), service.stopping().clone());
-        service.spawn("reports", reports_written);
-        let (logs, logs_written) = Group::new(Logs(store.clone()), service.stopping().clone());
-        service.spawn("logs", logs_written);
-        let door = Door { service: service.clone(), store, beats, reports, logs, settings: Settings::default() };
+        let door = Door::new(service.clone(), store, Settings::default());
         let caller = Caller { node, name: "lab-3".into(), newest_epoch: 0 };
         let ((says, heard), (said, hears)) = (unbounded(), unbounded());
         service.spawn("node session", run(door, caller, Pipe { heard, said }));

@@ -1,0 +1,167 @@
+//! Looks for what nodes must be told, whenever something hints at it and every so often: one reader for all nodes of this gateway,
+//! so that ten thousand idle nodes cost one query, and a hint reaches the nodes that it names and no other.
+
+use super::outbound::{Outbound, Sent, tell};
+use domain::ids::{AttemptId, NodeId};
+use service_kit::Service;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use store::{Outbox, SessionKey, Store, StoreError, Topic};
+use tokio::{
+    sync::{
+        Notify,
+        broadcast::{self, error::RecvError},
+    },
+    time::Instant,
+};
+
+/// Nodes that are asked for in one query.
+const PER_QUERY: usize = 2_000;
+/// Between two tries when the database is away.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The open sessions of this gateway. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Teller {
+    lines: Arc<Mutex<Lines>>,
+    wake: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Lines {
+    open: BTreeMap<SessionKey, Line>,
+    /// Those for which there may be something.
+    due: BTreeSet<SessionKey>,
+}
+
+struct Line {
+    outbound: Outbound,
+    sent: Sent,
+}
+
+/// A session that is told what it must know until this is dropped.
+pub(super) struct Listening {
+    teller: Teller,
+    key: SessionKey,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut lines = self.teller.lock();
+        lines.open.remove(&self.key);
+        lines.due.remove(&self.key);
+    }
+}
+
+impl Teller {
+    pub(super) fn start(service: &Service, store: Store, every: Duration) -> Self {
+        let teller = Self::default();
+        service.spawn_until_stopped("node hints", teller.clone().hear(store.wakeups().subscribe()));
+        service.spawn_until_stopped("outbox", teller.clone().run(store, every));
+        teller
+    }
+
+    /// From now on the session is told. `known`: see [`Sent::known`].
+    pub(super) fn listen(&self, key: SessionKey, known: BTreeSet<AttemptId>, outbound: Outbound) -> Listening {
+        let mut lines = self.lock();
+        lines.open.insert(key, Line { outbound, sent: Sent::known(known) });
+        lines.due.insert(key);
+        self.wake.notify_one();
+        Listening { teller: self.clone(), key }
+    }
+
+    async fn hear(self, mut hints: broadcast::Receiver<Topic>) {
+        loop {
+            match hints.recv().await {
+                Ok(Topic::Node(node)) => self.mark(Some(node)),
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => self.mark(None),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Something is new for this node, or may be for any.
+    fn mark(&self, node: Option<NodeId>) {
+        let lines = &mut *self.lock();
+        match node {
+            Some(node) => {
+                let of_node = SessionKey { node, epoch: i64::MIN }..=SessionKey { node, epoch: i64::MAX };
+                lines.due.extend(lines.open.range(of_node).map(|(key, _)| *key));
+            }
+            None => lines.due.extend(lines.open.keys().copied()),
+        }
+        if !lines.due.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    async fn run(self, store: Store, every: Duration) {
+        let mut next_look_at_all = Instant::now() + every;
+        loop {
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(next_look_at_all) => {
+                    self.mark(None);
+                    next_look_at_all = Instant::now() + every;
+                }
+            }
+            loop {
+                match self.tell_due(&store).await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::debug!(error = %service_kit::lifecycle::Chain(&error), "outboxes could not be read; trying again");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells some of those that are due. False: none is.
+    async fn tell_due(&self, store: &Store) -> Result<bool, StoreError> {
+        let (keys, sent) = {
+            let lines = &mut *self.lock();
+            let keys: Vec<SessionKey> = lines.due.iter().take(PER_QUERY).copied().collect();
+            // Not due any more before it is read: a hint that comes meanwhile makes it due again.
+            keys.iter().for_each(|key| {
+                lines.due.remove(key);
+            });
+            let sent = keys.iter().filter_map(|key| lines.open.get(key)).flat_map(|line| &line.sent.assigned);
+            let sent: Vec<AttemptId> = sent.copied().collect();
+            (keys, sent)
+        };
+        if keys.is_empty() {
+            return Ok(false);
+        }
+        let nodes: BTreeSet<NodeId> = keys.iter().map(|key| key.node).collect();
+        let nodes: Vec<NodeId> = nodes.into_iter().collect();
+        let mut outboxes = match store.outboxes(&nodes, &sent).await {
+            Ok(outboxes) => outboxes,
+            Err(error) => {
+                self.lock().due.extend(keys);
+                return Err(error);
+            }
+        };
+        let lines = &mut *self.lock();
+        for (place, key) in keys.iter().enumerate() {
+            let outbox = match keys.get(place + 1).is_some_and(|next| next.node == key.node) {
+                // An older session of the same node; it is over.
+                true => outboxes.get(&key.node).cloned(),
+                false => outboxes.remove(&key.node),
+            };
+            if let Some(Line { outbound, sent }) = lines.open.get_mut(key) {
+                tell(outbox.unwrap_or_else(Outbox::of_nobody), *key, outbound, sent);
+            }
+        }
+        Ok(true)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
