@@ -53,6 +53,8 @@ pub struct Sight {
     pub answered_at: BootMs,
     /// The database's clock.
     pub now: Timestamp,
+    /// The time that sweeps have measured until now, all together.
+    pub seen_ms: u64,
     /// None: no api-gateway has ever been up.
     pub platform: Option<Platform>,
     /// Nodes that are not offline, with their last heartbeat.
@@ -78,6 +80,8 @@ struct Read {
     asked_at: BootMs,
     answered_at: BootMs,
     now: Timestamp,
+    /// As of `asked_at`.
+    seen_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,6 +109,9 @@ struct Wave {
 /// What is to be written and said.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Findings {
+    /// The time that sweeps have measured, with what has passed since the last one. Between two of these never more time lies than has
+    /// passed in truth, whoever set whatever clock: a sweeper counts from its own last look, and who is new counts nothing.
+    pub seen_ms: u64,
     /// Offline from now on, unless another heartbeat than this one has arrived meanwhile.
     pub offline: Vec<(NodeId, Timestamp)>,
     pub alarm: Option<Alarm>,
@@ -180,8 +187,11 @@ pub fn sweep(memory: &Memory, sight: &Sight, limits: &Limits) -> (Findings, Memo
         }
     }
 
+    let since = |last: Read| last.seen_ms + sight.asked_at.saturating_sub(last.asked_at);
+    let seen_ms = memory.last.map_or(0, since).max(sight.seen_ms);
     let step = memory.last.and_then(|last| find_step(&last, sight));
     let findings = Findings {
+        seen_ms,
         offline: offline.into_iter().collect(),
         alarm: wave.as_ref().map(|wave| wave.to_alarm(sight)),
         // A new leader does not know what its predecessor left, and a step moves the time that is told.
@@ -190,7 +200,8 @@ pub fn sweep(memory: &Memory, sight: &Sight, limits: &Limits) -> (Findings, Memo
         platform_is_away,
         spared,
     };
-    let last = Read { epoch: sight.epoch, asked_at: sight.asked_at, answered_at: sight.answered_at, now: sight.now };
+    let last =
+        Read { epoch: sight.epoch, asked_at: sight.asked_at, answered_at: sight.answered_at, now: sight.now, seen_ms };
     (findings, Memory { last: Some(last), counts_from, platform, heard, wave })
 }
 

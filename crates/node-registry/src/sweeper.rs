@@ -93,6 +93,7 @@ impl Sweeper {
             asked_at,
             answered_at: boot_ms(),
             now: seen.now,
+            seen_ms: seen.seen_ms,
             platform: seen.platform,
             nodes: seen.nodes,
             longer: seen.longer,
@@ -106,7 +107,7 @@ impl Sweeper {
             let silent_ms = sight.longer.get(&node).copied().unwrap_or(limits.offline_after_ms);
             tracing::warn!(node.id = %node, node.name = name, silent_ms, "a node is offline");
         }
-        let queued = self.store.queue_replaceable(leadership, sight.now, BATCH).await?;
+        let queued = self.store.queue_replaceable(leadership, BATCH).await?;
         Ok(if queued as i64 >= BATCH { Pass::More } else { Pass::Idle })
     }
 

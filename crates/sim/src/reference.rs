@@ -243,12 +243,13 @@ impl Reference {
             Op::Silence { node } => {
                 if let Some(row) = self.store.nodes.get_mut(&node_id(*node)) {
                     row.offline_since = Some(now - chrono::TimeDelta::hours(1));
+                    row.offline_at_ms = Some(-3_600_000);
                     row.connected = false;
                 }
                 "silent".into()
             }
             Op::Replace => {
-                let queued = self.store.queue_replaceable(&self.leaders[&Role::Sweeper], now, now);
+                let queued = self.store.queue_replaceable(&self.leaders[&Role::Sweeper], now);
                 format!("queued {}", queued.map_or_else(|error| format!("{error:?}"), |queued| queued.to_string()))
             }
             Op::Admit { node, admission } => {

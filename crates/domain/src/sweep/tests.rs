@@ -19,6 +19,7 @@ struct World {
     beats: BTreeMap<NodeId, Timestamp>,
     /// Nodes that live; each has its own moment in the period of heartbeats.
     alive: BTreeSet<u64>,
+    seen_ms: u64,
     longer: BTreeMap<NodeId, u64>,
     offline: Vec<(u64, NodeId)>,
     steps: Vec<Step>,
@@ -42,6 +43,7 @@ impl World {
             platform: None,
             beats: BTreeMap::new(),
             alive: (0..nodes).collect(),
+            seen_ms: 0,
             longer: BTreeMap::new(),
             offline: Vec::new(),
             steps: Vec::new(),
@@ -76,6 +78,7 @@ impl World {
             asked_at: self.now_ms - 3,
             answered_at: self.now_ms + 4,
             now: self.database_now(),
+            seen_ms: self.seen_ms,
             platform: self.platform,
             nodes: self.beats.clone(),
             longer: self.longer.clone(),
@@ -85,6 +88,7 @@ impl World {
     fn pass(&mut self) -> Findings {
         let (findings, memory) = sweep(&self.memory, &self.sight(), &LIMITS);
         self.memory = memory;
+        self.seen_ms = findings.seen_ms;
         for (id, beat) in &findings.offline {
             assert_eq!(self.beats.remove(id), Some(*beat));
             self.offline.push((self.now_ms, *id));
@@ -158,6 +162,35 @@ fn a_node_whose_exclusive_work_was_leased_for_longer_is_given_that() {
     world.run(300);
     world.assert_offline_after(died_at, 1, 120_000, 122_000);
     world.assert_offline_after(died_at, 2, 90_000, 92_000);
+}
+
+#[test]
+fn the_time_that_is_measured_is_true_time_or_less_whoever_sweeps_and_however_the_clock_is_set() {
+    let mut world = World::of(1);
+    let measured = |world: &mut World, does: &dyn Fn(&mut World)| {
+        let before = world.seen_ms;
+        does(world);
+        world.seen_ms - before
+    };
+    assert_eq!(measured(&mut world, &|world| world.run(60)), 60_000);
+    for step_ms in [3_600_000, -7_200_000] {
+        world.ahead_ms += step_ms;
+        assert_eq!(measured(&mut world, &|world| world.run(60)), 60_000, "a step of {step_ms} ms");
+    }
+    // It was away, and nobody else has swept: it knows how long.
+    world.run_without_sweeper(600);
+    assert_eq!(measured(&mut world, &|world| world.run(1)), 601_000);
+    // Written, but the answer was lost: nothing is counted twice.
+    let memory = world.memory.clone();
+    world.run(1);
+    world.memory = memory;
+    assert_eq!(measured(&mut world, &|world| world.run(1)), 1_000);
+    // Another one takes over, with the clock set meanwhile. It knows of no time before its first look.
+    world.epoch += 2;
+    world.memory = Memory::default();
+    world.ahead_ms += 86_400_000;
+    world.run_without_sweeper(600);
+    assert_eq!(measured(&mut world, &|world| world.run(11)), 10_000);
 }
 
 #[test]

@@ -63,6 +63,7 @@ sometimes! {
     SelfFenceFired: "exclusive work was ended by its own node",
     ExclusiveReplaced: "an exclusive task was placed again after its node was lost",
     ExclusiveHeldBack: "an exclusive task waited for what might be left of its last attempt",
+    ExclusiveWaitOver: "an exclusive task had waited for what a restore or a lost installation may have left, and that was over",
     OfflineAfterSet: "the silence after which a node is offline was set while all was running",
     LongerSilenceGiven: "a node was given the longer silence that its exclusive work was leased for",
     LogOverlapCut: "log bytes came twice and were stored once",

@@ -222,7 +222,7 @@ impl World {
             Call::Retry(task) => Answer::Retried(store.retry_task(task, now)),
             Call::Lead { role, holder, known } => Answer::Led(store.lead(role, holder, known, now)),
             Call::Snapshot => {
-                if store.queue.iter().any(|task| store.is_held_back(*task, now)) {
+                if store.queue.iter().any(|task| store.is_held_back(*task)) {
                     self.checker.hits.add(Sometimes::ExclusiveHeldBack);
                 }
                 Answer::Snapshot(Box::new(store.placement_snapshot(silence_ms, now)))
@@ -251,7 +251,10 @@ impl World {
             }
             Call::Sweep { leadership, as_of, findings } => {
                 store.record_sweep(&leadership, as_of, &findings, now)?;
-                store.queue_replaceable(&leadership, as_of, now)?;
+                if std::mem::take(&mut store.waits_over) > 0 {
+                    self.checker.hits.add(Sometimes::ExclusiveWaitOver);
+                }
+                store.queue_replaceable(&leadership, now)?;
                 store.expire_queued(now);
                 store.finish_drains();
                 Answer::Done

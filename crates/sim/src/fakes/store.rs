@@ -63,6 +63,8 @@ pub(crate) struct NodeRow {
     pub(crate) connected_since: Option<Timestamp>,
     pub(crate) beat_at: Option<Timestamp>,
     pub(crate) offline_since: Option<Timestamp>,
+    /// In the time that sweeps have measured. None: the next sweep says.
+    pub(crate) offline_at_ms: Option<i64>,
     /// The last heartbeat before the present session.
     pub(crate) away_from: Option<Timestamp>,
     pub(crate) drain_deadline: Option<Timestamp>,
@@ -116,6 +118,14 @@ pub(crate) struct Returned {
     pub(crate) kept: usize,
 }
 
+/// Of an exclusive task: for how long, and until when once a sweep has begun to count.
+#[derive(Clone, Copy)]
+struct Wait {
+    replace_after_ms: u64,
+    offline_after_ms: u64,
+    until_ms: Option<i64>,
+}
+
 /// A hint that the real store sends by NOTIFY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Topic {
@@ -135,6 +145,11 @@ pub(crate) struct FakeStore {
     logs: BTreeMap<AttemptId, logs::Head>,
     leaders: BTreeMap<Role, leader::LeaderRow>,
     platform: Option<Platform>,
+    /// The time that sweeps have measured.
+    seen_ms: i64,
+    /// Exclusive tasks that may have a process somewhere where nobody can ask.
+    waits: BTreeMap<TaskId, Wait>,
+    pub(crate) waits_over: usize,
     /// The silence after which a node is offline.
     pub(crate) offline_after_ms: u64,
     /// Of each exclusive attempt, what that was when it was leased.
@@ -165,6 +180,9 @@ impl FakeStore {
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
             platform: None,
+            seen_ms: 0,
+            waits: BTreeMap::new(),
+            waits_over: 0,
             offline_after_ms,
             leased_ms: BTreeMap::new(),
             step: None,
@@ -190,6 +208,7 @@ impl FakeStore {
             connected_since: None,
             beat_at: None,
             offline_since: None,
+            offline_at_ms: None,
             away_from: None,
             drain_deadline: None,
             faults: None,
@@ -257,6 +276,14 @@ impl FakeStore {
     /// Nodes that a person took away for good.
     pub(crate) fn revoked(&self) -> impl Iterator<Item = NodeId> {
         self.nodes.iter().filter(|(_, row)| row.admission == Admission::Revoked).map(|(id, _)| *id)
+    }
+
+    /// A process of this task may live on where nobody can ask, by a lease that was made from so much.
+    fn wait_for(&mut self, task: TaskId, offline_after_ms: u64) {
+        let replace_after_ms = self.tasks[&task].spec.on_node_loss.replace_after_ms;
+        let new = Wait { replace_after_ms, offline_after_ms, until_ms: None };
+        let wait = self.waits.entry(task).or_insert(new);
+        *wait = Wait { offline_after_ms: wait.offline_after_ms.max(offline_after_ms), ..new };
     }
 
     /// Attempts that hold resources on this node, in the order of their ids.

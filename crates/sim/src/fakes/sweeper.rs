@@ -89,6 +89,7 @@ impl World {
             asked_at: self.sweepers[w].asked_at,
             answered_at: self.now,
             now,
+            seen_ms: seen.seen_ms,
             platform: seen.platform,
             nodes: seen.nodes,
             longer: seen.longer,

@@ -155,6 +155,7 @@ impl Store {
         sqlx::query!(
             // It is heard no more, so it counts as offline when its silence would have been noticed: the sweep does not look at it.
             "UPDATE node_live SET connected = false, session_epoch = session_epoch + 1,
+                    offline_at_ms = CASE WHEN offline_since IS NOT NULL THEN offline_at_ms END,
                     offline_since = COALESCE(offline_since, now() + interval '1 millisecond' * GREATEST(
                       (SELECT offline_after_ms FROM cluster), (SELECT max(offline_after_ms) FROM attempts WHERE node_id = $1 AND reserved)))
              WHERE node_id = $1",

@@ -8,7 +8,6 @@ use crate::{
     rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks},
 };
 use domain::{
-    Timestamp,
     attempt::AttemptRow,
     ids::{AttemptId, NodeId, TaskId},
     lifecycle::{self, Around, CancelVerdict},
@@ -20,31 +19,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 impl Store {
-    /// Queues tasks whose node had been offline at `as_of` for longer than their `replace_after`, at most `limit`. Returns how many.
+    /// Queues tasks whose node has been offline for longer than their `replace_after`, at most `limit`. Returns how many.
     /// State and fence stay: the old attempt may still come back before the new one is leased. What is revoked never comes back, so
     /// it is given up at once; a task whose exit facts are committed ends by them; and a task that is to be cancelled waits for
     /// nobody: it ends, since its node may never confirm.
     ///
-    /// `as_of` is when the sweep looked at the database's clock: a step since then is not yet added to the deadlines.
-    pub async fn queue_replaceable(
-        &self,
-        leadership: &Leadership,
-        as_of: Timestamp,
-        limit: i64,
-    ) -> Result<usize, StoreError> {
+    /// Counted in the time that sweeps have measured, so that a step of the database's clock is none of it.
+    pub async fn queue_replaceable(&self, leadership: &Leadership, limit: i64) -> Result<usize, StoreError> {
         let mut transaction = self.pool.begin().await?;
         leader::require(&mut transaction, leadership).await?;
         // The nodes' rows are locked as when a node comes back: whichever of the two is first, the other one sees it.
         let due = sqlx::query!(
             r#"SELECT a.task_id, a.node_id, (n.admission = 'revoked') AS "revoked!"
                FROM attempts a JOIN node_live l ON l.node_id = a.node_id JOIN nodes n ON n.id = a.node_id
-               JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id
+               JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id CROSS JOIN sweep w
                WHERE a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND l.offline_since IS NOT NULL
                  AND (s.cancel_requested OR (NOT s.queued OR s.state = 'finishing' OR n.admission = 'revoked') AND
-                      l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= $2)
+                      l.offline_at_ms + (t.spec->'on_node_loss'->>'replace_after_ms')::bigint <= w.seen_ms)
                ORDER BY a.task_id LIMIT $1 FOR SHARE OF l"#,
-            limit,
-            as_of
+            limit
         )
         .fetch_all(&mut *transaction)
         .await?;
@@ -91,11 +84,10 @@ impl Store {
         save_attempts(&mut transaction, &touched).await?;
         // Nobody will ever say that these are free. What is exclusive holds back its task's next attempt for as long as it may live.
         sqlx::query!(
-            "UPDATE attempts a SET reserved = false FROM nodes n JOIN node_live l ON l.node_id = n.id, tasks t
-             WHERE a.node_id = n.id AND t.id = a.task_id AND n.admission = 'revoked' AND l.offline_since <= $1 AND a.reserved AND a.ended_at IS NOT NULL
+            "UPDATE attempts a SET reserved = false FROM nodes n JOIN node_live l ON l.node_id = n.id, tasks t, sweep w
+             WHERE a.node_id = n.id AND t.id = a.task_id AND n.admission = 'revoked' AND l.offline_at_ms <= w.seen_ms AND a.reserved AND a.ended_at IS NOT NULL
                AND (NOT COALESCE((t.spec->'on_node_loss'->>'exclusive')::boolean, false) OR
-                    l.offline_since + ((t.spec->'on_node_loss'->>'replace_after_ms')::bigint * interval '1 millisecond') <= $1)",
-            as_of
+                    l.offline_at_ms + (t.spec->'on_node_loss'->>'replace_after_ms')::bigint <= w.seen_ms)"
         )
         .execute(&mut *transaction)
         .await?;
@@ -161,7 +153,7 @@ pub(crate) async fn give_up(
             // Exit facts are of a process that has ended.
             let may_live = |row: &&AttemptRow| row.exit.is_none();
             let may_live: Vec<Uuid> = rows.iter().filter(may_live).map(|row| row.id.as_uuid()).collect();
-            exclusive::surely_ended(&mut *connection, &may_live).await?
+            exclusive::wait_for(&mut *connection, &may_live).await?
         }
     };
     let mut changed = Vec::new();

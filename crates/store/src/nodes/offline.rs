@@ -17,6 +17,8 @@ pub struct Liveness {
     pub platform: Option<Platform>,
     /// Nodes that have been here and are neither offline nor revoked, with their last heartbeat.
     pub nodes: BTreeMap<NodeId, Timestamp>,
+    /// The time that sweeps have measured.
+    pub seen_ms: u64,
     /// The silence after which a node is offline.
     pub offline_after_ms: u64,
     /// Nodes among them whose exclusive work was leased when it was longer, and that are given that.
@@ -27,9 +29,9 @@ impl Store {
     /// One statement, so that all of it is of one moment.
     pub async fn liveness(&self) -> Result<Liveness, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?", c.offline_after_ms,
+            r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?", c.offline_after_ms, s.seen_ms,
                       (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved) AS leased_ms
-               FROM cluster c LEFT JOIN platform_presence p ON true
+               FROM cluster c CROSS JOIN sweep s LEFT JOIN platform_presence p ON true
                LEFT JOIN (node_live l JOIN nodes n ON n.id = l.node_id AND n.admission <> 'revoked')
                  ON l.offline_since IS NULL AND l.beat_at IS NOT NULL"#
         )
@@ -45,6 +47,7 @@ impl Store {
                 .filter_map(|row| row.node_id.zip(row.beat_at))
                 .map(|(id, beat_at)| (NodeId::from_uuid(id), beat_at))
                 .collect(),
+            seen_ms: first.seen_ms as u64,
             offline_after_ms: first.offline_after_ms as u64,
             longer: leased
                 .filter(|(_, leased_ms)| *leased_ms > first.offline_after_ms)
@@ -61,19 +64,17 @@ impl Store {
         as_of: Timestamp,
         findings: &Findings,
     ) -> Result<Vec<(NodeId, String)>, StoreError> {
-        if findings.offline.is_empty() && findings.step.is_none() && !findings.alarm_changed {
-            return Ok(Vec::new());
-        }
         let mut transaction = self.pool.begin().await?;
         leader::require(&mut transaction, leadership).await?;
         if let Some(step) = &findings.step {
             add_step(&mut transaction, step, as_of).await?;
         }
+        measure(&mut transaction, findings.seen_ms).await?;
         let (ids, beats): (Vec<_>, Vec<_>) =
             findings.offline.iter().map(|(node, beat_at)| (node.as_uuid(), *beat_at)).unzip();
-        // Stamped with the clock that the decision was made by: a step after it is added to this too.
+        // For people by the clock that the decision was made by: a step after it is added to this too.
         let rows = sqlx::query!(
-            r#"UPDATE node_live l SET offline_since = $3, connected = false
+            r#"UPDATE node_live l SET offline_since = $3, offline_at_ms = (SELECT seen_ms FROM sweep), connected = false
                FROM UNNEST($1::uuid[], $2::timestamptz[]) AS gone(id, beat_at) JOIN nodes n ON n.id = gone.id
                WHERE l.node_id = gone.id AND l.beat_at = gone.beat_at AND l.offline_since IS NULL RETURNING l.node_id, n.name"#,
             &ids,
@@ -122,6 +123,26 @@ impl Store {
         .await?;
         Ok(())
     }
+}
+
+/// So much time has passed, in all: what waits for it to pass is looked at. A node that was revoked is not looked at by the sweep; it is
+/// offline when its silence would have been noticed.
+async fn measure(connection: &mut PgConnection, seen_ms: u64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH seen AS (UPDATE sweep SET seen_ms = GREATEST(seen_ms, $1) RETURNING seen_ms),
+         gone AS (
+           UPDATE node_live l SET offline_at_ms = s.seen_ms + CASE WHEN n.admission = 'revoked' THEN GREATEST(c.offline_after_ms,
+             (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved)) ELSE 0 END
+           FROM seen s, cluster c, nodes n WHERE n.id = l.node_id AND l.offline_since IS NOT NULL AND l.offline_at_ms IS NULL
+         ),
+         over AS (DELETE FROM exclusive_waits w USING seen s WHERE w.until_ms <= s.seen_ms)
+         UPDATE exclusive_waits w SET until_ms = s.seen_ms + w.replace_after_ms + GREATEST(w.offline_after_ms, c.offline_after_ms)
+         FROM seen s, cluster c WHERE w.until_ms IS NULL",
+        seen_ms as i64
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// The database's clock was set: what was stamped by the old clock and compared with the new one moves along. Once per step, and what

@@ -14,7 +14,8 @@ pub enum Restored {
 }
 
 /// Begins a new epoch after a restore, so that no fence is given twice and what was leased since the backup is known by its fence.
-/// Nothing is placed until every node that was there has said hello, or is offline. Harmless to repeat.
+/// Nothing is placed until every node that was there has said hello, or is offline, and exclusive tasks wait for as long as a process
+/// of theirs may be alive anywhere. Harmless to repeat.
 ///
 /// The epoch comes from the clock too, in steps of ten minutes: a second restore of one backup must not repeat the first one's.
 pub async fn declare_restored(url: &str) -> Result<Restored, StoreError> {
@@ -42,7 +43,18 @@ pub async fn declare_restored(url: &str) -> Result<Restored, StoreError> {
     sqlx::query!("UPDATE leader SET epoch = epoch + 4294967296").execute(&mut *transaction).await?;
     sqlx::query!(
         "UPDATE node_live SET session_epoch = session_epoch + 4294967296, connected = false, connected_since = NULL,
-                offline_since = CASE WHEN (SELECT admission = 'revoked' FROM nodes WHERE id = node_id) THEN offline_since END"
+                offline_at_ms = NULL, offline_since = CASE WHEN (SELECT admission = 'revoked' FROM nodes WHERE id = node_id) THEN offline_since END"
+    )
+    .execute(&mut *transaction)
+    .await?;
+    // Of exclusive work any node may have a process that was forgotten, also one that this database has never heard of. All of them have
+    // ended by themselves when nobody has renewed their leases for as long as those are.
+    sqlx::query!(
+        "INSERT INTO exclusive_waits AS w (task_id, replace_after_ms, offline_after_ms)
+         SELECT t.id, (t.spec->'on_node_loss'->>'replace_after_ms')::bigint,
+                GREATEST(c.offline_after_ms, (SELECT max(offline_after_ms) FROM attempts WHERE reserved))
+         FROM tasks t CROSS JOIN cluster c WHERE (t.spec->'on_node_loss'->>'exclusive')::boolean
+         ON CONFLICT (task_id) DO UPDATE SET offline_after_ms = GREATEST(w.offline_after_ms, excluded.offline_after_ms), until_ms = NULL"
     )
     .execute(&mut *transaction)
     .await?;

@@ -2,7 +2,6 @@
 
 use crate::{
     Store, StoreError, Topic,
-    attempts::exclusive,
     rows::{lock_tasks, save_tasks},
 };
 use domain::{
@@ -28,12 +27,7 @@ impl Store {
         if scope.project().is_some_and(|project| project != row.project) {
             return Ok(Retried::NotFound);
         }
-        let not_before = row.not_before;
         let Some(events) = lifecycle::retry_ended(&mut row) else { return Ok(Retried::NotEnded(row.state)) };
-        // Nobody's wish makes an exclusive task run twice: it waits until what may be left of it has surely ended.
-        if exclusive::is_exclusive(&mut transaction, task.as_uuid()).await? {
-            row.not_before = not_before;
-        }
         let project = row.project;
         save_tasks(&mut transaction, &[(row, events)]).await?;
         // Its place in the queue is that of a task submitted now.

@@ -182,20 +182,14 @@ impl Real {
                 self.world
                     .database
                     .execute(&format!(
-                        "UPDATE node_live SET offline_since = now() - interval '1 hour', connected = false WHERE node_id = '{id}'"
+                        "UPDATE node_live SET offline_since = now() - interval '1 hour', offline_at_ms = -3600000, connected = false WHERE node_id = '{id}'"
                     ))
                     .await;
                 "silent".into()
             }
             Op::Replace => {
                 let leader = self.world.leads(LeaderRole::Sweeper).await;
-                format!(
-                    "queued {}",
-                    store
-                        .queue_replaceable(&leader, chrono::DateTime::<chrono::Utc>::MAX_UTC, 100)
-                        .await
-                        .expect("answered")
-                )
+                format!("queued {}", store.queue_replaceable(&leader, 100).await.expect("answered"))
             }
             Op::Admit { node, admission } => {
                 let set = match admission {

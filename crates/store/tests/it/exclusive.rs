@@ -26,7 +26,9 @@ async fn may_start(world: &World, task: TaskId, node: Node) -> bool {
 }
 
 async fn offline_for(world: &World, node: Node, seconds: u32) {
-    let set = format!("offline_since = now() - interval '{seconds} seconds', connected = false");
+    let set = format!(
+        "offline_since = now() - interval '{seconds} s', offline_at_ms = (SELECT seen_ms FROM sweep) - {seconds} * 1000, connected = false"
+    );
     world.database.execute(&format!("UPDATE node_live SET {set} WHERE node_id = '{}'", node.id)).await;
 }
 
@@ -78,8 +80,12 @@ async fn a_new_installation_under_the_nodes_token_says_nothing_of_the_old_one() 
     assert!(!may_start(&world, task, other).await);
     let wait = "SELECT count(*) FROM task_state WHERE queued AND not_before > now() + interval '11 minutes'";
     assert_eq!(world.count(wait).await, 1, "90 s and its own ten minutes");
+    // The first sweep begins to count.
     world.database.execute("UPDATE task_state SET not_before = now()").await;
-    assert!(may_start(&world, task, other).await);
+    for (seconds, starts) in [(3_600, false), (689, false), (1, true)] {
+        world.pass_time(seconds).await;
+        assert_eq!(may_start(&world, task, other).await, starts, "{seconds} s later");
+    }
 }
 
 #[tokio::test]
@@ -105,22 +111,6 @@ async fn a_revoked_node_has_its_time_to_stop_it() {
             assert_eq!(may_start(&world, task, other).await, starts, "offline for {seconds} s");
         }
     }
-}
-
-#[tokio::test]
-async fn after_a_restore_it_waits_for_nodes_that_may_have_it() {
-    let world = World::start().await;
-    let (node, other) = (world.node("n").await, world.node("other").await);
-    let (task, plain) = (exclusive_task(&world).await, world.submit(json!({})).await);
-    // What runs where was forgotten; the other node has said hello since.
-    world.database.execute("UPDATE cluster SET restored_at = now(), epoch = epoch + 1").await;
-    let forgetful = format!("UPDATE node_live SET connected_since = NULL WHERE node_id = '{}'", node.id);
-    world.database.execute(&forgetful).await;
-    for (seconds, starts) in [(1, false), (601, true)] {
-        offline_for(&world, node, seconds).await;
-        assert_eq!(may_start(&world, task, other).await, starts, "offline for {seconds} s");
-    }
-    assert!(may_start(&world, plain, other).await);
 }
 
 /// After how much silence the node ends the task by itself, as it is told; less the task's own ten minutes.
@@ -191,4 +181,45 @@ async fn what_was_decided_by_the_value_of_before_is_not_written() {
     assert!(matches!(written, Err(StoreError::NotLeader)), "{written:?}");
     let again = world.leads(LeaderRole::Sweeper).await;
     assert_eq!(again.epoch, sweeper.epoch + 1, "it goes on at once");
+}
+
+/// As if the database's clock had been set forward: all that it has stamped is older by so much.
+async fn set_clock_forward(world: &World) {
+    for (table, column) in [("node_live", "offline_since"), ("node_live", "beat_at"), ("task_state", "not_before")] {
+        world.database.execute(&format!("UPDATE {table} SET {column} = {column} - interval '1 day'")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_forward_shortens_no_wait() {
+    let world = World::start().await;
+    let (lost, reinstalled, revoked) =
+        (world.node("lost").await, world.node("again").await, world.node("revoked").await);
+    let other = world.node("other").await;
+    let mut tasks = Vec::new();
+    for node in [lost, reinstalled, revoked] {
+        let task = exclusive_task(&world).await;
+        world.start_on(task, node).await;
+        tasks.push(task);
+    }
+    offline_for(&world, lost, 0).await;
+    world.store.cancel_task(Scope::All, tasks[0], &origin()).await.expect("asked");
+    world.store.retry_task(Scope::All, tasks[0], &origin()).await.expect("asked");
+    offline_for(&world, reinstalled, 0).await;
+    let new = hello(reinstalled.id, InstanceId::from_uuid(Uuid::now_v7()), &[]);
+    assert!(matches!(world.store.open_session(&new).await.expect("opened"), Opened::Session { .. }));
+    let token = NodeTokenId::from_uuid(revoked.id.as_uuid());
+    world.store.revoke_node_token(token, false, &origin()).await.expect("asked");
+    set_clock_forward(&world).await;
+    // The lost one's silence was noticed by a sweep already; the others get their 90 s from the next one on.
+    for (seconds, starts) in
+        [(0, [false; 3]), (599, [false; 3]), (1, [true, false, false]), (89, [true, false, false]), (1, [true; 3])]
+    {
+        world.pass_time(seconds).await;
+        world.replace().await;
+        for (task, starts) in tasks.iter().zip(starts) {
+            let is_placed = world.task(*task).await.view.node.as_deref() == Some("other");
+            assert_eq!(is_placed || may_start(&world, *task, other).await, starts, "{seconds} s later");
+        }
+    }
 }

@@ -118,10 +118,9 @@ async fn when_many_nodes_go_at_once_no_task_is_to_blame() {
     }
     let task = world.submit(json!({})).await;
     world.start_on(task, nodes[0]).await;
-    world.database.execute("UPDATE node_live SET offline_since = now() - interval '1 second', connected = false").await;
+    world.database.execute("UPDATE node_live SET offline_since = now() - interval '1 second', offline_at_ms = -1000, connected = false").await;
     let leader = world.leads(store::LeaderRole::Sweeper).await;
-    let as_of = world.store.now().await.expect("read");
-    world.store.queue_replaceable(&leader, as_of, 100).await.expect("queued");
+    world.store.queue_replaceable(&leader, 100).await.expect("queued");
     assert_eq!(world.count("SELECT count(*) FROM task_state WHERE died_with IS NOT NULL").await, 0);
     assert!(world.task(task).await.view.queued);
 }

@@ -115,7 +115,7 @@ async fn a_former_sweeper_takes_nothing_away() {
     world.store.lead(LeaderRole::Sweeper, Uuid::from_u128(10), None).await.expect("asked").expect("takes over");
     let (as_of, findings) = world.find_silent(node).await;
     assert!(matches!(world.store.record_sweep(&former, as_of, &findings).await, Err(StoreError::NotLeader)));
-    assert!(matches!(world.store.queue_replaceable(&former, as_of, 9).await, Err(StoreError::NotLeader)));
+    assert!(matches!(world.store.queue_replaceable(&former, 9).await, Err(StoreError::NotLeader)));
     assert_eq!(world.count("SELECT count(*) FROM node_live WHERE offline_since IS NOT NULL").await, 0);
     assert_eq!(
         world.store.find_node(&node.id.to_string()).await.expect("read").map(|found| found.node.id),
@@ -133,7 +133,10 @@ async fn a_task_that_may_wait_for_its_node_does() {
     world.start_on(hasty, node).await;
     world.lose(node).await;
     assert_eq!((world.task(patient).await.view.queued, world.task(hasty).await.view.queued), (false, true));
-    world.database.execute("UPDATE node_live SET offline_since = now() - interval '2 hours'").await;
+    world
+        .database
+        .execute("UPDATE node_live SET offline_since = now() - interval '2 hours', offline_at_ms = -7200000")
+        .await;
     assert_eq!(world.replace().await, 1);
     assert!(world.task(patient).await.view.queued);
 }

@@ -225,3 +225,28 @@ async fn a_restore_is_not_declared_while_services_are_connected_and_each_begins_
     let (session, ..) = comes_back(&world.store, node, vec![]).await;
     assert!(session.epoch > node.session.epoch + 1);
 }
+
+#[tokio::test]
+async fn exclusive_work_waits_for_processes_that_nobody_knows_of() {
+    let world = World::start().await;
+    let known = world.node("known").await;
+    let exclusive = json!({"on_node_loss": {"exclusive": true, "replace_after": "10m"}});
+    let (task, plain) = (world.submit(exclusive).await, world.submit(json!({})).await);
+    let backup = world.back_up().await;
+    let world = world.go_on().await;
+    // The backup has never heard of this node, and so nobody waits for its hello.
+    let unknown = world.node("unknown").await;
+    world.start_on(task, unknown).await;
+    drop(world);
+
+    let (world, _) = restored(backup).await;
+    let (session, ..) = comes_back(&world.store, known, vec![]).await;
+    let known = Node { session, ..known };
+    world.place(plain, known).await;
+    let placed = async || world.commit(task, known).await.expect("committed").placed;
+    for (seconds, places) in [(3_600, 0), (689, 0), (1, 1)] {
+        world.pass_time(seconds).await;
+        let heads = world.store.placement_snapshot(HEADS_PER_CLASS).await.expect("read").heads;
+        assert_eq!((heads.len(), placed().await), (places, places), "{seconds} s later");
+    }
+}

@@ -156,7 +156,10 @@ async fn a_node_that_returns_while_its_work_is_about_to_be_queued_keeps_it() {
     let node = world.node("n").await;
     let task = world.submit(json!({})).await;
     world.start_on(task, node).await;
-    world.database.execute("UPDATE node_live SET offline_since = now() - interval '1 second'").await;
+    world
+        .database
+        .execute("UPDATE node_live SET offline_since = now() - interval '1 second', offline_at_ms = -1000")
+        .await;
     let pool = world.database.pool().await;
     let mut returning = pool.begin().await.expect("begun");
     let back = "UPDATE node_live SET offline_since = NULL";

@@ -102,7 +102,7 @@ impl World {
     pub(crate) async fn lose(&self, node: Node) {
         self.database
             .execute(&format!(
-                "UPDATE node_live SET offline_since = now() - interval '1 second', connected = false WHERE node_id = '{}'",
+                "UPDATE node_live SET offline_since = now() - interval '1 second', offline_at_ms = (SELECT seen_ms FROM sweep) - 1000, connected = false WHERE node_id = '{}'",
                 node.id
             ))
             .await;
@@ -111,8 +111,14 @@ impl World {
     /// Queues what may be replaced now.
     pub(crate) async fn replace(&self) -> usize {
         let leader = self.leads(LeaderRole::Sweeper).await;
-        let now = self.store.now().await.expect("read");
-        self.store.queue_replaceable(&leader, now, 100).await.expect("queued")
+        self.store.queue_replaceable(&leader, 100).await.expect("queued")
+    }
+    /// Sweeps go on, and measure that so much time has passed.
+    pub(crate) async fn pass_time(&self, seconds: u64) {
+        let leader = self.leads(LeaderRole::Sweeper).await;
+        let seen = self.store.liveness().await.expect("read");
+        let findings = Findings { seen_ms: seen.seen_ms + seconds * 1_000, ..Findings::default() };
+        self.store.record_sweep(&leader, seen.now, &findings).await.expect("swept");
     }
     /// A sweep that finds this node silent, by what is known of it now.
     pub(crate) async fn find_silent(&self, node: Node) -> (Timestamp, Findings) {

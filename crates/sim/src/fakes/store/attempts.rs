@@ -1,6 +1,6 @@
 //! Placing attempts, hearing of them, and what their nodes must be told.
 
-use super::{Change, FakeStore, SessionKey, Topic};
+use super::{Change, FakeStore, NodeRow, SessionKey, Topic};
 use crate::assertions::Violation;
 use domain::{
     Timestamp,
@@ -63,7 +63,7 @@ impl FakeStore {
             .filter(|_| !awaits_nodes)
             .map(|id| &self.tasks[id])
             .filter(|record| record.row.not_before.is_none_or(|at| at <= now) && !record.row.cancel_requested)
-            .filter(|record| !self.is_held_back(record.row.id, now))
+            .filter(|record| !self.is_held_back(record.row.id))
             .map(|record| Head {
                 task: record.row.id,
                 class: record.class,
@@ -141,7 +141,7 @@ impl FakeStore {
             let is_cordoned = node.faults.as_ref().is_some_and(NodeFaults::is_cordoned);
             let is_open = is_open && (!is_cordoned || self.may_probe(placement.node, now));
             let Some(mut task) = self.load_task(id).filter(|_| is_open) else { continue };
-            if self.is_held_back(id, now) {
+            if self.is_held_back(id) {
                 continue;
             }
             let mut previous = task.live.and_then(|live| self.attempts.get(&live).cloned());
@@ -181,15 +181,17 @@ impl FakeStore {
     }
 
     /// An exclusive task of which an earlier attempt may have a process.
-    pub(crate) fn is_held_back(&self, task: TaskId, now: Timestamp) -> bool {
+    pub(crate) fn is_held_back(&self, task: TaskId) -> bool {
         let record = &self.tasks[&task];
-        let wait = chrono::TimeDelta::milliseconds(record.spec.on_node_loss.replace_after_ms as i64);
+        let wait_ms = record.spec.on_node_loss.replace_after_ms as i64;
+        let may_live = |node: &NodeRow| {
+            node.offline_since.is_none() || node.offline_at_ms.is_none_or(|at| at + wait_ms > self.seen_ms)
+        };
         record.spec.on_node_loss.exclusive
             && !self.planted.nothing_held_back
-            && (self.may_be_forgotten(record.created_at, wait, now)
+            && (self.waits.contains_key(&task)
                 || self.holding.iter().any(|(node, held)| {
-                    self.nodes[node].offline_since.is_none_or(|since| since + wait > now)
-                        && held.iter().any(|attempt| self.attempts[attempt].task == task)
+                    may_live(&self.nodes[node]) && held.iter().any(|attempt| self.attempts[attempt].task == task)
                 }))
     }
 

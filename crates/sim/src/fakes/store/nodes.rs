@@ -71,6 +71,7 @@ enum Machine {
 pub(crate) struct Liveness {
     pub(crate) platform: Option<Platform>,
     pub(crate) nodes: BTreeMap<NodeId, Timestamp>,
+    pub(crate) seen_ms: u64,
     pub(crate) offline_after_ms: u64,
     pub(crate) longer: BTreeMap<NodeId, u64>,
 }
@@ -104,6 +105,7 @@ impl FakeStore {
         node.connected_since = Some(now);
         node.away_from = node.beat_at.replace(now);
         node.offline_since = None;
+        node.offline_at_ms = None;
         node.metrics = hello.metrics.clone();
         node.facts = hello.facts.clone();
         let draining = matches!(node.admission, Admission::Draining | Admission::Drained);
@@ -267,8 +269,12 @@ impl FakeStore {
             let mut attempt = self.attempts[id].clone();
             attempt.reserved &= machine == Machine::MayGoOn;
             let loss = &self.tasks[&attempt.task].spec.on_node_loss;
+            let leased_ms = self.leased_ms(*id);
             let wait = (machine == Machine::OfAnother && loss.exclusive && attempt.exit.is_none())
-                .then(|| now + milliseconds((self.leased_ms(*id) + loss.replace_after_ms) as i64));
+                .then(|| now + milliseconds((leased_ms + loss.replace_after_ms) as i64));
+            if wait.is_some() {
+                self.wait_for(attempt.task, leased_ms);
+            }
             let task = self.load_task(attempt.task);
             if let Some(mut task) = task.clone().filter(|task| task.live.is_none() && wait.is_some()) {
                 task.not_before = task.not_before.max(wait);
@@ -306,6 +312,7 @@ impl FakeStore {
             node.beat_at = Some(now);
             node.metrics = metrics.clone();
             node.connected = true;
+            node.offline_at_ms = None;
             let was_offline = node.offline_since.take().is_some();
             let returned = was_offline.then(|| self.return_to_work(key.node, now));
             self.journal.push(Change::Heard { node: key.node, returned });
@@ -346,6 +353,7 @@ impl FakeStore {
         Liveness {
             platform: self.platform,
             nodes: online.filter_map(|(id, node)| Some((*id, node.beat_at?))).collect(),
+            seen_ms: self.seen_ms as u64,
             offline_after_ms: self.offline_after_ms,
             longer: self.holding.keys().map(|id| (*id, self.longest_ms(*id))).filter(is_longer).collect(),
         }
@@ -373,15 +381,40 @@ impl FakeStore {
     ) -> Result<(), StoreError> {
         self.require(leadership, now)?;
         findings.step.iter().for_each(|step| self.add_step(step, as_of));
+        self.measure(findings.seen_ms as i64);
         for (id, beat_at) in &findings.offline {
             let Some(node) = self.nodes.get_mut(id).filter(|node| node.beat_at == Some(*beat_at)) else { continue };
             if node.offline_since.is_none() {
                 node.offline_since = Some(as_of);
+                node.offline_at_ms = Some(self.seen_ms);
                 node.connected = false;
                 self.journal.push(Change::Offline { node: *id });
             }
         }
         Ok(())
+    }
+
+    /// So much time has passed, in all.
+    fn measure(&mut self, seen_ms: i64) {
+        self.seen_ms = self.seen_ms.max(seen_ms);
+        let (seen_ms, counts_ms) = (self.seen_ms, self.offline_after_ms);
+        // The sweep does not look at a node that was revoked: it is offline when its silence would have been noticed.
+        for id in self.nodes.keys().copied().collect::<Vec<NodeId>>() {
+            let leased_ms = self.held_on(id).filter_map(|held| self.leased_ms.get(&held.id)).max().copied();
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            if node.offline_since.is_some() && node.offline_at_ms.is_none() {
+                let is_revoked = node.admission == Admission::Revoked;
+                let silence_ms = if is_revoked { leased_ms.unwrap_or(0).max(counts_ms) } else { 0 };
+                node.offline_at_ms = Some(seen_ms + silence_ms as i64);
+            }
+        }
+        let many = self.waits.len();
+        self.waits.retain(|_, wait| wait.until_ms.is_none_or(|until| until > seen_ms));
+        self.waits_over += many - self.waits.len();
+        for wait in self.waits.values_mut().filter(|wait| wait.until_ms.is_none()) {
+            let wait_ms = wait.replace_after_ms + wait.offline_after_ms.max(counts_ms);
+            wait.until_ms = Some(seen_ms + wait_ms as i64);
+        }
     }
 
     /// Once per step, and what is known of it may grow.
@@ -400,26 +433,26 @@ impl FakeStore {
         }
     }
 
-    pub(crate) fn queue_replaceable(
-        &mut self,
-        leadership: &Leadership,
-        as_of: Timestamp,
-        now: Timestamp,
-    ) -> Result<usize, StoreError> {
+    pub(crate) fn queue_replaceable(&mut self, leadership: &Leadership, now: Timestamp) -> Result<usize, StoreError> {
         self.require(leadership, now)?;
-        let away: Vec<(NodeId, Timestamp)> =
-            self.nodes.iter().filter_map(|(id, node)| Some((*id, node.offline_since?))).collect();
+        let away: Vec<(NodeId, Option<i64>)> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.offline_since.is_some())
+            .map(|(id, node)| (*id, node.offline_at_ms))
+            .collect();
         let mut queued = 0;
-        for (node, since) in away {
+        for (node, at_ms) in away {
             let is_revoked = self.nodes[&node].admission == Admission::Revoked;
             let due: Vec<_> = self
                 .held_on(node)
                 .filter(|attempt| attempt.ended_at.is_none())
                 .filter_map(|attempt| {
                     let record = &self.tasks[&attempt.task];
-                    let wait = milliseconds(record.spec.on_node_loss.replace_after_ms as i64);
+                    let wait_ms = record.spec.on_node_loss.replace_after_ms as i64;
+                    let is_over = at_ms.is_some_and(|at| at + wait_ms <= self.seen_ms);
                     let may_wait = !record.row.queued || is_revoked;
-                    let is_due = record.row.cancel_requested || may_wait && since + wait <= as_of;
+                    let is_due = record.row.cancel_requested || may_wait && is_over;
                     let is_due = is_due && record.row.live == Some(attempt.id);
                     is_due.then(|| attempt.clone())
                 })
@@ -460,7 +493,7 @@ impl FakeStore {
                 }
             }
             if is_revoked {
-                self.release_for_good(node, since, as_of);
+                self.release_for_good(node, at_ms);
             }
         }
         if queued > 0 {
@@ -470,12 +503,12 @@ impl FakeStore {
     }
 
     /// Nobody will ever say that what a revoked node held is free.
-    fn release_for_good(&mut self, node: NodeId, since: Timestamp, as_of: Timestamp) {
+    fn release_for_good(&mut self, node: NodeId, at_ms: Option<i64>) {
         let held: Vec<AttemptRow> = self.held_on(node).filter(|held| held.ended_at.is_some()).cloned().collect();
         for held in held {
             let loss = &self.tasks[&held.task].spec.on_node_loss;
             let wait_ms = if loss.exclusive { loss.replace_after_ms as i64 } else { 0 };
-            if since + milliseconds(wait_ms) <= as_of {
+            if at_ms.is_some_and(|at| at + wait_ms <= self.seen_ms) {
                 self.save_attempt(AttemptRow { reserved: false, ..held });
             }
         }
@@ -495,7 +528,10 @@ impl FakeStore {
         node.connected = false;
         node.session_epoch += 1;
         // It is heard no more, so it counts as offline when its silence would have been noticed.
-        node.offline_since.get_or_insert(now + milliseconds(silence_ms as i64));
+        if node.offline_since.is_none() {
+            node.offline_since = Some(now + milliseconds(silence_ms as i64));
+            node.offline_at_ms = None;
+        }
         if evict {
             let live: Vec<AttemptId> = live.iter().map(|held| held.id).collect();
             self.give_up(&live, "its node was revoked", Machine::MayGoOn, now);

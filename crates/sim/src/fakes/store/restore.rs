@@ -1,9 +1,9 @@
 //! A backup, and what is done after its restore.
 
-use super::{FakeStore, NodeRow};
+use super::{FakeStore, NodeRow, TaskRecord};
 use domain::{
     Timestamp,
-    ids::{ClusterEpoch, Fence, Held},
+    ids::{ClusterEpoch, Fence, Held, TaskId},
 };
 
 /// Beyond every number that was given out since the backup.
@@ -31,7 +31,13 @@ impl FakeStore {
             // Until its first hello: counted, not timed, since the clock may be set meanwhile.
             node.connected_since = None;
             node.offline_since = None;
+            node.offline_at_ms = None;
         }
+        // Nodes that nobody remembers may have them, too.
+        let longest_ms = self.leased_ms.values().copied().max().unwrap_or(0).max(self.offline_after_ms);
+        let exclusive = |record: &&TaskRecord| record.spec.on_node_loss.exclusive;
+        let tasks: Vec<TaskId> = self.tasks.values().filter(exclusive).map(|record| record.row.id).collect();
+        tasks.into_iter().for_each(|task| self.wait_for(task, longest_ms));
         self
     }
 
@@ -40,16 +46,6 @@ impl FakeStore {
         let may_come =
             |node: &NodeRow| node.instance.is_some() && node.offline_since.is_none() && node.connected_since.is_none();
         self.restored_at.is_some() && self.nodes.values().any(may_come)
-    }
-
-    /// Whether a node that has not said hello since a restore may have a process of a task that was submitted then.
-    pub(super) fn may_be_forgotten(&self, submitted: Timestamp, wait: chrono::TimeDelta, now: Timestamp) -> bool {
-        let may_have = |node: &NodeRow| {
-            node.instance.is_some()
-                && node.connected_since.is_none()
-                && node.offline_since.is_none_or(|since| since + wait > now)
-        };
-        self.restored_at.is_some_and(|at| submitted < at) && self.nodes.values().any(may_have)
     }
 
     /// When the database was restored, unless this node has said hello since.

@@ -92,11 +92,7 @@ impl FakeStore {
 
     pub(crate) fn retry_task(&mut self, id: TaskId, now: Timestamp) -> Retried {
         let Some(mut task) = self.load_task(id) else { return Retried::NotFound };
-        let not_before = task.not_before;
         let Some(events) = lifecycle::retry_ended(&mut task) else { return Retried::NotEnded };
-        if self.tasks[&id].spec.on_node_loss.exclusive {
-            task.not_before = not_before;
-        }
         self.save_task(task, events, now);
         if let Some(record) = self.tasks.get_mut(&id) {
             record.queued_at = now;
