@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -46,11 +46,12 @@ pub struct Job {
 pub struct JobLease {
     pub terms: Lease,
     renewed_at: Arc<AtomicU64>,
+    writing: Arc<Mutex<()>>,
 }
 
 impl JobLease {
     pub fn new(terms: Lease) -> Self {
-        Self { terms, renewed_at: Arc::default() }
+        Self { terms, renewed_at: Arc::default(), writing: Arc::default() }
     }
     /// When the last acknowledged heartbeat was sent, in milliseconds of CLOCK_BOOTTIME. 0: never.
     pub fn renewed_at(&self) -> u64 {
@@ -58,6 +59,10 @@ impl JobLease {
     }
     pub fn renew(&self, sent_at: u64) {
         self.renewed_at.fetch_max(sent_at, Ordering::AcqRel);
+    }
+    /// Whoever writes the lease down holds this: a heartbeat may be acknowledged in the middle of a start.
+    pub(crate) fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

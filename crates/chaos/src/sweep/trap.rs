@@ -46,8 +46,9 @@ impl Trap {
     pub(super) fn sprung(&self) -> Option<String> {
         let said = fs::read(&self.out).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
-        // A call that was never done has no result. Those of other threads die with the first one.
-        let line = said.lines().find(|line| line.trim_end().ends_with("= ?"))?;
+        // A call that was never done has no result. Those that other threads were in died with it, but were entered before.
+        let mut lines = said.lines().filter(|line| line.trim_end().ends_with("= ?"));
+        let line = lines.clone().find(|line| !line.contains("resumed>")).or_else(|| lines.next())?;
         Some(line.split_once(' ').map_or(line, |(_, call)| call).trim().trim_end_matches("= ?").trim_end().to_owned())
     }
 

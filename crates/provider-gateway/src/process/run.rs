@@ -211,7 +211,8 @@ pub(super) async fn signal(executor: &ProcessExecutor, job: &Job, signal: Signal
 }
 
 pub(super) fn renew(job: &Job) {
-    if let Err(error) = supervisor::write_lease(job) {
+    let Some(lease) = &job.lease else { return };
+    if let Err(error) = supervisor::write_lease(&job.dir, lease) {
         tracing::warn!(attempt.id = %job.held.attempt, %error, "a renewed lease could not be written down");
         return;
     }

@@ -1,7 +1,7 @@
 //! The agent's side of `unidesk-shim`: its directory, its spec, its doorbell.
 
 use super::{ProcessExecutor, environment::environment, pidfd::Process, record::Record, scratch};
-use crate::executor::{Failure, Job};
+use crate::executor::{Failure, Job, JobLease};
 use domain::spec::Network;
 use nix::{errno::Errno, fcntl::OFlag, sys::signal::Signal};
 use std::{
@@ -146,7 +146,7 @@ fn write_spec(executor: &ProcessExecutor, job: &Job, record: &Record, dir: &Path
         add("max_processes", &settings.max_processes.to_string());
     }
     if let Some(lease) = &job.lease {
-        write_lease(job)?;
+        write_lease(&job.dir, lease)?;
         add("lease_file", &lease_file(&job.dir).display().to_string());
         add("lease_period_ms", &lease.terms.period_ms.to_string());
         add("lease_grace_ms", &lease.terms.grace_ms.to_string());
@@ -168,11 +168,12 @@ fn lease_file(job_dir: &Path) -> PathBuf {
 
 /// Writes down when the last acknowledged heartbeat was sent; the shim reads it when the lease that it knows of ends. The shim stands
 /// on the same kernel, so the moment itself can be handed over.
-pub(super) fn write_lease(job: &Job) -> io::Result<()> {
-    let Some(lease) = &job.lease else { return Ok(()) };
-    let unfinished = job.dir.join("lease.new");
+pub(super) fn write_lease(job_dir: &Path, lease: &JobLease) -> io::Result<()> {
+    // One at a time: of two, the first to rename took the other's file away; and the newest word must be the last.
+    let _writing = lease.writing();
+    let unfinished = job_dir.join("lease.new");
     fs::write(&unfinished, lease.renewed_at().to_string())?;
-    fs::rename(unfinished, lease_file(&job.dir))
+    fs::rename(unfinished, lease_file(job_dir))
 }
 
 fn stop_signal(name: &str) -> Signal {
@@ -191,4 +192,30 @@ pub(super) const RENEWED: Signal = Signal::SIGUSR2;
 /// Whether a missing file is all that went wrong.
 pub(super) fn is_missing(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ENOENT as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::lease::Lease;
+    use std::thread;
+
+    #[test]
+    fn a_heartbeat_that_is_acknowledged_during_the_start_does_not_spoil_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let lease = JobLease::new(Lease { period_ms: 85_000, grace_ms: 8_000 });
+        thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let (dir, lease) = (dir.path(), lease.clone());
+                scope.spawn(move || {
+                    for beat in 0..500 {
+                        lease.renew(4 * beat + thread);
+                        write_lease(dir, &lease).expect("written, whoever else writes it");
+                    }
+                });
+            }
+        });
+        let written = fs::read_to_string(lease_file(dir.path())).expect("there");
+        assert_eq!(written, "1999", "the newest word is the last");
+    }
 }

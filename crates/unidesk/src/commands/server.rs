@@ -97,9 +97,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     .spawn_until_stopped("settings", compare_offline_after(store.clone(), Duration::from_secs(told)));
             }
             let listener = config.bind().await?;
-            println!("ready http://{} service=api-gateway", listener.local_addr()?);
+            let address = listener.local_addr()?;
             // Stateless routes of other services are served right here: one hop less than forwarding them.
             api_gateway::run(&service, store.clone(), listener, node_registry::routes(store.clone())).await?;
+            // Not before: until then it may still end for want of the database.
+            println!("ready http://{address} service=api-gateway");
             store
         }
         Which::Scheduler { database, nodes, config, health } => {
