@@ -3,6 +3,7 @@
 use crate::{Timestamp, ids::NodeId, resources::Capacity};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
 
 /// What an agent tells about its machine at hello, and again when it changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,16 @@ pub struct NodeFacts {
     /// What this agent can do that not every agent can: `self_fence:container`.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub features: BTreeSet<String>,
+    /// Which start of the machine this is. None: an older agent, or one that can't tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Uuid>,
+}
+
+impl NodeFacts {
+    /// Whether the two are surely of two starts: of a machine before and after a restart, or of a machine and its copy.
+    pub fn is_of_another_boot(&self, other: &Self) -> bool {
+        matches!((self.boot, other.boot), (Some(one), Some(another)) if one != another)
+    }
 }
 
 /// What a heartbeat carries: figures that move, conditions, and what is warm.

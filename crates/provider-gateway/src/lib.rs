@@ -219,6 +219,7 @@ impl Surveyor {
                 .filter(|executor| executor.self_fences())
                 .map(|executor| domain::lease::feature(executor.name()))
                 .collect(),
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|id| id.trim().parse().ok()),
             limits: limits.into_iter().filter_map(|(name, limits)| Some((name.to_owned(), limits?))).collect(),
             ..measured
         }

@@ -49,7 +49,7 @@ pub enum Op {
         task: u8,
         node: u8,
     },
-    /// One of two installations says hello with what it holds.
+    /// One of two installations says hello with what it holds; the third is a copy of the first.
     Open {
         node: u8,
         instance: u8,
@@ -268,7 +268,7 @@ impl Reference {
         let hello = OpenSession {
             node: node_id(node),
             instance: instance_id(node, instance),
-            facts: NodeFacts { capacity: capacity(), executors, ..NodeFacts::default() },
+            facts: NodeFacts { capacity: capacity(), executors, boot: Some(boot_id(instance)), ..NodeFacts::default() },
             metrics: NodeMetrics::default(),
             attempts: held
                 .iter()
@@ -284,6 +284,7 @@ impl Reference {
                 format!("session {} draining {draining} unknown {unknown:?}", key.epoch)
             }
             Opened::OtherInstance => "other instance".into(),
+            Opened::OtherBoot => "other boot".into(),
             Opened::Superseded => "superseded".into(),
             Opened::Revoked => "revoked".into(),
         }
@@ -375,5 +376,10 @@ fn node_id(node: u8) -> NodeId {
     NodeId::from_uuid(Uuid::from_u128(0x0de0 + u128::from(node)))
 }
 fn instance_id(node: u8, instance: u8) -> InstanceId {
-    InstanceId::from_uuid(Uuid::from_u128(0x1000 + u128::from(node) * 16 + u128::from(instance)))
+    InstanceId::from_uuid(Uuid::from_u128(0x1000 + u128::from(node) * 16 + u128::from(instance % 2)))
+}
+
+/// Each of the three runs on a machine of its own.
+fn boot_id(instance: u8) -> Uuid {
+    Uuid::from_u128(0x2000 + u128::from(instance))
 }

@@ -74,6 +74,11 @@ pub(super) async fn greet<T: Transport>(
             let detail = "Another installation uses this token and is connected. Make a token of its own for this machine, or stop the other one.";
             refuse(transport, RefusalCode::OtherInstance, detail, Some(60_000)).await
         }
+        Opened::OtherBoot => {
+            tracing::error!(node.id = %caller.node, "a copy of this node is connected, or the node was restarted a moment ago");
+            let detail = "The same installation is connected from a machine that was started at another time. If this machine was restarted just now, it is let in as soon as that connection is silent. If one is a copy of the other, delete the copy's data directory and make a token of its own for it.";
+            refuse(transport, RefusalCode::OtherInstance, detail, Some(heartbeat.as_millis() as u64)).await
+        }
         Opened::Superseded => {
             refuse(transport, RefusalCode::Unknown, "This node has connected anew since.", Some(1_000)).await
         }

@@ -31,6 +31,7 @@ fn facts() -> NodeFacts {
             disk_bytes: 1 << 40,
             gpus: vec![Gpu { id: "GPU-1".into(), model: "RTX 4090".into(), memory_bytes: 24 << 30 }],
         },
+        boot: Some(Uuid::from_u128(0xb)),
         ..NodeFacts::default()
     }
 }

@@ -26,6 +26,7 @@ sometimes! {
     StaleLeaderRefused: "a stale leader was refused",
     StaleSessionDropped: "a stale session was dropped",
     OtherInstanceRefused: "a second installation was refused",
+    OtherBootRefused: "a machine that was restarted was refused until its former life was silent",
     LateHelloRefused: "a hello that came late was refused",
     SilenceNoticed: "a dead line was noticed by its silence",
     AdoptedRunning: "a running container was adopted after an agent's restart",

@@ -235,6 +235,10 @@ impl World {
                 return self.refuse(g, line, RefusalCode::OtherInstance, 60_000);
             }
             Opened::Revoked => return self.refuse(g, line, RefusalCode::Revoked, REVOKED_WAIT_MS),
+            Opened::OtherBoot => {
+                self.hit(Sometimes::OtherBootRefused);
+                return self.refuse(g, line, RefusalCode::OtherInstance, 15_000);
+            }
             Opened::Superseded => {
                 self.hit(Sometimes::LateHelloRefused);
                 return self.refuse(g, line, RefusalCode::Unknown, 2_000);

@@ -23,6 +23,7 @@ use provider_gateway::{
     executor::Adopted,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use uuid::Uuid;
 
 pub(crate) struct Node {
     // The machine.
@@ -85,11 +86,11 @@ pub(crate) struct Session {
 
 impl Node {
     pub(crate) fn new(id: NodeId, facts: NodeFacts, instance: InstanceId) -> Self {
-        Self {
+        let mut node = Self {
             id,
             facts,
             instance,
-            boot: 1,
+            boot: 0,
             booted_at: 0,
             is_up: true,
             is_gone: false,
@@ -120,7 +121,15 @@ impl Node {
             began_at: 0,
             last_heard: 0,
             hello_sent_at: 0,
-        }
+        };
+        node.boots();
+        node
+    }
+
+    /// The machine starts, or will, and has another boot from now on.
+    pub(crate) fn boots(&mut self) {
+        self.boot += 1;
+        self.facts.boot = Some(Uuid::from_u128(self.id.as_uuid().as_u128() << 8 | u128::from(self.boot)));
     }
 
     /// The agent does nothing before then.

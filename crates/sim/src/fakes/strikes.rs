@@ -228,7 +228,7 @@ impl World {
         let since = self.now.saturating_sub(draw % 1_100);
         let node = &mut self.nodes[n];
         node.disk.lose_power(since);
-        node.boot += 1;
+        node.boots();
         node.is_up = false;
         (node.suspended_until, node.suspended_ms) = (0, 0);
         self.after(for_ms, Event::Boot { node: n });

@@ -3,7 +3,7 @@
 use crate::{
     Store, StoreError, Topic,
     nodes::reconcile::{absolve, hear, reconcile},
-    rows::{lock_tasks, write_json},
+    rows::{lock_tasks, read_json, write_json},
 };
 use domain::{
     attempt::Report,
@@ -53,6 +53,9 @@ pub enum Opened {
     },
     /// Another installation uses the node's token and is alive.
     OtherInstance,
+    /// The same installation is alive on a machine that was started another time: one of the two is a copy. Or the machine was
+    /// restarted so quickly that its former life is not silent yet; then it soon is.
+    OtherBoot,
     /// The node has opened a session over a later connection since; this inventory is out of date.
     Superseded,
     Revoked,
@@ -65,7 +68,7 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         let node = hello.node.as_uuid();
         let row = sqlx::query!(
-            r#"SELECT n.name, n.admission, l.instance, l.session_epoch, l.connected_since, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
+            r#"SELECT n.name, n.admission, n.facts, l.instance, l.session_epoch, l.connected_since, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
                FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1 FOR UPDATE OF l"#,
             node,
             self.silence_s()
@@ -77,6 +80,10 @@ impl Store {
         }
         if row.instance.is_some_and(|instance| instance != hello.instance.as_uuid()) && row.alive == Some(true) {
             return Ok(Opened::OtherInstance);
+        }
+        // Two that take the session from each other would both be given the same work.
+        if row.alive == Some(true) && read_json::<NodeFacts>(row.facts)?.is_of_another_boot(&hello.facts) {
+            return Ok(Opened::OtherBoot);
         }
         // A hello can wait here for long, while its node has given up and connected anew: what it was given since would seem missing.
         // Counted in sessions, not in time: a clock that was set back would refuse every node until it is as late again.

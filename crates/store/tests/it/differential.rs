@@ -132,13 +132,15 @@ impl Real {
                 None => "placed 0".into(),
             },
             Op::Open { node, instance, .. } => {
-                let instance = Uuid::from_u128(0x1000 + u128::from(*node) * 16 + u128::from(*instance));
+                let boot = Some(Uuid::from_u128(0x2000 + u128::from(*instance)));
+                let instance = Uuid::from_u128(0x1000 + u128::from(*node) * 16 + u128::from(*instance % 2));
                 let hello = OpenSession {
                     node: node_id(node),
                     instance: InstanceId::from_uuid(instance),
                     facts: NodeFacts {
                         capacity: capacity(),
                         executors: [("process".to_owned(), "1".to_owned())].into(),
+                        boot,
                         ..NodeFacts::default()
                     },
                     metrics: NodeMetrics::default(),
@@ -157,6 +159,7 @@ impl Real {
                         format!("session {} draining {draining} unknown {unknown:?}", key.epoch)
                     }
                     Opened::OtherInstance => "other instance".into(),
+                    Opened::OtherBoot => "other boot".into(),
                     Opened::Superseded => "superseded".into(),
                     Opened::Revoked => "revoked".into(),
                 }
@@ -456,7 +459,8 @@ impl Generator {
             54..68 => {
                 let has = attempts.iter().filter(|(_, on)| *on == node).map(|(label, _)| *label);
                 let holds = has.filter(|_| self.dice.random_ratio(3, 4)).collect();
-                Op::Open { node, instance: u8::from(self.dice.random_ratio(1, 4)), holds }
+                let instance = *[0, 0, 0, 0, 1, 2].choose(&mut self.dice).expect("not empty");
+                Op::Open { node, instance, holds }
             }
             68..71 => Op::Beat { node, back },
             71..74 => Op::Close { node, back },

@@ -4,12 +4,13 @@ use crate::world::{World, connect, exited, failed, hello, new_task, piece, succe
 use domain::{
     attempt::{AttemptState, Report},
     ids::{Fence, Held, InstanceId},
+    node::NodeFacts,
     outcome::FailureKind,
     principal::Scope,
     task::TaskState,
 };
 use serde_json::json;
-use store::{NodeReport, Opened, ReportVerdict, SessionKey, SessionReports};
+use store::{NodeReport, OpenSession, Opened, ReportVerdict, SessionKey, SessionReports};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -269,6 +270,26 @@ async fn a_second_installation_waits_until_the_first_is_silent() {
     world.store.close_session(node.session).await.expect("closed");
     let opened = world.store.open_session(&hello(node.id, copy, &[])).await.expect("answered");
     assert!(matches!(opened, Opened::Session { .. }), "{opened:?}");
+}
+
+#[tokio::test]
+async fn a_copy_of_a_machine_waits_until_the_machine_is_silent_and_a_restarted_agent_does_not() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let of_boot = |boot: u128| {
+        let said = hello(node.id, node.instance, &[]);
+        OpenSession { facts: NodeFacts { boot: Some(Uuid::from_u128(boot)), ..said.facts.clone() }, ..said }
+    };
+    let open = async |boot| world.store.open_session(&of_boot(boot)).await.expect("answered");
+    // An agent of before this was told, then its successor, which is killed and started again.
+    for _ in 0..2 {
+        assert!(matches!(open(1).await, Opened::Session { .. }));
+    }
+    assert_eq!(open(2).await, Opened::OtherBoot);
+    let Opened::Session { key, .. } = open(1).await else { panic!("the machine itself is let in") };
+    world.store.close_session(key).await.expect("closed");
+    assert!(matches!(open(2).await, Opened::Session { .. }), "as after a restart of the machine");
+    assert_eq!(open(1).await, Opened::OtherBoot);
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ pub(crate) enum Opened {
         log_offsets: Vec<(AttemptId, [u64; 4])>,
     },
     OtherInstance,
+    OtherBoot,
     /// The node has connected anew since.
     Superseded,
     Revoked,
@@ -95,6 +96,9 @@ impl FakeStore {
         let is_alive = node.connected && node.beat_at.is_some_and(|beat| beat > now - silence);
         if node.instance.is_some_and(|instance| instance != hello.instance) && is_alive {
             return Opened::OtherInstance;
+        }
+        if is_alive && node.facts.is_of_another_boot(&hello.facts) {
+            return Opened::OtherBoot;
         }
         // What was sent to another installation may have been begun there.
         let is_new_instance = node.instance.is_some_and(|instance| instance != hello.instance);
