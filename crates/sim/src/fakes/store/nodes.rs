@@ -536,11 +536,11 @@ impl FakeStore {
             node.offline_since = Some(now + milliseconds(silence_ms as i64));
             node.offline_at_ms = None;
         }
+        self.journal.push(Change::Revoked { node: id, evicted: evict });
         if evict {
             let live: Vec<AttemptId> = live.iter().map(|held| held.id).collect();
             self.give_up(&live, "its node was revoked", Machine::MayGoOn, now);
         }
-        self.journal.push(Change::Revoked { node: id, evicted: evict });
         self.topics.extend([Topic::Node(id), Topic::Queue]);
         true
     }
