@@ -13,6 +13,7 @@ pub mod load;
 pub mod logs;
 pub mod machine;
 pub mod nodes;
+pub mod placement;
 pub mod platform;
 pub mod queue;
 pub mod report;

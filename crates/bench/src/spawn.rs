@@ -82,8 +82,9 @@ async fn rate(platform: &Platform, args: &Args, name: &str) -> anyhow::Result<f6
         anyhow::ensure!(submitted.began.elapsed() < WITHIN, "the processes are not done within {WITHIN:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let sample = load::until_readable(&platform.client, &submitted.ids, WITHIN).await?;
+    load::until_readable(&platform.client, &submitted.ids, WITHIN).await?;
     let took = submitted.began.elapsed();
+    let sample = load::sample(&platform.client, &submitted.ids).await?;
     if let Some(failed) = sample.iter().find(|task| task.state != TaskState::Succeeded) {
         anyhow::bail!("a process did not succeed: {}", failed.message);
     }

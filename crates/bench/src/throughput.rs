@@ -160,13 +160,13 @@ pub async fn once(platform: &Platform, nodes: &mut NodesProcess, args: &Args, na
     let submitted = load::submit(platform.server, &platform.admin_token, &load::task(name, &json!({})), shape).await?;
     let all = before.ended + args.tasks as u64;
     nodes.until("every end is acknowledged", within, |figures| figures.ended >= all).await?;
-    let sample = load::until_readable(&platform.client, &submitted.ids, within).await?;
+    load::until_readable(&platform.client, &submitted.ids, within).await?;
     let took = submitted.began.elapsed();
     let cpu = spent(cost, platform.cost(), cpu_of(nodes).saturating_sub(sim), own);
     // Releases are still under way; their cost belongs to the tasks as well.
     let done = nodes.until("every attempt is released", within, |figures| figures.attempts == 0).await?;
     let counters = database.counters().await?.since(&counted);
-    load::check_history(&sample)?;
+    load::check_history(&load::sample(&platform.client, &submitted.ids).await?)?;
     let reading = load::read_back(&platform.client, name, &submitted.ids).await?;
     anyhow::ensure!(done.complaints == before.complaints, "the platform did not understand a simulated node");
     Ok(Run {

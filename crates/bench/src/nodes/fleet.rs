@@ -31,7 +31,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// A connection that is not open after so long is given up.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 const REFUSED_WAIT: Duration = Duration::from_secs(300);
-const FIGURES_EVERY: Duration = Duration::from_millis(100);
+const FIGURES_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -166,7 +166,6 @@ impl Fleet {
         let figures = &mut self.figures;
         figures.beat_us = Spread::from(&self.beats);
         figures.connect_us = Spread::from(&self.connects);
-        figures.attempts = self.seats.iter().map(|seat| seat.node.attempts() as u64).sum();
         figures.bytes_in = self.traffic.bytes_in.get();
         figures.bytes_out = self.traffic.bytes_out.get();
         figures.frames_in = self.traffic.frames_in.get();
@@ -260,12 +259,14 @@ impl Fleet {
         let seat = &mut self.seats[at];
         seat.heard_at = now;
         seat.node.clock = unix_micros();
+        let held = seat.node.attempts() as u64;
         let mut effects = std::mem::take(&mut self.effects);
         for message in self.heard.drain(..) {
             if let protocol::transport::Message::Text(text) = message {
                 seat.node.hear(&text, &mut self.out, &mut effects);
             }
         }
+        self.figures.attempts = self.figures.attempts + seat.node.attempts() as u64 - held;
         let mut refused = None;
         for effect in effects.drain(..) {
             let seat = &mut self.seats[at];
