@@ -28,6 +28,9 @@ pub struct Args {
     /// Give up waiting for all nodes after so many seconds
     #[arg(long, default_value_t = 300)]
     pub within_s: u64,
+    /// Seconds after the return in which nobody may be called offline
+    #[arg(long, default_value_t = 20)]
+    pub watch_s: u64,
     /// Do not kill the gateway
     #[arg(long)]
     pub no_kill: bool,
@@ -148,7 +151,7 @@ async fn storm(
     let first = fleet[0].figures().connect_us;
     // The sweep is given the time to be wrong.
     let watched = Instant::now();
-    while watched.elapsed() < Duration::from_secs(20) {
+    while watched.elapsed() < Duration::from_secs(args.watch_s) {
         most_offline = most_offline.max(offline(database).await?);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

@@ -3,7 +3,7 @@
 
 use crate::{
     load,
-    nodes::NodesProcess,
+    nodes::{NodesProcess, process},
     platform::{Options, Platform},
     report::{Record, percentile, round},
     seed,
@@ -37,7 +37,9 @@ const PER_REQUEST: usize = 500;
 pub async fn run(args: &Args) -> anyhow::Result<Record> {
     let mut points = Vec::new();
     for nodes in &args.nodes {
-        points.extend(of_fleet(args, *nodes).await?);
+        for waiting in &args.waiting {
+            points.push(point(args, *nodes, *waiting).await?);
+        }
     }
     let rate_at = |waiting: usize, nodes: u32| {
         points
@@ -62,53 +64,24 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
     Ok(record)
 }
 
-async fn of_fleet(args: &Args, count: u32) -> anyhow::Result<Vec<Value>> {
+/// One fleet with one length of the queue, on a platform of its own.
+async fn point(args: &Args, count: u32, waiting: usize) -> anyhow::Result<Value> {
     let mut platform = Platform::start(&args.platform).await?;
     let mut database = platform.database().await?;
     let tokens = platform.make_nodes(count).await?;
-    // One that goes the product's own way, and that all others are copies of.
+    // One that goes the product's own way, and that all others are copies of. Those that will run at once wait in no queue.
     let template = platform.client.submit(&load::task("queue", &json!({})), None).await?.id;
-    let mut points = Vec::new();
-    let mut nodes: Option<NodesProcess> = None;
-    let mut loaded = 1;
-    for waiting in &args.waiting {
-        // The template may be running by now: the queue is filled up by submissions first where there is one.
-        match &mut nodes {
-            None => {
-                let began = Instant::now();
-                seed::copies(&mut database, template, waiting.saturating_sub(loaded)).await?;
-                eprintln!("{waiting} tasks are waiting, loaded in {:.1} s", began.elapsed().as_secs_f64());
-            }
-            Some(_) => {
-                let began = Instant::now();
-                // Of one that still waits: the newest.
-                let newest: uuid::Uuid =
-                    sqlx::query_scalar("SELECT task_id FROM task_state WHERE queued ORDER BY task_id DESC LIMIT 1")
-                        .fetch_one(&mut database.connection)
-                        .await?;
-                let more = waiting.saturating_sub(loaded);
-                seed::copies(&mut database, domain::ids::TaskId::from_uuid(newest), more).await?;
-                eprintln!("{waiting} tasks are waiting, loaded in {:.1} s", began.elapsed().as_secs_f64());
-            }
-        }
-        loaded = *waiting;
-        let process = match nodes.take() {
-            Some(process) => nodes.insert(process),
-            None => {
-                let slots = (args.running / u64::from(count)).max(1);
-                let server = platform.server;
-                let args = crate::nodes::process::Args { server, tokens: tokens.clone(), slots, dial_over_ms: 0 };
-                let process = nodes.insert(NodesProcess::start(&args)?);
-                let all = u64::from(count);
-                process.until("all nodes are connected", Duration::from_secs(300), |now| now.connected == all).await?;
-                process
-            }
-        };
-        points.push(measure(args, &platform, process, &mut database, *waiting, count).await?);
-    }
+    let began = Instant::now();
+    seed::copies(&mut database, template, waiting + args.running as usize - 1).await?;
+    eprintln!("{waiting} tasks are waiting, loaded in {:.1} s", began.elapsed().as_secs_f64());
+    let slots = (args.running / u64::from(count)).max(1);
+    let mut nodes = NodesProcess::start(&process::Args { server: platform.server, tokens, slots, dial_over_ms: 0 })?;
+    let all = u64::from(count);
+    nodes.until("all nodes are connected", Duration::from_secs(300), |now| now.connected == all).await?;
+    let point = measure(args, &platform, &mut nodes, &mut database, waiting, count).await?;
     drop(nodes);
     platform.stop().await?;
-    Ok(points)
+    Ok(point)
 }
 
 /// Keeps the queue at its length for so many seconds.
@@ -125,11 +98,13 @@ async fn measure(
     urgent_body["priority"] = json!("urgent");
     let urgent = urgent(&platform.client, &urgent_body, Duration::from_secs(args.seconds) + WARM_UP);
     let load = async {
-        let (began, first) = (Instant::now(), nodes.figures().ended);
+        let began = Instant::now();
+        // What ended since the nodes are there is made up for as well.
         let mut submitted = 0;
+        let per_request = PER_REQUEST.min(waiting / 4).max(1);
         let mut measured_from = None;
         loop {
-            let ended = nodes.figures().ended - first;
+            let ended = nodes.figures().ended;
             if began.elapsed() >= WARM_UP && measured_from.is_none() {
                 measured_from = Some((Instant::now(), ended));
             }
@@ -139,12 +114,12 @@ async fn measure(
                 return anyhow::Ok((ended - from) as f64 / at.elapsed().as_secs_f64());
             }
             let due = (ended as usize).saturating_sub(submitted);
-            if due < PER_REQUEST {
+            if due < per_request {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             }
-            let tasks = due.min(4 * PER_REQUEST);
-            let shape = load::Shape { tasks, batch: PER_REQUEST, clients: 2, keys: true };
+            let tasks = due.min(4 * per_request);
+            let shape = load::Shape { tasks, batch: per_request, clients: 2, keys: true };
             load::submit(platform.server, &platform.admin_token, &body, shape).await?;
             submitted += tasks;
         }

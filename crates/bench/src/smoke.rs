@@ -2,6 +2,7 @@
 //! dearer by a row write, a statement or a frame is seen in the request that brings it.
 
 use crate::{
+    fleet,
     platform::Options,
     report::Record,
     throughput::{self, Args},
@@ -53,6 +54,27 @@ pub async fn run(args: &SmokeArgs) -> anyhow::Result<Record> {
             dear.push(format!("{name} is {found}; at most {bound} are meant"));
         }
     }
+    let record = return_of_nodes(args, record).await?;
     anyhow::ensure!(dear.is_empty(), "a task costs more than it should:\n{}", dear.join("\n"));
     Ok(record)
+}
+
+/// A killed gateway costs no node its standing.
+async fn return_of_nodes(args: &SmokeArgs, record: Record) -> anyhow::Result<Record> {
+    let nodes = 100;
+    let fleet = fleet::run(&fleet::Args {
+        nodes,
+        per_process: nodes,
+        idle_s: 5,
+        dial_over_ms: 0,
+        within_s: 240,
+        no_kill: false,
+        watch_s: 2,
+        platform: args.platform.clone(),
+    })
+    .await?;
+    let of = |name: &str| fleet.get(name).with_context(|| format!("{name} was not measured"));
+    anyhow::ensure!(of("falsely_offline")? == 0.0, "a node was called offline while the gateway was away");
+    anyhow::ensure!(of("refused_in_the_storm")? == 0.0, "a node was refused when it came back");
+    Ok(record.number("all_nodes_back_after_ms", of("all_back_after_ms")?))
 }
