@@ -25,6 +25,10 @@ pub enum Pass {
     More,
 }
 
+/// What a pass may take. More, and what it waits for says nothing any more: a database that is out of reach ends no query. Longer
+/// than any pass of ours on a database that answers.
+const PASS_WITHIN: Duration = Duration::from_secs(60);
+
 impl Service {
     pub fn new() -> Self {
         Self::default()
@@ -60,7 +64,8 @@ impl Service {
     }
 
     /// The one periodic loop: an idempotent pass without input, run every `interval` and whenever `hint` rings. The timer alone is
-    /// enough. A full batch goes again at once; an error is logged here, once, and waits for the next tick.
+    /// enough. A full batch goes again at once; an error is logged here, once, and waits for the next tick. A pass that takes more than
+    /// 60 s is dropped where it is, and counts as failed.
     pub fn repeat<P, F, E>(&self, name: &'static str, interval: Duration, hint: std::sync::Arc<Notify>, mut pass: P)
     where
         P: FnMut() -> F + Send + 'static,
@@ -71,20 +76,25 @@ impl Service {
         self.spawn(name, async move {
             let mut failing_since: Option<Instant> = None;
             while !stop.is_cancelled() {
-                match pass().await {
-                    Ok(Pass::More) => {
-                        failing_since = None;
-                        continue;
-                    }
-                    Ok(Pass::Idle) => {
+                let done = tokio::time::timeout(PASS_WITHIN, pass()).await;
+                let trouble = match &done {
+                    Ok(Ok(_)) => None,
+                    Ok(Err(error)) => Some(Chain(error).to_string()),
+                    Err(_) => Some(format!("nothing was answered within {} s", PASS_WITHIN.as_secs())),
+                };
+                match trouble {
+                    None => {
                         if let Some(since) = failing_since.take() {
                             tracing::info!(after_s = since.elapsed().as_secs(), "works again");
                         }
+                        if matches!(done, Ok(Ok(Pass::More))) {
+                            continue;
+                        }
                     }
                     // The first of a row at once, then one a minute: a database that is away must not fill the log.
-                    Err(error) => {
+                    Some(error) => {
                         if failing_since.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
-                            tracing::warn!(error = %Chain(&error), "failed; trying again");
+                            tracing::warn!(error, "failed; trying again");
                             failing_since = Some(Instant::now());
                         }
                     }
@@ -120,5 +130,36 @@ impl<E: std::error::Error + ?Sized> Display for Chain<'_, E> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_that_hears_nothing_any_more_is_dropped_and_its_loop_goes_on() {
+        let service = Service::new();
+        let (began, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (starts, ends) = (began.clone(), ended.clone());
+        service.repeat("test", Duration::from_secs(1), Arc::default(), move || {
+            let (number, ends) = (starts.fetch_add(1, Ordering::Relaxed), ends.clone());
+            async move {
+                if number == 0 {
+                    std::future::pending::<()>().await;
+                }
+                ends.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, std::io::Error>(Pass::Idle)
+            }
+        });
+        tokio::time::sleep(PASS_WITHIN - Duration::from_secs(1)).await;
+        assert_eq!((began.load(Ordering::Relaxed), ended.load(Ordering::Relaxed)), (1, 0));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(ended.load(Ordering::Relaxed) > 0, "the next pass was never begun");
+        assert!(service.stop_within(Duration::from_secs(5)).await);
     }
 }

@@ -1,7 +1,7 @@
 //! Group commit: concurrent calls of one operation become one transaction, so that many callers share one round trip and one
 //! flush of the disk. A call that comes alone is written at once: an idle platform waits for nothing.
 
-use crate::StoreError;
+use crate::{StoreError, limits::in_time};
 use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -117,7 +117,8 @@ async fn write<O: Operation>(
 async fn write_once<O: Operation>(operation: &O, calls: &[O::Call]) -> Result<Vec<O::Answer>, StoreError> {
     let mut attempt = 1;
     loop {
-        match operation.write(calls).await {
+        // With a limit, or all that come after would wait behind a write that nobody answers.
+        match in_time(operation.write(calls)).await {
             Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
             result => return result,
         }

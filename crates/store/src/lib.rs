@@ -12,6 +12,7 @@ mod group;
 mod groups;
 mod invariants;
 mod leader;
+mod limits;
 mod logs;
 mod nodes;
 mod rows;
@@ -34,6 +35,7 @@ pub use group::Group;
 pub use groups::{Logs, Reports, Submissions};
 pub use invariants::{Depth, Finding, Outcome};
 pub use leader::{Leadership, Role as LeaderRole};
+pub use limits::in_time;
 pub use logs::{
     append::{LogAck, Piece as LogPiece, SessionPieces},
     read::LogChunk,
@@ -140,6 +142,7 @@ impl Store {
                         Ok(true)
                     })
                 })
+                .after_release(|connection, _| Box::pin(limits::is_in_order(connection)))
         };
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let beats = pool(2).connect_lazy_with(options);

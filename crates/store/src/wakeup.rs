@@ -3,6 +3,7 @@
 //! Inside one process they stay in memory. Where several processes share the database they also travel by NOTIFY, sent after the
 //! commit on a connection of its own and coalesced: inside the transaction it would cost most of the throughput.
 
+use crate::{StoreError, limits::in_time};
 use domain::ids::{AttemptId, NodeId, TaskId};
 use sqlx::{PgPool, postgres::PgListener};
 use std::{collections::BTreeSet, time::Duration};
@@ -11,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 const CHANNEL: &str = "unidesk";
+/// A line on which nothing is heard for so long is asked whether it is there.
+const ASK_EVERY: Duration = Duration::from_secs(30);
 /// PostgreSQL takes payloads of under 8,000 bytes.
 const TOPICS_PER_NOTIFY: usize = 150;
 
@@ -114,12 +117,21 @@ impl Wakeups {
         }
     }
 
-    async fn listen_until_trouble(&self, pool: &PgPool, own: &str) -> Result<(), sqlx::Error> {
-        let mut listener = PgListener::connect_with(pool).await?;
-        listener.listen(CHANNEL).await?;
+    async fn listen_until_trouble(&self, pool: &PgPool, own: &str) -> Result<(), StoreError> {
+        let mut listener = in_time(async { Ok(PgListener::connect_with(pool).await?) }).await?;
+        in_time(async { Ok(listener.listen(CHANNEL).await?) }).await?;
         // What was notified while nobody listened is lost: the queue at least is looked at.
         let _ = self.local.send(Topic::Queue);
-        while let Some(notification) = listener.try_recv().await? {
+        loop {
+            let heard = match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {
+                Ok(heard) => heard?,
+                // A line that is dead and says nothing is noticed by asking.
+                Err(_) => {
+                    in_time(async { Ok(sqlx::query("SELECT 1").execute(&mut listener).await?) }).await?;
+                    continue;
+                }
+            };
+            let Some(notification) = heard else { return Ok(()) };
             let Some((sender, topics)) = notification.payload().split_once(':') else { continue };
             if sender != own {
                 for topic in topics.split(',').filter_map(Topic::decode) {
@@ -127,7 +139,6 @@ impl Wakeups {
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -138,8 +149,8 @@ async fn send_notifications(pool: &PgPool, mut outgoing: mpsc::UnboundedReceiver
         let topics: Vec<String> = topics.into_iter().map(Topic::encode).collect();
         for chunk in topics.chunks(TOPICS_PER_NOTIFY) {
             let payload = format!("{sender}:{}", chunk.join(","));
-            if let Err(error) = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(pool).await
-            {
+            let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload);
+            if let Err(error) = in_time(async { Ok(notify.execute(pool).await?) }).await {
                 tracing::debug!(%error, "a wake-up was not sent; polling makes up for it");
             }
         }

@@ -4,7 +4,7 @@
 use domain::{node::NodeMetrics, sweep::ABSENT_AFTER_MS};
 use service_kit::{Pass, Service};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use store::{SessionKey, Store};
+use store::{SessionKey, Store, in_time};
 use tokio::sync::{Notify, mpsc};
 
 const PER_STATEMENT: usize = 512;
@@ -49,7 +49,7 @@ async fn write(service: Service, store: Store, mut queue: mpsc::UnboundedReceive
             latest.insert(beat.key, beat.metrics.clone());
         }
         let beats: Vec<(SessionKey, NodeMetrics)> = latest.into_iter().collect();
-        match store.heartbeat(&beats).await {
+        match in_time(store.heartbeat(&beats)).await {
             Ok(counted) => {
                 let (written, others): (Vec<Beat>, Vec<Beat>) =
                     waiting.drain(..).partition(|beat| counted.contains(&beat.key));
@@ -77,7 +77,7 @@ async fn write(service: Service, store: Store, mut queue: mpsc::UnboundedReceive
 
 /// Answered only when the node's tasks are no more to be replaced: an agent that was answered keeps exclusive work alive.
 async fn let_back_in(store: Store, key: SessionKey, metrics: NodeMetrics, answers: Vec<Answer>) {
-    match store.end_offline(key, &metrics).await {
+    match in_time(store.end_offline(key, &metrics)).await {
         Ok(counts) => {
             if counts {
                 tracing::info!(node.id = %key.node, session = key.epoch, "a node that was called offline is heard again");

@@ -60,7 +60,7 @@ pub(super) async fn greet<T: Transport>(
         );
         return refuse(transport, RefusalCode::IncompatibleVersion, &detail, None).await;
     };
-    let opened = match store.open_session(&request(caller, &hello)).await {
+    let opened = match store::in_time(store.open_session(&request(caller, &hello))).await {
         Ok(opened) => opened,
         Err(error) => {
             tracing::warn!(error = %service_kit::lifecycle::Chain(&error), "a session could not be opened");

@@ -54,7 +54,7 @@ pub(super) async fn run<T: Transport + 'static>(door: Door, caller: Caller, mut 
     tracing::info!(node.name = %name, node.id = %node, session = key.epoch, "a node connected");
     let reason = converse(&door, greeted, transport).await;
     // Liveness at once: no new work goes to a node whose socket is gone.
-    if let Err(error) = door.store.close_session(key).await {
+    if let Err(error) = store::in_time(door.store.close_session(key)).await {
         tracing::debug!(%error, "the end of a session could not be recorded; the sweep will notice");
     }
     tracing::info!(node.name = %name, node.id = %node, session = key.epoch, reason = %reason, "a node's session ended");
@@ -177,7 +177,7 @@ async fn hear(door: &Door, key: SessionKey, frame: Frame<FromNode>, inbound: &In
         }
         FromNode::Heartbeat { metrics, number, .. } => beat(door, key, *metrics, number, outbound),
         FromNode::Facts { facts } => {
-            if let Err(error) = door.store.update_facts(key, &facts).await {
+            if let Err(error) = store::in_time(door.store.update_facts(key, &facts)).await {
                 tracing::warn!(%error, "a node's facts could not be recorded; its next hello brings them again");
             }
         }

@@ -140,7 +140,7 @@ impl Teller {
         }
         let nodes: BTreeSet<NodeId> = keys.iter().map(|key| key.node).collect();
         let nodes: Vec<NodeId> = nodes.into_iter().collect();
-        let mut outboxes = match store.outboxes(&nodes, &sent).await {
+        let mut outboxes = match store::in_time(store.outboxes(&nodes, &sent)).await {
             Ok(outboxes) => outboxes,
             Err(error) => {
                 self.lock().due.extend(keys);

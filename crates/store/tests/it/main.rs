@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod blackhole;
 mod differential;
 mod exclusive;
 mod failures;

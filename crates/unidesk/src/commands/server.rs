@@ -161,7 +161,7 @@ async fn health_listener(service: &Service, store: &Store, health: Option<std::n
         let asked = store.clone();
         let router = service_kit::health::router(move || {
             let store = asked.clone();
-            async move { store.ping().await.map_err(|error| error.to_string()) }
+            async move { store::in_time(store.ping()).await.map_err(|error| error.to_string()) }
         });
         service_kit::serve::serve(service, listener, router);
     }
