@@ -168,13 +168,15 @@ impl Window {
         self.findings = oracle::judge(&evidence);
         self.findings.left = left;
         self.findings.broken = settle::audit(world).await;
-        // Whatever else dies, what runs goes on and is found again.
+        // Whatever else dies, what runs goes on and is found again. (A node that was killed for so long that it was called offline may
+        // lose its work to another one by the platform's own rule; that is counted and no fault.)
         let costly = self.kills.iter().filter(|kill| kill.strike.kind == Kind::Supervisor).count();
-        if self.findings.again as usize > costly {
-            let again = self.findings.again;
+        let failed = failed_on_their_nodes(world)?;
+        if failed.len() > costly {
+            let failed = failed.join("; ");
             self.findings
                 .broken
-                .push(format!("{again} attempts were begun again, and {costly} supervisors were killed"));
+                .push(format!("failed by their nodes, though {costly} supervisors were killed: {failed}"));
         }
         let known: BTreeSet<String> = evidence.iter().map(|task| task.id.clone()).collect();
         let ran = world.ledger.read()?;
@@ -202,13 +204,27 @@ impl Window {
     }
 }
 
+/// Attempts that did not end by themselves and were not lost with their node, as the platform explains them.
+fn failed_on_their_nodes(world: &World) -> anyhow::Result<Vec<String>> {
+    world.database.sql(&format!(
+        "SELECT id || ': ' || (ending->>'failure') || ': ' || (ending->>'message') FROM attempts
+         WHERE task_id = {} AND state = 'failed' AND ending->>'failure' <> 'exit_nonzero'",
+        asked(world)
+    ))
+}
+
+/// The tasks since the last audit, as SQL has it after `=`.
+fn asked(world: &World) -> String {
+    let ids: Vec<String> = world.submitter.asked().iter().filter_map(|asked| Some(asked.id?.to_string())).collect();
+    format!("ANY('{{{}}}'::uuid[])", ids.join(","))
+}
+
 /// Seconds, among the tasks since the last audit.
 fn longest_pause(world: &World) -> anyhow::Result<f64> {
-    let ids: Vec<String> = world.submitter.asked().iter().filter_map(|asked| Some(asked.id?.to_string())).collect();
     let rows = world.database.sql(&format!(
         "SELECT coalesce(max(extract(epoch FROM pause)), 0) FROM (SELECT ended_at - lag(ended_at) OVER (ORDER BY ended_at) AS pause
-         FROM task_state WHERE task_id = ANY('{{{}}}'::uuid[]) AND ended_at IS NOT NULL) AS pauses",
-        ids.join(",")
+         FROM task_state WHERE task_id = {} AND ended_at IS NOT NULL) AS pauses",
+        asked(world)
     ))?;
     Ok(rows.first().context("one row")?.parse()?)
 }

@@ -114,14 +114,18 @@ impl fmt::Display for Strike {
     }
 }
 
-/// The kill of this number. A third of those that can are of the one that was killed just before, as it comes up again.
+/// The kill of this number. A third are of the one that was killed just before, as it comes up again, where
+/// that can be.
 pub fn strike(seed: u64, number: u32) -> Strike {
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
     dice.set_stream(u64::from(number));
     let again = number > 0 && dice.random_ratio(1, 3);
     if again {
         let last = strike(seed, number - 1);
-        if let Some((call, k)) = draw(&mut dice, last.kind.first_calls()) {
+        // Once, not for ever: a node that never comes up is offline, which is another fault.
+        if !last.from_birth
+            && let Some((call, k)) = draw(&mut dice, last.kind.first_calls())
+        {
             return Strike { number, call, k, from_birth: true, ..last };
         }
     }
