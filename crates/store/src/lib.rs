@@ -58,7 +58,7 @@ pub use tasks::{
 pub use wakeup::{Topic, Wakeups};
 
 use sqlx::{
-    Connection as _,
+    Connection as _, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
 use std::{str::FromStr, time::Duration};
@@ -157,6 +157,21 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         if unsafe_settings.is_empty() { Ok(()) } else { Err(StoreError::NotDurable(unsafe_settings)) }
+    }
+
+    /// A transaction. Safe to give up at any point, as is all that begins with one.
+    ///
+    /// Dropped between the order and its answer, the driver's own `begin` would give the connection back with the transaction open:
+    /// what the next user writes there would not be committed when it is told so. Hence it is always carried to its end.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let connection = self.pool.acquire().await?;
+        #[expect(clippy::disallowed_methods, reason = "one round trip that must outlive a caller who gives up")]
+        let begun = tokio::spawn(Transaction::begin(connection, None)).await;
+        match begun {
+            Ok(transaction) => Ok(transaction?),
+            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            Err(_) => Err(StoreError::Stopping),
+        }
     }
 
     /// Brings the schema to this version. Safe to repeat, and while others do the same.

@@ -37,7 +37,7 @@ pub struct ApiKeyRecord {
 
 impl Store {
     pub async fn create_api_key(&self, new: &NewApiKey, origin: &Origin) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         sqlx::query!(
             "INSERT INTO api_keys (id, project_id, created_by, name, role, secret_hash, expires_at) VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(days => $7))",
             new.id.as_uuid(),
@@ -98,7 +98,7 @@ impl Store {
 
     /// False: there is no such key. Safe to repeat.
     pub async fn revoke_api_key(&self, id: ApiKeyId, origin: &Origin) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let project = sqlx::query_scalar!(
             "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1 RETURNING project_id",
             id.as_uuid()

@@ -11,7 +11,7 @@ pub struct JwtKey {
 impl Store {
     /// All keys that verify, the one that signs first. `candidate` becomes the first key of a new installation.
     pub async fn jwt_keys(&self, candidate: &JwtKey) -> Result<Vec<JwtKey>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         // Two gateways that start at once agree on one key.
         sqlx::query!("SELECT epoch FROM cluster FOR UPDATE").fetch_one(&mut *transaction).await?;
         sqlx::query!(

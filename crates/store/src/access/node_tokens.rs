@@ -55,7 +55,7 @@ pub enum Revoked {
 impl Store {
     /// Makes a node and its token. False: a node of this name is there.
     pub async fn create_node_token(&self, new: &NewNodeToken, origin: &Origin) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let made = sqlx::query!(
             "INSERT INTO nodes (id, project_id, name) VALUES ($1, $2, $3)",
             new.node.as_uuid(),
@@ -143,7 +143,7 @@ impl Store {
         evict: bool,
         origin: &Origin,
     ) -> Result<Revoked, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let row = sqlx::query!("UPDATE node_tokens SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1 RETURNING node_id, project_id", id.as_uuid())
             .fetch_optional(&mut *transaction)
             .await?;

@@ -32,7 +32,7 @@ impl Store {
         leadership: &Leadership,
         plan: &[Placement],
     ) -> Result<CommitReport, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         leader::require(&mut transaction, leadership).await?;
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
         let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();

@@ -82,7 +82,7 @@ impl Store {
         &self,
         batch: &[SessionReports],
     ) -> Result<Vec<Vec<ReportVerdict>>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let reports = || batch.iter().flat_map(|of| &of.reports);
         let ids: Vec<Uuid> = reports().map(|report| report.held.attempt.as_uuid()).collect();
         let nodes: BTreeSet<Uuid> = batch.iter().map(|of| of.session.node.as_uuid()).collect();

@@ -26,7 +26,7 @@ impl Store {
     ///
     /// Counted in the time that sweeps have measured, so that a step of the database's clock is none of it.
     pub async fn queue_replaceable(&self, leadership: &Leadership, limit: i64) -> Result<usize, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         leader::require(&mut transaction, leadership).await?;
         // The nodes' rows are locked as when a node comes back: whichever of the two is first, the other one sees it.
         let due = sqlx::query!(

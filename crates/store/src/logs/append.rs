@@ -66,7 +66,7 @@ impl Store {
     /// bytes before it are missing. Pieces of attempts that are not the session's node's are skipped; those of attempts that a
     /// restore has forgotten are let go of. Logs of fenced attempts are kept: they change no state.
     pub async fn append_logs_of_many(&self, batch: &[SessionPieces]) -> Result<Vec<Vec<LogAck>>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let pieces = || batch.iter().flat_map(|of| &of.pieces);
         let ids: BTreeSet<Uuid> = pieces().map(|piece| piece.held.attempt.as_uuid()).collect();
         let ids: Vec<Uuid> = ids.into_iter().collect();

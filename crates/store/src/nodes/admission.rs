@@ -37,7 +37,7 @@ impl Store {
         deadline: Option<TimeDelta>,
         origin: &Origin,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         if admission == Admission::Open {
             save_faults(&mut transaction, node, None).await?;
         }

@@ -64,7 +64,7 @@ impl Store {
         as_of: Timestamp,
         findings: &Findings,
     ) -> Result<Vec<(NodeId, String)>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         leader::require(&mut transaction, leadership).await?;
         if let Some(step) = &findings.step {
             add_step(&mut transaction, step, as_of).await?;

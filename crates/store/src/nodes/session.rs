@@ -65,7 +65,7 @@ impl Store {
     /// Opens a session and settles the difference between what the node has and what it should have. Attempts that the node should
     /// have and has not are placed again; those that it has and should not have are named.
     pub async fn open_session(&self, hello: &OpenSession) -> Result<Opened, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let node = hello.node.as_uuid();
         let row = sqlx::query!(
             r#"SELECT n.name, n.admission, n.facts, l.instance, l.session_epoch, l.connected_since, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
@@ -155,7 +155,7 @@ impl Store {
     ///
     /// It waits for locks on tasks, so it is not on the heartbeats' connections. Safe to repeat.
     pub async fn end_offline(&self, key: SessionKey, metrics: &NodeMetrics) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let node = key.node.as_uuid();
         let counts = sqlx::query!(
             "UPDATE node_live SET beat_at = now(), metrics = $3, connected = true, offline_since = NULL WHERE node_id = $1 AND session_epoch = $2",

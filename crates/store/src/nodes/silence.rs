@@ -13,7 +13,7 @@ impl Store {
 
     /// Sets it for every service, from the next sweep and the next lease on. Returns what counted until now. Safe to repeat.
     pub async fn set_offline_after(&self, after: Duration) -> Result<Duration, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         // Waits for leases that are being given by the old value, so that every sweep by the new one sees them.
         let was =
             sqlx::query_scalar!("SELECT offline_after_ms FROM cluster FOR UPDATE").fetch_one(&mut *transaction).await?;

@@ -24,7 +24,7 @@ pub enum Cancelled {
 impl Store {
     /// Once this answered `Done` or `Requested`, no success is recorded for the task. Safe to repeat.
     pub async fn cancel_task(&self, scope: Scope, task: TaskId, origin: &Origin) -> Result<Cancelled, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let Some(mut row) = lock_tasks(&mut transaction, &[task.as_uuid()]).await?.pop() else {
             return Ok(Cancelled::NotFound);
         };

@@ -23,7 +23,7 @@ impl Store {
 
     /// Ends tasks whose queue timeout has passed, up to `limit`. Returns how many; fewer than the limit: none is left.
     pub async fn expire_queued(&self, limit: i64) -> Result<usize, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let due = sqlx::query!(
             r#"SELECT s.task_id, (t.spec->>'queue_timeout_ms')::bigint AS timeout_ms FROM task_state s JOIN tasks t ON t.id = s.task_id
                WHERE s.queued AND s.queue_expires_at <= now() AND s.state = 'pending' ORDER BY s.queue_expires_at LIMIT $1"#,

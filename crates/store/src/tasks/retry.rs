@@ -20,7 +20,7 @@ pub enum Retried {
 
 impl Store {
     pub async fn retry_task(&self, scope: Scope, task: TaskId, origin: &Origin) -> Result<Retried, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let Some(mut row) = lock_tasks(&mut transaction, &[task.as_uuid()]).await?.pop() else {
             return Ok(Retried::NotFound);
         };

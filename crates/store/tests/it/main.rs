@@ -7,6 +7,7 @@ mod differential;
 mod exclusive;
 mod failures;
 mod feed;
+mod giving_up;
 mod leader;
 mod liveness;
 mod logs;
