@@ -16,9 +16,9 @@ async fn open(world: &World, url: &str, key: &str, last: Option<&str>) -> Respon
     request.send().await.expect("an answer")
 }
 
-/// Task and number of each event, without the greeting.
+/// Task and number of each event, without the greeting and the end.
 fn told(seen: &[Message]) -> Vec<(String, i64, String)> {
-    let events = seen.iter().filter(|message| message.event != "here");
+    let events = seen.iter().filter(|message| !matches!(message.event.as_str(), "here" | "end"));
     events
         .map(|message| {
             let text = |name: &str| message.data[name].as_str().expect("text").to_owned();

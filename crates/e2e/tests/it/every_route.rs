@@ -91,7 +91,8 @@ impl Platform {
         };
         store.create_api_key(&new, &origin).await.expect("made");
         let mut platform = Self {
-            http: reqwest::Client::new(),
+            // The server closes a connection that has been idle for a while; a request must not meet that.
+            http: reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client"),
             url,
             admin,
             node_token: node.token,

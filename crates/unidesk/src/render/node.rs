@@ -100,6 +100,7 @@ pub fn list_footer(nodes: &[Node], server_version: Option<&str>) -> String {
     let mut parts = vec![format!("{} connected", count(&|node| node.presence == Presence::Connected))];
     for (number, word) in [
         (count(&|node| node.admission == Admission::Draining), "draining"),
+        (count(&|node| node.admission == Admission::Drained), "drained"),
         (count(&|node| node.admission == Admission::Cordoned), "cordoned"),
         (count(&|node| node.presence == Presence::Disconnected), "disconnected"),
         (count(&|node| node.presence == Presence::Offline), "offline"),
