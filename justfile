@@ -57,6 +57,7 @@ bench *arguments:
     if (($#)); then exec "$built/unidesk-bench" "$@"; fi
     rm -f "$built/bench.jsonl"
     "$built/unidesk-bench" --json "$built/bench.jsonl" all
+    cargo bench --quiet --locked -p domain --bench placement
     "$built/unidesk-bench" tables "$built/bench.jsonl" --into docs/benchmarks.md
 
 # What one task costs in row writes, statements and bytes: fails when it became more (2 minutes, nothing depends on time)

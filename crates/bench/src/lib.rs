@@ -13,7 +13,6 @@ pub mod load;
 pub mod logs;
 pub mod machine;
 pub mod nodes;
-pub mod placement;
 pub mod platform;
 pub mod queue;
 pub mod report;

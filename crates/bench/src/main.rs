@@ -1,6 +1,6 @@
 //! The command line of the benches.
 
-use bench::{api, fleet, latency, logs, nodes, placement, queue, smoke, spawn, tables, throughput};
+use bench::{api, fleet, latency, logs, nodes, queue, smoke, spawn, tables, throughput};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 
@@ -27,8 +27,6 @@ enum Bench {
     Fleet(fleet::Args),
     /// The same load with more and more tasks waiting behind it
     Queue(queue::Args),
-    /// The decision alone, without a database or a socket
-    Placement(placement::Args),
     /// What people ask, with a million tasks in the database
     Api(api::Args),
     /// Real processes on a real agent, beside bare forks
@@ -57,9 +55,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// What `just bench` runs, as it would be typed.
-const ALL: [&str; 11] = [
+const ALL: [&str; 10] = [
     "limit",
-    "placement",
     "throughput --tasks 50000",
     "throughput --tasks 20000 --batch 0 --clients 64 --pairs 1",
     "latency",
@@ -94,7 +91,6 @@ fn run(bench: &Bench, json: Option<&Path>) -> anyhow::Result<()> {
             Bench::Latency(args) => latency::run(args).await,
             Bench::Fleet(args) => fleet::run(args).await,
             Bench::Queue(args) => queue::run(args).await,
-            Bench::Placement(args) => Ok(placement::run(args)),
             Bench::Api(args) => api::run(args).await,
             Bench::Spawn(args) => spawn::run(args).await,
             Bench::Logs(args) => logs::run(args).await,

@@ -13,13 +13,12 @@ use domain::{
 };
 use protocol::{
     Assign, Completeness, Frame, FromNode, Hello, Inventory, LogFrame, LogPayload, MAX_LOG_BYTES, Stream, ToNode,
-    transport::Message, version,
+    delivery::{Heard, Incoming, Outgoing},
+    transport::Message,
+    version,
 };
 use serde::Deserialize;
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 /// The task type that simulated nodes offer.
 pub const EXECUTOR: &str = "noop";
@@ -105,12 +104,13 @@ pub struct Node {
     instance: InstanceId,
     attempts: BTreeMap<AttemptId, Attempt>,
     is_open: bool,
-    seq: u64,
+    numbers: Outgoing<(AttemptId, Phase)>,
+    incoming: Incoming,
     beats: u64,
+    /// Pieces of logs that were sent in this session.
+    pieces: u64,
     /// Unix microseconds, as the shell last said: stands in every line of a log, for followers to compare.
     pub clock: u64,
-    /// What the numbers stand for whose acknowledgement moves an attempt on: `ended` and `released`.
-    unacknowledged: VecDeque<(u64, AttemptId, Phase)>,
 }
 
 /// What a node offers: `slots` tasks of the default size at once.
@@ -138,10 +138,11 @@ impl Node {
             instance,
             attempts: BTreeMap::new(),
             is_open: false,
-            seq: 0,
+            numbers: Outgoing::default(),
+            incoming: Incoming::default(),
             beats: 0,
+            pieces: 0,
             clock: 0,
-            unacknowledged: VecDeque::new(),
         }
     }
 
@@ -192,27 +193,35 @@ impl Node {
     /// The line is gone. What is not acknowledged is said again in the next session.
     pub fn closed(&mut self) {
         self.is_open = false;
-        self.unacknowledged.clear();
+        self.numbers = Outgoing::default();
     }
 
     /// A heartbeat and its number.
     pub fn beat(&mut self) -> (u64, Message) {
         self.beats += 1;
-        let beat = FromNode::Heartbeat { metrics: Box::new(self.metrics()), number: self.beats };
-        (self.beats, Message::Text(Frame::new(beat).encode()))
+        let seq = self.numbers.number();
+        let beat = FromNode::Heartbeat { metrics: Box::new(self.metrics()), number: self.beats, pieces: self.pieces };
+        (self.beats, Message::Text(Frame::numbered(seq, beat).encode()))
     }
 
     /// A message of the platform.
     pub fn hear(&mut self, text: &str, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
-        let Ok(Frame { message, .. }) = Frame::<ToNode>::decode(text) else {
+        let Ok(Frame { seq, message }) = Frame::<ToNode>::decode(text) else {
             effects.push(Effect::Complaint);
             return;
         };
+        match self.incoming.message(seq) {
+            Heard::New => {}
+            Heard::Again => return,
+            Heard::Missing => return effects.push(Effect::Complaint),
+        }
         match message {
             ToNode::Welcome(welcome) => {
                 self.is_open = true;
-                self.seq = 0;
+                self.numbers = Outgoing::default();
+                self.incoming = Incoming::default();
                 self.beats = 0;
+                self.pieces = 0;
                 effects.push(Effect::Opened { heartbeat: Duration::from_millis(welcome.heartbeat_ms) });
                 for offset in welcome.log_offsets.iter().filter(|offset| offset.stream == Stream::Stdout) {
                     if let Some(attempt) = self.attempts.get_mut(&offset.attempt) {
@@ -240,7 +249,8 @@ impl Node {
                 }
             }
             ToNode::Ack { up_to } => {
-                while let Some((_, id, phase)) = self.unacknowledged.pop_front_if(|(seq, ..)| *seq <= up_to) {
+                let acknowledged: Vec<(AttemptId, Phase)> = self.numbers.acknowledged(up_to).collect();
+                for (id, phase) in acknowledged {
                     match (phase, self.attempts.get_mut(&id)) {
                         (Phase::Ended, Some(attempt)) => {
                             effects.push(Effect::EndAcknowledged);
@@ -333,6 +343,7 @@ impl Node {
                 payload: LogPayload::Bytes(lines(attempt.log.0, bytes, line, clock)),
             };
             attempt.pieces += 1;
+            self.pieces += 1;
             attempt.log.0 += bytes;
             out.push(Message::Binary(frame.encode()));
         }
@@ -370,20 +381,16 @@ impl Node {
         if !self.is_open {
             return;
         }
-        self.seq += 1;
-        let phase = match report {
-            Report::Ended { .. } => Some(Phase::Ended),
-            Report::Released => Some(Phase::Released),
+        let seq = match report {
+            Report::Ended { .. } => self.numbers.hold((held.attempt, Phase::Ended)),
+            Report::Released => self.numbers.hold((held.attempt, Phase::Released)),
             Report::Accepted
             | Report::Preparing
             | Report::Prepared { .. }
             | Report::Started
-            | Report::Exited { .. } => None,
+            | Report::Exited { .. } => self.numbers.number(),
         };
-        if let Some(phase) = phase {
-            self.unacknowledged.push_back((self.seq, held.attempt, phase));
-        }
-        out.push(Message::Text(Frame::numbered(self.seq, FromNode::Report { held, report }).encode()));
+        out.push(Message::Text(Frame::numbered(seq, FromNode::Report { held, report }).encode()));
     }
 }
 
