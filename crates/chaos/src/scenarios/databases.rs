@@ -54,6 +54,12 @@ async fn killed(world: &mut World) -> anyhow::Result<Seen> {
     Ok(seen)
 }
 
+/// How often the registry has called a node offline.
+fn called_offline(world: &World) -> usize {
+    let said = fs::read_to_string(world.logs.join("registry")).unwrap_or_default();
+    said.lines().filter(|line| line.contains("a node is offline node.id=")).count()
+}
+
 async fn unreachable(world: &mut World) -> anyhow::Result<Seen> {
     let away = 2 * offline_after();
     let mut seen = Seen::of(format!("PostgreSQL: no byte passes for {} s", away.as_secs()));
@@ -63,8 +69,7 @@ async fn unreachable(world: &mut World) -> anyhow::Result<Seen> {
     sleep(away.saturating_sub(began.elapsed())).await;
     world.pg_proxy.as_ref().context("a proxy")?.behave(Manner::default());
     seen.recovered = Some(world.until_recovered().await?);
-    let offline = fs::read_to_string(world.logs.join("registry")).unwrap_or_default();
-    seen.promise(!offline.contains("a node is offline"), "a node was called offline for the database's silence");
+    seen.promise(called_offline(world) == 0, "a node was called offline for the database's silence");
     Ok(seen)
 }
 
@@ -145,8 +150,7 @@ async fn clock_steps(world: &mut World) -> anyhow::Result<Seen> {
     let stepped = now(world)?;
     seen.promise(stepped - real >= 600, format!("the clock did not step: {} s", stepped - real));
     sleep(Duration::from_secs(8)).await;
-    let registry = fs::read_to_string(world.logs.join("registry")).unwrap_or_default();
-    let offline = registry.lines().filter(|line| line.contains("a node is offline")).count();
+    let offline = called_offline(world);
     seen.notes.push(format!("{offline} of {} nodes were called offline when the clock stepped", world.nodes.len()));
     seen.promise(offline == 0, "nodes were called offline for a step of the clock");
     step_clock("pg.clock", "+0")?;
