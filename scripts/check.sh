@@ -2,7 +2,7 @@
 # Everything that can be said about the code without running it. `just check`, and the first half of `.ci/run`.
 #
 #   scripts/check.sh                 every part
-#   scripts/check.sh fmt clippy      these only; the parts are: fmt scripts leaks clippy doc cut deny unused sqlx
+#   scripts/check.sh fmt clippy      these only; the parts are: fmt scripts docs leaks clippy doc cut deny unused sqlx
 #
 # All parts run, also after one has failed; the last line counts them.
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -56,6 +56,43 @@ check_scripts() {
     run_tool shellcheck scripts/*.sh scripts/lib/*.sh .ci/run
 }
 
+# Every test, planted defect and fault that docs/reliability.md names is there: a claim whose test is gone is no claim.
+# shellcheck disable=SC2016 # the patterns have Markdown's backticks in them
+check_docs() {
+    local document=docs/reliability.md bad=0 rows name known
+    rows=$scratch/rows
+    grep '^|' "$document" >"$rows"
+    # missing WHAT NAME: it is named, and there is none.
+    missing() {
+        say "$document names $1 $2, and there is none"
+        bad=1
+    }
+    known=$scratch/known
+    # A test is a function under an attribute that ends in `test`; other attributes may stand between the two.
+    grep -rhE -A4 '#\[([a-z_]+::)?test\b' crates --include='*.rs' | sed -nE 's/.*\bfn ([a-z0-9_]+)\(.*/\1/p' | sort -u >"$known"
+    while read -r name; do
+        grep -qx "$name" "$known" || missing "the test" "$name"
+    done < <(
+        # In a table everything in `code` is a test, unless it says what else it is; elsewhere what can be nothing else.
+        {
+            sed -E 's/(planted|simulation) `[^`]*`//g' "$rows" | grep -oE '`[a-z][a-z0-9]*_[a-z0-9_]+`'
+            grep -oE '`[a-z0-9]+(_[a-z0-9]+){3,}`' "$document" | grep -vxFf <(grep -oE 'planted `[^`]*`' "$rows" | cut -d ' ' -f 2)
+        } | tr -d '`' | sort -u
+    )
+    while read -r name; do
+        grep -rqw "$name" crates/sim --include='*.rs' || missing "of the simulation" "$name"
+    done < <(grep -oE '(planted|simulation) `[^`]*`' "$rows" | cut -d '`' -f 2 | sort -u)
+    while read -r name; do
+        grep -rqF "Scenario::new(\"$name\"" crates/chaos/src/scenarios || missing "the fault" "$name"
+    done < <(
+        grep -oE '\bF[0-9]{2}(-F[0-9]{2})?\b' "$rows" | tr -d F | while IFS=- read -r from to; do
+            seq -f 'F%02g' "$((10#$from))" "$((10#${to:-$from}))"
+        done | sort -u
+    )
+    [[ -s $known && -s $rows ]] || return 1
+    return "$bad"
+}
+
 # What must never be committed. Looks at what Git knows, and at what is about to be added.
 check_leaks() {
     local files bad=0
@@ -77,7 +114,7 @@ check_leaks() {
     return "$bad"
 }
 
-all=(fmt scripts leaks clippy doc cut deny unused sqlx)
+all=(fmt scripts docs leaks clippy doc cut deny unused sqlx)
 parts=("$@")
 ((${#parts[@]})) || parts=("${all[@]}")
 passed=0 failed=0
