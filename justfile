@@ -20,11 +20,18 @@ demo *arguments:
 [positional-arguments]
 chaos *arguments:
     cargo build --quiet --locked -p unidesk -p shim -p chaos
+    scripts/build-shim.sh
     ${CARGO_TARGET_DIR:-target}/debug/chaos "$@"
+
+# Write the figures of docs/reliability.md from docs/reliability.jsonl; faults that are named are run first: just reliability-report F06 --real-times (needs root), or: all
+[positional-arguments]
+reliability-report *arguments:
+    scripts/reliability-report.sh "$@"
 
 # Kill services, agents and PostgreSQL N times at system calls and count what is lost: 10000 at night (needs root and strace)
 kill-sweep kills="100" *arguments:
     cargo build --quiet --locked -p unidesk -p shim -p chaos
+    scripts/build-shim.sh
     ${CARGO_TARGET_DIR:-target}/debug/chaos --kill-sweep {{ kills }} {{ arguments }}
 
 # A task counts to sixty while its gateway, its agent and the database are killed; --fast in a tenth of the time

@@ -8,6 +8,7 @@
 pub mod docker;
 pub mod engine;
 pub mod evidence;
+pub mod figures;
 pub mod inside;
 pub mod ledger;
 pub mod network;
@@ -20,6 +21,8 @@ pub mod scenario;
 pub mod scenarios;
 pub mod settle;
 pub mod sweep;
+pub mod table;
+pub mod viewer;
 pub mod wait;
 pub mod workload;
 pub mod world;

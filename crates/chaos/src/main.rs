@@ -3,10 +3,11 @@
 use anyhow::Context as _;
 use chaos::{
     engine::{self, Sabotage},
+    figures::{self, Figure, Origin, Scale},
     inside::{self, Place},
     report::Report,
     scenario::Scenario,
-    scenarios, sweep,
+    scenarios, sweep, table,
     world::Run,
 };
 use clap::Parser;
@@ -27,9 +28,16 @@ struct Args {
     /// Name the faults and end
     #[arg(long)]
     list: bool,
-    /// Write all figures to this file, as JSON
+    /// Keep the figures in this file: of faults a line of JSON each, in the place of those of earlier runs (not of runs with --sabotage);
+    /// of a kill sweep one text
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Instead of faults: write the figures of --json between the marks of this document
+    #[arg(long, value_name = "FILE", requires = "json")]
+    table: Option<PathBuf>,
+    /// From which commit the programs were built; what Git says of this directory by default
+    #[arg(long)]
+    commit: Option<String>,
     /// Do damage after each verdict and judge again: fails when that is not noticed
     #[arg(long, value_enum)]
     sabotage: Option<Sabotage>,
@@ -63,6 +71,12 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if let (Some(document), Some(json)) = (&args.table, &args.json) {
+        let text = std::fs::read_to_string(document).with_context(|| format!("reading {}", document.display()))?;
+        let text = table::written(&text, &scenarios::rows(), &figures::read(json)?)?;
+        std::fs::write(document, text).with_context(|| format!("writing {}", document.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let dir = match inside::enter().await? {
         Place::Outside(code) => return Ok(code),
         Place::Inside(dir) => dir,
@@ -86,6 +100,10 @@ async fn play(args: &Args, chosen: &[Scenario], dir: PathBuf) -> anyhow::Result<
     if args.real_times {
         chaos::world::use_real_times();
     }
+    let origin = Origin {
+        commit: args.commit.clone().unwrap_or_else(figures::commit),
+        scale: if args.real_times { Scale::Real } else { Scale::Tenth },
+    };
     let mut run = Run::start(&dir).await.context("preparing the run")?;
     if let Some(kills) = args.kill_sweep {
         return sweep(args, &mut run, kills).await;
@@ -104,16 +122,13 @@ async fn play(args: &Args, chosen: &[Scenario], dir: PathBuf) -> anyhow::Result<
             }
         };
         println!("{}", report.lines());
+        record(args, &origin, &report)?;
         if !report.is_clean() {
             keep(args, &run, scenario.id);
         }
         reports.push(report);
     }
     run.docker.stop().await?;
-    if let Some(file) = &args.json {
-        std::fs::write(file, serde_json::to_string_pretty(&reports)? + "\n")
-            .with_context(|| format!("writing {}", file.display()))?;
-    }
     let failed = reports.iter().filter(|report| report.verdict() == "FAILED").count();
     let skipped = reports.iter().filter(|report| report.verdict() == "skipped").count();
     let accepted: u32 = reports.iter().map(|report| report.findings.accepted).sum();
@@ -144,6 +159,14 @@ async fn sweep(args: &Args, run: &mut Run, kills: u32) -> anyhow::Result<ExitCod
         tally.lost
     );
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// At once, so that a run that is interrupted has measured what it has.
+fn record(args: &Args, origin: &Origin, report: &Report) -> anyhow::Result<()> {
+    match (&args.json, Figure::of(report, origin)) {
+        (Some(file), Some(figure)) if args.sabotage.is_none() => figures::keep(file, figure),
+        _ => Ok(()),
+    }
 }
 
 fn keep(args: &Args, run: &Run, name: &str) {

@@ -5,7 +5,7 @@
 //! retransmissions; nothing in between could hide a fault.
 
 use crate::inside::run;
-use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, process::Command};
+use std::{fmt, fs, os::unix::fs::MetadataExt, path::PathBuf, process::Command};
 
 /// Where an agent finds the platform inside its namespace.
 pub const PLATFORM_PORT: u16 = 7700;
@@ -17,6 +17,26 @@ pub enum Way {
     /// What is sent to the node is lost.
     In,
     Both,
+}
+
+/// Packets of a node that a cut has swallowed, by the firewall's own count: a cut that dropped none was none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub out: u64,
+    pub inward: u64,
+}
+
+impl Dropped {
+    /// It swallowed what it should, and nothing else.
+    pub fn is_of(self, way: Way) -> bool {
+        (self.out > 0) == (way != Way::In) && (self.inward > 0) == (way != Way::Out)
+    }
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} packets were dropped on the way out, {} on the way in", self.out, self.inward)
+    }
 }
 
 pub struct NodeNet {
@@ -82,6 +102,18 @@ impl NodeNet {
             ],
         )?;
         Ok(net)
+    }
+
+    /// From now on new connections to the platform go to these gateways only, as through a balancer that has noticed that another does
+    /// not answer. Open ones stay where they are.
+    pub fn balance(&self, gateways: &[u16]) -> anyhow::Result<()> {
+        let net = format!("--net={}", self.path().display());
+        let rules = run("nsenter", &[&net, "iptables", "-t", "nat", "-S", "OUTPUT"])?;
+        for rule in rules.lines().filter(|rule| rule.contains(&format!("--dport {PLATFORM_PORT} "))) {
+            let words: Vec<&str> = rule.split_whitespace().skip(1).collect();
+            self.nat(&[&["-D"], &words[..]].concat())?;
+        }
+        self.route(gateways)
     }
 
     fn route(&self, gateways: &[u16]) -> anyhow::Result<()> {
@@ -170,8 +202,8 @@ impl NodeNet {
         Ok(forgotten)
     }
 
-    /// Packets pass again. How many were dropped on the way out and on the way in: a cut that dropped none was none.
-    pub fn heal(&self) -> anyhow::Result<(u64, u64)> {
+    /// What the cut that is now has dropped so far.
+    pub fn dropped(&self) -> anyhow::Result<Dropped> {
         let net = format!("--net={}", self.path().display());
         let dropped = |chain: &str| -> anyhow::Result<u64> {
             let rules = run("nsenter", &[&net, "iptables", "-t", "mangle", "-L", chain, "-v", "-x", "-n"])?;
@@ -181,9 +213,14 @@ impl NodeNet {
                 .filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok());
             Ok(counts.sum())
         };
-        let counts = (dropped("POSTROUTING")?, dropped("PREROUTING")?);
+        Ok(Dropped { out: dropped("POSTROUTING")?, inward: dropped("PREROUTING")? })
+    }
+
+    /// Packets pass again. What was dropped until now.
+    pub fn heal(&self) -> anyhow::Result<Dropped> {
+        let dropped = self.dropped()?;
         self.run(&["iptables", "-t", "mangle", "-F"])?;
-        Ok(counts)
+        Ok(dropped)
     }
 
     /// Everything that lives in the namespace: the agent, the supervisors, the tasks' processes.
@@ -211,6 +248,30 @@ impl Drop for NodeNet {
         for rule in rules.lines().filter(|rule| rule.contains(&format!("-i {veth} "))) {
             let words: Vec<&str> = rule.split_whitespace().skip(1).collect();
             let _ = run("iptables", &[&["-t", "nat", "-D"], &words[..]].concat());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_that_swallowed_nothing_or_the_wrong_side_is_none() {
+        let dropped = |out, inward| Dropped { out, inward };
+        for (swallowed, way) in [(dropped(3, 4), Way::Both), (dropped(1, 0), Way::Out), (dropped(0, 1), Way::In)] {
+            assert!(swallowed.is_of(way), "{swallowed:?} {way:?}");
+        }
+        for (swallowed, way) in [
+            (dropped(0, 0), Way::Both),
+            (dropped(3, 0), Way::Both),
+            (dropped(0, 3), Way::Both),
+            (dropped(0, 0), Way::Out),
+            (dropped(1, 1), Way::Out),
+            (dropped(0, 0), Way::In),
+            (dropped(1, 1), Way::In),
+        ] {
+            assert!(!swallowed.is_of(way), "{swallowed:?} {way:?}");
         }
     }
 }

@@ -114,12 +114,17 @@ pub fn usage(pid: i32) -> Usage {
     Usage { rss_kib: rss_kib.unwrap_or(0), fds }
 }
 
-/// `unidesk`, built beside this program, with its supervisor.
+/// `unidesk`, built beside this program, with its supervisors.
 pub fn unidesk() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe()?;
     let path = here.with_file_name("unidesk");
-    for needed in [&path, &here.with_file_name("unidesk-shim")] {
-        anyhow::ensure!(needed.exists(), "{} is missing; run: cargo build -p unidesk -p shim", needed.display());
+    for (needed, how) in [
+        (&path, "cargo build -p unidesk"),
+        (&here.with_file_name("unidesk-shim"), "cargo build -p shim"),
+        // Without it no node takes an exclusive container, which would wait for ever.
+        (&here.with_file_name("unidesk-shim-static"), "scripts/build-shim.sh"),
+    ] {
+        anyhow::ensure!(needed.exists(), "{} is missing; run: {how}", needed.display());
     }
     Ok(path)
 }
@@ -136,4 +141,13 @@ pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UNIDESK_")) {
         command.env_remove(name);
     }
+}
+
+/// The same command, run by another: a tracer, say.
+pub fn prefixed(before: &[&str], command: Command) -> Command {
+    let Some((first, rest)) = before.split_first() else { return command };
+    let mut whole = Command::new(first);
+    whole.args(rest).arg(command.get_program()).args(command.get_args());
+    clean(&mut whole);
+    whole
 }

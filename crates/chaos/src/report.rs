@@ -67,6 +67,15 @@ impl Report {
         for note in &self.seen.notes {
             text += &format!("\n      {note}");
         }
+        for (kind, fault) in self.wrong() {
+            text += &format!("\n      {kind}: {fault}");
+        }
+        text
+    }
+
+    /// All that is not as promised, with its kind.
+    pub fn wrong(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let found = &self.findings;
         let groups = [
             ("lost", &found.lost),
             ("doubled", &found.doubled),
@@ -76,12 +85,7 @@ impl Report {
             ("broken", &found.broken),
             ("broken", &self.seen.broken),
         ];
-        for (kind, faults) in groups {
-            for fault in faults {
-                text += &format!("\n      {kind}: {fault}");
-            }
-        }
-        text
+        groups.into_iter().flat_map(|(kind, faults)| faults.iter().map(move |fault| (kind, fault)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a scenario is: a platform of some shape, a fault, and what must be true of it beyond "nothing is lost".
 
 use crate::{
+    network::{Dropped, Way},
     workload::Wanted,
     world::{Run, Shape, World, offline_after},
 };
@@ -78,6 +79,12 @@ impl Seen {
         if !kept {
             self.broken.push(what.into());
         }
+    }
+
+    /// Promises that a cut was one, by what it swallowed.
+    pub fn swallowed(&mut self, dropped: Dropped, way: Way) {
+        self.promise(dropped.is_of(way), format!("the cut was not as wanted: {dropped}"));
+        self.notes.push(dropped.to_string());
     }
 }
 

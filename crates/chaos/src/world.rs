@@ -106,7 +106,7 @@ pub struct Shape {
     pub ws_proxy: Option<u64>,
     /// Environment of PostgreSQL.
     pub postgres_env: Vec<(String, String)>,
-    /// Node 0's Docker makes no container.
+    /// Node 0's Docker makes no container, and it offers nothing else.
     pub first_docker_fails: bool,
     /// Environment of node 0's agent.
     pub first_agent_env: Vec<(String, String)>,
@@ -132,6 +132,7 @@ pub struct NodeHost {
     pub dir: PathBuf,
     pub token: String,
     env: Vec<(String, String)>,
+    executors: &'static [&'static str],
     docker_socket: PathBuf,
 }
 
@@ -152,9 +153,9 @@ impl NodeHost {
         );
         fs::write(self.dir.join("provider.toml"), toml)?;
         // In namespaces of its own the agent takes itself for one in a container, where processes would end with it. Here they don't.
-        fs::write(self.dir.join("policy.toml"), "executors = [\"container\", \"process\"]\n")?;
+        fs::write(self.dir.join("policy.toml"), format!("executors = {:?}\n", self.executors))?;
         let server = format!("http://127.0.0.1:{PLATFORM_PORT}");
-        let mut agent = prefixed(before, program::command(&["provider", "--server", &server])?);
+        let mut agent = program::prefixed(before, program::command(&["provider", "--server", &server])?);
         agent.arg("--token-file").arg(self.dir.join("token")).arg("--data-dir").arg(&self.dir);
         agent.envs(self.env.iter().map(|(name, value)| (name, value)));
         Ok(self.net.command(&agent))
@@ -191,6 +192,7 @@ pub struct World {
     pub logs: PathBuf,
     pub dir: PathBuf,
     ports: Vec<u16>,
+    git_port: u16,
     probes: u32,
 }
 
@@ -231,6 +233,7 @@ impl World {
             logs,
             dir,
             ports,
+            git_port: run.repositories.host.address().port(),
             probes: 0,
         };
         for which in 0..2 {
@@ -238,20 +241,20 @@ impl World {
             world.start_scheduler(which).await?;
         }
         world.start_registry().await?;
-        let git = run.repositories.host.address().port();
-        let doors = world.ws_proxy.as_ref().map_or(world.ports.clone(), |proxy| vec![proxy.port]);
         for index in 0..shape.nodes {
             let name = format!("node-{index}");
             let token = world.clients[0].create_node_token(&name).await?.token;
-            let net = NodeNet::create(index, &doors, git)?;
+            let net = world.lay_cable(index)?;
             let env = if index == 0 { shape.first_agent_env.clone() } else { Vec::new() };
             let (dir, mut docker_socket) = (world.dir.join(&name), docker_socket(&run.dir));
+            let mut executors: &[&str] = &["container", "process"];
             if index == 0 && shape.first_docker_fails {
                 let proxy = DockerProxy::start(&world.dir.join("broken.sock"), &docker_socket)?;
                 docker_socket = proxy.path.clone();
+                executors = &["container"];
                 world.docker_proxy = Some(proxy);
             }
-            let mut node = NodeHost { name, net, agent: None, dir, token, env, docker_socket };
+            let mut node = NodeHost { name, net, agent: None, dir, token, env, executors, docker_socket };
             fs::create_dir_all(&node.dir)?;
             fs::set_permissions(&node.dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
             node.start_agent(&world.logs).await?;
@@ -260,12 +263,24 @@ impl World {
         Ok(world)
     }
 
+    /// A network of its own for one more machine, which goes away when it is dropped.
+    pub fn lay_cable(&self, index: u8) -> anyhow::Result<NodeNet> {
+        let doors = self.ws_proxy.as_ref().map_or(self.ports.clone(), |proxy| vec![proxy.port]);
+        NodeNet::create(index, &doors, self.git_port)
+    }
+
+    /// Where new connections of the nodes go from now on.
+    pub fn balance(&self, gateways: &[usize]) -> anyhow::Result<()> {
+        let ports: Vec<u16> = gateways.iter().map(|which| self.ports[*which]).collect();
+        self.nodes.iter().try_for_each(|node| node.net.balance(&ports))
+    }
+
     fn service(&self, name: &str, before: &[&str]) -> anyhow::Result<Command> {
         let url = match &self.pg_proxy {
             Some(proxy) => postgres::url(&proxy.dir),
             None => self.database.url(),
         };
-        Ok(prefixed(
+        Ok(program::prefixed(
             before,
             program::command(&["server", name, "--database-url", &url, "--database-connections", "8"])?,
         ))
@@ -434,14 +449,6 @@ impl World {
         }
         self.database.stop().await
     }
-}
-
-fn prefixed(before: &[&str], command: Command) -> Command {
-    let Some((first, rest)) = before.split_first() else { return command };
-    let mut whole = Command::new(first);
-    whole.args(rest).arg(command.get_program()).args(command.get_args());
-    program::clean(&mut whole);
-    whole
 }
 
 /// Nobody else is in this network, so it stays free.

@@ -69,7 +69,7 @@ async fn exclusive(world: &mut World) -> anyhow::Result<Seen> {
     seen.promise(replaced.is_ok(), "exclusive work was not begun again");
     seen.recovered = replaced.ok().map(|_| cut.elapsed());
     sleep(Duration::from_secs(3)).await;
-    world.nodes[place].net.heal()?;
+    seen.swallowed(world.nodes[place].net.heal()?, Way::Both);
     world.until_recovered().await?;
     seen.notes
         .push("recovered: from the cut until the replacement ran; the ledger says whether the first was dead".into());
@@ -115,7 +115,7 @@ async fn poison(run: &mut Run, world: &mut World) -> anyhow::Result<Seen> {
     }
     seen.detected = Some(began.elapsed());
     let task = world.task(id).await.context("the task")?;
-    seen.notes.push(format!("it ended as {:?} after {} attempts", task.outcome, task.attempt));
+    seen.notes.push(format!("it ended as {} after {} attempts", task.outcome.as_deref().unwrap_or("-"), task.attempt));
     seen.promise(task.outcome.as_deref() == Some("poison"), format!("it ended as {:?}", task.outcome));
     world.submitter.forget(id);
     seen.recovered = Some(world.until_recovered().await?);
@@ -128,23 +128,32 @@ async fn black_hole(world: &mut World) -> anyhow::Result<Seen> {
     for number in 0..24 {
         world.submitter.submit(Wanted::container(format!("hole-{number}"), 2, Duration::from_millis(50))).await?;
     }
-    let cordoned = until("the node is cordoned", Duration::from_secs(30), async || {
-        world.node(0).await.filter(|node| node.admission == Admission::Cordoned).map(drop)
+    let cordoned = until("the node is cordoned", QUIET_WITHIN, async || {
+        world.node(0).await.filter(|node| node.admission == Admission::Cordoned)
     })
     .await;
-    let refused = world.docker_proxy.as_ref().context("a proxy")?.refused.load(Ordering::Relaxed);
-    seen.notes.push(format!("{refused} containers could not be made"));
-    world.docker_proxy.as_ref().context("a proxy")?.mend();
-    match cordoned {
-        Ok((_, took)) => {
-            seen.detected = Some(took);
+    let counter = world.docker_proxy.as_ref().context("a proxy")?.refused.clone();
+    let refused = || counter.load(Ordering::Relaxed);
+    match &cordoned {
+        Ok((node, took)) => {
+            seen.detected = Some(*took);
+            seen.notes.push(format!("{} is cordoned {}", node.name, node.admission_note));
+            // What was on its way when the rule struck may still arrive; then no more, until a probe is due.
+            let (before, held) = (refused(), node.tasks.into());
+            world.probe().await?;
+            sleep(Duration::from_secs(2)).await;
+            let after = refused();
+            seen.promise(
+                after - before <= held,
+                format!("{} tries went into the hole behind the cordon", after - before),
+            );
             // Every task has a budget of its own; a hole that swallows more than its share would use them up.
-            seen.promise(refused <= 24, format!("{refused} tries went into the hole"));
+            seen.promise(after <= 24, format!("{after} tries went into the hole"));
         }
-        Err(_) => {
-            seen.notes.push("this build does not cordon a black hole; the tasks went around it by themselves".into())
-        }
+        Err(error) => seen.promise(false, format!("the node that fails everything was not cordoned: {error:#}")),
     }
+    seen.notes.push(format!("{} containers could not be made", refused()));
+    world.docker_proxy.as_ref().context("a proxy")?.mend();
     let first = until("all went elsewhere", QUIET_WITHIN, async || {
         let page = world.ask(async |client| client.cluster_status().await).await?;
         let live = |state: &str| page.tasks.get(state).copied().unwrap_or(0);

@@ -2,17 +2,17 @@
 
 use crate::{
     scenario::{Scenario, Seen},
+    viewer::Viewer,
     wait::until,
     workload::Wanted,
     world::{QUIET_WITHIN, World},
 };
+use api_types::log::LogQuery;
+use client::{Followed, LogItem};
+use futures::TryStreamExt as _;
 use serde_json::json;
 use std::time::Duration;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 pub(super) fn all() -> Vec<Scenario> {
     vec![
@@ -31,26 +31,43 @@ fn flooding(name: &str, mebibytes: u32, limit: &str) -> Wanted {
     Wanted { steps: 0, also, ..Wanted::process(name, 0, Duration::ZERO) }
 }
 
+/// Every number on a line of its own, so that no byte is like the one that is missing; about 30 MiB.
+const NUMBERS: u32 = 4_000_000;
+
 async fn slow_reader(token: &str, world: &mut World) -> anyhow::Result<Seen> {
-    let mut seen = Seen::of("a follower takes 1 byte a second of 32 MiB, 15 s");
+    let mut seen = Seen::of("a follower takes 1 byte a second of 30 MiB, then comes back");
+    let written: String = (1..=NUMBERS).map(|number| format!("{number}\n")).collect();
     let before = world.gateway(0)?.usage();
-    let id = world.submitter.submit(flooding("flood", 32, "64MiB")).await?;
-    let address = world.clients[0].base_url().trim_start_matches("http://").to_owned();
-    let mut slow = TcpStream::connect(&address).await?;
-    let request = format!(
-        "GET /api/v1/tasks/{id}/logs?follow=true HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\naccept: text/event-stream\r\n\r\n"
+    let also = json!({ "command": format!("seq 1 {NUMBERS}"), "log_limit": "64MiB" });
+    let id = world.submitter.submit(Wanted { steps: 0, also, ..Wanted::process("flood", 0, Duration::ZERO) }).await?;
+    let path = format!("/api/v1/tasks/{id}/logs?follow=true");
+    let mut slow = Viewer::open(world.clients[0].base_url(), &path, token, None).await?;
+    let other = world.clients[0].follow_log(id, &LogQuery::default());
+    let other = tokio::time::timeout(
+        QUIET_WITHIN,
+        other.try_fold(Vec::new(), async |mut all, item| {
+            if let Followed::Event(LogItem::Piece(piece)) = item {
+                all.extend_from_slice(&piece.bytes);
+            }
+            Ok(all)
+        }),
     );
-    slow.write_all(request.as_bytes()).await?;
     let mut worst = 0;
-    for _ in 0..15 {
-        let mut byte = [0];
-        // Hung up on: as promised.
-        if !matches!(slow.read(&mut byte).await, Ok(1)) {
-            break;
-        }
-        worst = worst.max(world.gateway(0)?.usage().rss_kib);
+    let began = Instant::now();
+    let gateway = world.gateway(0)?;
+    let dropped = until("the gateway lets the slow one go", QUIET_WITHIN, async || {
+        worst = worst.max(gateway.usage().rss_kib);
+        let is_over = slow.take_a_byte().await.is_err() || !slow.is_served().unwrap_or(true);
         sleep(Duration::from_secs(1)).await;
-    }
+        is_over.then_some(())
+    });
+    let (dropped, other) = tokio::join!(dropped, other);
+    seen.detected = dropped.is_ok().then(|| began.elapsed());
+    seen.promise(dropped.is_ok(), "the slow follower was not let go");
+    seen.promise(
+        other.is_ok_and(|all| all.is_ok_and(|all| all == written.as_bytes())),
+        "another follower did not get the whole log",
+    );
     let grown = worst.saturating_sub(before.rss_kib) / 1024;
     seen.notes.push(format!("the gateway grew by at most {grown} MiB for it"));
     seen.promise(grown < 24, format!("the gateway grew by {grown} MiB for one slow reader"));
@@ -59,7 +76,24 @@ async fn slow_reader(token: &str, world: &mut World) -> anyhow::Result<Seen> {
     })
     .await?;
     let bytes = world.task(id).await.map_or(0, |task| task.log.bytes);
-    seen.promise(bytes == 32 << 20, format!("{bytes} bytes of the flood are stored"));
+    seen.promise(bytes == written.len() as u64, format!("{bytes} of {} bytes of the flood are stored", written.len()));
+    // What was on its way arrives. It goes on after the last message that came whole.
+    let first = slow.rest().await?;
+    seen.promise(!first.is_over && first.cursor.is_some(), "the slow follower was not cut off in the middle");
+    let back = Instant::now();
+    let second = Viewer::open(world.clients[0].base_url(), &path, token, first.cursor.as_deref()).await?.rest().await?;
+    seen.notes.push(format!(
+        "it had {} KiB when it was cut off; the other {} KiB came in {:.1} s after its cursor {}",
+        first.bytes.len() / 1024,
+        second.bytes.len() / 1024,
+        back.elapsed().as_secs_f64(),
+        first.cursor.as_deref().unwrap_or("(none)"),
+    ));
+    seen.promise(second.is_over, "the follower that came back was not told of the end");
+    seen.promise(
+        [first.bytes, second.bytes].concat() == written.as_bytes(),
+        "what the two parts have together is not the log",
+    );
     seen.recovered = Some(world.until_recovered().await?);
     Ok(seen)
 }

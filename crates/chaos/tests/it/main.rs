@@ -31,6 +31,8 @@ fn loses_nothing(which: usize) {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status();
     assert!(built.expect("cargo runs").success(), "unidesk does not build");
+    let shim = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/build-shim.sh");
+    assert!(Command::new(shim).status().expect("it runs").success(), "the static shim does not build");
     let keep = std::env::temp_dir().join(format!("unidesk-chaos-{fault}"));
     let output = Command::new(env!("CARGO_BIN_EXE_chaos"))
         .args([fault, "--sabotage", sabotage, "--keep"])
