@@ -55,20 +55,22 @@ enum Shape {
 /// Placements per second. What was placed is given back after the pass, outside of the time that counts.
 fn row(name: &str, strategy: Strategy, needs: impl Fn(u64) -> (i64, Needs), warm: impl Fn(u64) -> BTreeSet<String>) {
     let figures = SIZES.map(|nodes| {
+        let mut random = 7u64;
+        let mut draw = move || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 11) as f64 / (1u64 << 53) as f64
+        };
         let mut fleet = Fleet::new(strategy);
         fleet.replace_all((0..nodes).map(node));
-        // Half full, unevenly, as a fleet at work is.
-        let before = heads(0..nodes * 4, &needs, &warm);
-        fleet.plan(&mut before.clone(), || 0.0);
-        let (mut placed, mut took, mut next, mut random) = (0, Duration::ZERO, 0, 7u64);
+        // Something runs on most nodes, as in a fleet at work.
+        let before = heads(0..nodes * 2, &needs, &warm);
+        fleet.plan(&mut before.clone(), &mut draw);
+        let (mut placed, mut took, mut next) = (0, Duration::ZERO, 0);
         while took < FOR {
             let mut waiting = heads(next..next + PER_PASS, &needs, &warm);
             next += PER_PASS;
             let began = Cpu::now();
-            let placements: Vec<Placement> = fleet.plan(&mut waiting, || {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (random >> 11) as f64 / (1u64 << 53) as f64
-            });
+            let placements: Vec<Placement> = fleet.plan(&mut waiting, &mut draw);
             took += began.elapsed();
             placed += placements.len();
             black_box(&placements);

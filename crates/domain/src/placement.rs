@@ -6,9 +6,11 @@ mod order;
 mod pool;
 mod score;
 mod unfit;
+mod watched;
 
 pub use fleet::Fleet;
 pub use unfit::{Unfit, check_fit};
+pub use watched::{Asked, Reading, Unread, Watched};
 
 use crate::{
     Timestamp,
@@ -36,20 +38,11 @@ pub enum Strategy {
     Pack,
 }
 
-/// What the leader knows when it decides. `now` is the database's.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    pub now: Timestamp,
-    /// The first waiting tasks of every class of needs, so that what cannot be placed blocks nobody.
-    pub heads: Vec<Head>,
-    pub nodes: Vec<Candidate>,
-}
-
 /// A waiting task.
 #[derive(Clone, Debug)]
 pub struct Head {
     pub task: TaskId,
-    /// Index of its needs among the classes; equal needs, equal class.
+    /// Of its needs: equal needs, equal class.
     pub class: i64,
     pub needs: Arc<Needs>,
     pub priority: i32,

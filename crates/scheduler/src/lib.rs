@@ -4,10 +4,11 @@
 //! `domain::placement::Fleet`, which is pure; this crate loads, calls and commits.
 
 mod placement_loop;
+mod queue;
 
 use clap::Args;
 use domain::placement::Strategy;
-use placement_loop::Placer;
+use placement_loop::{Hints, Placer};
 use service_kit::Service;
 use std::{sync::Arc, time::Duration};
 use store::{Store, Topic};
@@ -40,18 +41,23 @@ pub fn run(service: &Service, config: &Config, store: Store) {
     let (bridge, stop) = (store.clone(), service.stopping().clone());
     service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
     let hint = Arc::new(Notify::new());
-    let (listener, ring) = (store.clone(), hint.clone());
+    let hints = Hints::default();
+    let (listener, ring, heard) = (store.clone(), hint.clone(), hints.clone());
     service.spawn_until_stopped("queue hints", async move {
         let mut topics = listener.wakeups().subscribe();
         loop {
             match topics.recv().await {
-                Ok(Topic::Queue) | Err(RecvError::Lagged(_)) => ring.notify_one(),
-                Ok(_) => {}
+                Ok(Topic::Queue) => {}
+                Ok(Topic::Room(node)) => heard.hear(|unread| _ = unread.nodes.insert(node)),
+                Ok(Topic::Freed(attempt)) => heard.hear(|unread| _ = unread.freed.insert(attempt)),
+                Err(RecvError::Lagged(_)) => heard.hear(|unread| unread.everything = true),
+                Ok(Topic::Node(_) | Topic::Task(_) | Topic::Log(_) | Topic::Access) => continue,
                 Err(RecvError::Closed) => return,
             }
+            ring.notify_one();
         }
     });
-    let placer = Arc::new(tokio::sync::Mutex::new(Placer::new(store.clone(), config.strategy)));
+    let placer = Arc::new(tokio::sync::Mutex::new(Placer::new(store.clone(), config.strategy, hints)));
     let (renewing, resigning) = (placer.clone(), placer.clone());
     // Of its own, so that an idle leader stays one. Twice a second: a standby goes on within 5 s of a leader's last word, and 4 of
     // them are the leader's.

@@ -1,20 +1,69 @@
-//! Places waiting tasks, as long as this process leads.
+//! Places waiting tasks, as long as this process leads. The nodes are kept in memory: read once, then what a hint or a failed commit
+//! names, and all of them again little by little. One pass reads nothing that grows with the queue or the fleet.
 
-use domain::placement::{Fleet, Strategy};
+use crate::queue::Queue;
+use domain::{
+    Timestamp,
+    ids::NodeId,
+    placement::{Asked, Strategy, Unread, Watched},
+};
 use service_kit::Pass;
-use store::{HEADS_PER_CLASS, LeaderRole, Leadership, Store, StoreError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use store::{LeaderRole, Leadership, Store, StoreError};
 use uuid::Uuid;
+
+/// Nodes read at once on the way round.
+const NODES_AT_ONCE: usize = 1_024;
+/// From one part of the round to the next, and from one round to the next where one part is all.
+const PART_EVERY: Duration = Duration::from_secs(1);
+const ROUND_EVERY: Duration = Duration::from_secs(5);
+/// Passes that follow at once although all that was planned had become untrue.
+const VAIN_PASSES: u32 = 3;
+
+/// What was heard since the last pass. The hearing never waits for a pass.
+#[derive(Clone, Default)]
+pub(crate) struct Hints(Arc<Mutex<Unread>>);
+
+impl Hints {
+    pub(crate) fn hear(&self, hear: impl FnOnce(&mut Unread)) {
+        hear(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    fn take(&self) -> Unread {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 pub(crate) struct Placer {
     store: Store,
     holder: Uuid,
     leadership: Option<Leadership>,
-    fleet: Fleet,
+    nodes: Watched,
+    queue: Queue,
+    hints: Hints,
+    settled_restore: Option<Timestamp>,
+    /// Where the round goes on, and when the last part of it was read.
+    round: Option<NodeId>,
+    read_at: Instant,
+    in_vain: u32,
 }
 
 impl Placer {
-    pub(crate) fn new(store: Store, strategy: Strategy) -> Self {
-        Self { store, holder: Uuid::new_v4(), leadership: None, fleet: Fleet::new(strategy) }
+    pub(crate) fn new(store: Store, strategy: Strategy, hints: Hints) -> Self {
+        Self {
+            store,
+            holder: Uuid::new_v4(),
+            leadership: None,
+            nodes: Watched::new(strategy),
+            queue: Queue::new(Instant::now()),
+            hints,
+            settled_restore: None,
+            round: None,
+            read_at: Instant::now(),
+            in_vain: 0,
+        }
     }
 
     /// Stays the leader, or becomes it when nobody is.
@@ -24,6 +73,10 @@ impl Placer {
             (None, Some(now)) => tracing::info!(epoch = now.epoch, "leading the placement"),
             (Some(_), None) => tracing::warn!("another scheduler leads now"),
             (Some(_), Some(_)) | (None, None) => {}
+        }
+        // Another may have placed since: what is known of the nodes is of then.
+        if self.leadership.map(|it| it.epoch) != leadership.map(|it| it.epoch) {
+            self.forget();
         }
         self.leadership = leadership;
         Ok(Pass::Idle)
@@ -35,30 +88,41 @@ impl Placer {
             self.renew().await?;
         }
         let Some(leadership) = self.leadership else { return Ok(Pass::Idle) };
+        self.follow_hints().await?;
         // The head of every class of needs, so that what cannot be placed blocks nobody.
-        let mut snapshot = self.store.placement_snapshot(HEADS_PER_CLASS).await?;
-        if snapshot.heads.is_empty() {
-            return Ok(Pass::Idle);
-        }
-        // With fewer heads than one class may send, the queue was seen whole.
-        let is_cut = snapshot.heads.len() as i64 >= HEADS_PER_CLASS;
-        self.fleet.replace_all(std::mem::take(&mut snapshot.nodes));
-        let plan = self.fleet.plan(&mut snapshot.heads, rand::random);
+        let look = self.queue.look(&mut self.nodes, self.settled_restore, Instant::now());
+        let mut found = self.store.queue_heads(&look, &mut self.queue.needs).await?;
+        let plan = self.nodes.plan(&mut found.heads, rand::random);
+        let more = self.queue.learn(&look, &found, &plan);
         if plan.is_empty() {
-            return Ok(Pass::Idle);
+            let is_news = self.go_round().await?;
+            return Ok(if more || is_news { Pass::More } else { Pass::Idle });
         }
-        match self.store.commit_placements(&leadership, &plan).await {
-            Ok(report) => {
-                tracing::debug!(placed = report.placed, stale = report.stale, "placed");
-                // Where something was placed, the next of its class may fit too.
-                Ok(if report.placed > 0 && is_cut { Pass::More } else { Pass::Idle })
+        match self.store.lease_tasks(&leadership, &plan).await {
+            Ok(leases) => {
+                let stale = plan.len() - leases.len();
+                tracing::debug!(placed = leases.len(), stale, "placed");
+                if stale > 0 {
+                    self.queue.begin_anew();
+                }
+                self.nodes.committed(plan, &leases);
+                self.in_vain = if leases.is_empty() { self.in_vain + 1 } else { 0 };
+                self.go_round().await?;
+                // What has become untrue is read again, and then the next of the class may fit elsewhere.
+                let again = stale > 0 && self.in_vain < VAIN_PASSES;
+                Ok(if more && !leases.is_empty() || again { Pass::More } else { Pass::Idle })
             }
             Err(StoreError::NotLeader) => {
                 tracing::warn!("another scheduler leads now");
                 self.leadership = None;
+                self.forget();
                 Ok(Pass::Idle)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.nodes.in_doubt(&plan);
+                self.queue.begin_anew();
+                Err(error)
+            }
         }
     }
 
@@ -68,5 +132,64 @@ impl Placer {
         {
             tracing::debug!(%error, "the leadership could not be given up; it ends by itself");
         }
+    }
+
+    fn forget(&mut self) {
+        self.nodes.hear(Unread { everything: true, ..Unread::default() });
+        self.queue = Queue::new(Instant::now());
+    }
+
+    /// Reads what is known to be out of date.
+    async fn follow_hints(&mut self) -> Result<(), StoreError> {
+        self.nodes.hear(self.hints.take());
+        let unread = self.nodes.take_unread();
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.read(&unread).await;
+        if outcome.is_err() {
+            self.nodes.hear(unread);
+        }
+        outcome
+    }
+
+    async fn read(&mut self, unread: &Unread) -> Result<(), StoreError> {
+        if unread.everything {
+            self.round = None;
+            while self.read_part().await? {}
+            return Ok(());
+        }
+        if !unread.freed.is_empty() {
+            let still_reserved = self.store.still_reserved(&unread.freed).await?;
+            self.nodes.settle(&unread.freed, &still_reserved);
+        }
+        if !unread.nodes.is_empty() {
+            let readings = self.store.read_nodes(&unread.nodes).await?;
+            self.nodes.read(&Asked::Nodes(unread.nodes.clone()), readings);
+        }
+        Ok(())
+    }
+
+    /// Reads the next part of the nodes again when it is time. True: something was read, which may have made room.
+    async fn go_round(&mut self) -> Result<bool, StoreError> {
+        let wait = if self.round.is_none() { ROUND_EVERY } else { PART_EVERY };
+        if self.read_at.elapsed() < wait {
+            return Ok(false);
+        }
+        self.read_part().await?;
+        Ok(true)
+    }
+
+    /// True: there are more.
+    async fn read_part(&mut self) -> Result<bool, StoreError> {
+        if self.round.is_none() {
+            self.settled_restore = self.store.settled_restore().await?;
+        }
+        let (asked, readings) = self.store.read_nodes_after(self.round, NODES_AT_ONCE).await?;
+        self.nodes.read(&asked, readings);
+        self.read_at = Instant::now();
+        let Asked::Range(_, next) = asked else { return Ok(false) };
+        self.round = next;
+        Ok(next.is_some())
     }
 }

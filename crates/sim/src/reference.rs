@@ -221,7 +221,7 @@ impl Reference {
             Op::Place { node, .. } => match resolved.task {
                 Some(task) => {
                     let plan = [Placement { task, node: node_id(*node), reservation: reservation() }];
-                    format!("placed {}", self.store.commit_placements(&plan, now))
+                    format!("placed {}", self.store.lease_tasks(&plan, now).len())
                 }
                 None => "placed 0".into(),
             },

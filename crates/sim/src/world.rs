@@ -13,7 +13,7 @@ use crate::{
         net::{Line, LineId},
         node::Node,
         scheduler::Scheduler,
-        store::{FakeStore, Role, StoreError},
+        store::{FakeStore, Role, StoreError, Topic},
         sweeper::Sweeper,
     },
     faults::{Fault, Plan},
@@ -97,7 +97,7 @@ pub(crate) enum NodeEvent {
 
 pub(crate) enum SchedulerEvent {
     Tick,
-    Hint,
+    Hint(Topic),
     Answered(Result<Answer, StoreError>),
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod commit_placements;
 pub(crate) mod exclusive;
 pub(crate) mod outbox;
-pub(crate) mod placement_snapshot;
+pub(crate) mod queue_heads;
+pub(crate) mod read_nodes;
 pub(crate) mod record_reports;
 pub(crate) mod replace;

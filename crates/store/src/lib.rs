@@ -27,7 +27,7 @@ pub use access::{
 pub use attempts::{
     commit_placements::CommitReport,
     outbox::{Outbox, OutboxItem},
-    placement_snapshot::{HEADS_PER_CLASS, LiveReservation},
+    queue_heads::{CLASSES_PER_LOOK, QueueHeads, QueueLook, QueuePlace},
     record_reports::{NodeReport, ReportVerdict, SessionReports},
 };
 pub use error::StoreError;

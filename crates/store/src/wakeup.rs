@@ -20,6 +20,10 @@ const TOPICS_PER_NOTIFY: usize = 150;
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
+    /// What a node offers, or whether it gets work.
+    Room(NodeId),
+    /// What an attempt held is free.
+    Freed(AttemptId),
     /// The queue or the free capacity.
     Queue,
     /// There is something to tell this node.
@@ -35,6 +39,8 @@ pub enum Topic {
 impl Topic {
     fn encode(self) -> String {
         match self {
+            Self::Room(id) => format!("r{}", id.as_uuid().simple()),
+            Self::Freed(id) => format!("f{}", id.as_uuid().simple()),
             Self::Queue => "q".into(),
             Self::Access => "a".into(),
             Self::Node(id) => format!("n{}", id.as_uuid().simple()),
@@ -46,6 +52,8 @@ impl Topic {
         let (kind, id) = text.split_at_checked(1)?;
         let uuid = || Uuid::try_parse(id).ok();
         Some(match kind {
+            "r" => Self::Room(NodeId::from_uuid(uuid()?)),
+            "f" => Self::Freed(AttemptId::from_uuid(uuid()?)),
             "q" => Self::Queue,
             "a" => Self::Access,
             "n" => Self::Node(NodeId::from_uuid(uuid()?)),

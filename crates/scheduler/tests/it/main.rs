@@ -1,8 +1,10 @@
 //! Schedulers on a real database that tells them nothing: no wake-up is delivered, and leaders freeze.
 
 use domain::{
-    ids::{DEFAULT_PROJECT, InstanceId, NodeId, NodeTokenId, PrincipalId, TaskId},
+    attempt::Report,
+    ids::{DEFAULT_PROJECT, Held, InstanceId, NodeId, NodeTokenId, PrincipalId, TaskId},
     node::{NodeFacts, NodeMetrics},
+    outcome::{Ending, FailureKind},
     placement::Placement,
     principal::{Origin, Principal, PrincipalKind, Role, Scope},
     resources::{Capacity, Reservation},
@@ -12,7 +14,10 @@ use domain::{
 use serde_json::json;
 use service_kit::Service;
 use std::time::{Duration, Instant};
-use store::{DatabaseConfig, LeaderRole, NewNodeToken, NewTask, OpenSession, Opened, Store, StoreError, Submitted};
+use store::{
+    DatabaseConfig, LeaderRole, NewNodeToken, NewTask, NodeReport, OpenSession, Opened, ReportVerdict, SessionKey,
+    Store, StoreError, Submitted,
+};
 use test_kit::database::TestDatabase;
 use uuid::Uuid;
 
@@ -23,38 +28,63 @@ async fn connect(database: &TestDatabase) -> Store {
 }
 
 async fn node(store: &Store) -> NodeId {
-    let (id, creator) = (NodeId::from_uuid(Uuid::now_v7()), PrincipalId::from_uuid(Uuid::from_u128(5)));
-    let principal =
-        Principal { kind: PrincipalKind::ApiKey, id: creator, name: "ana".into(), role: Role::Admin, project: None };
+    node_for(store, 0).await.node
+}
+
+/// That takes so many tasks at once; 0: as many as fit.
+async fn node_for(store: &Store, max_tasks: u32) -> SessionKey {
+    let id = NodeId::from_uuid(Uuid::now_v7());
     let new = NewNodeToken {
         id: NodeTokenId::from_uuid(id.as_uuid()),
         node: id,
         project: DEFAULT_PROJECT,
-        created_by: creator,
-        name: "n".into(),
+        created_by: CREATOR,
+        name: format!("n{id}"),
         secret_hash: vec![1; 32],
     };
-    let origin = Origin { principal, address: "test".into(), request_id: "test".into() };
-    assert!(store.create_node_token(&new, &origin).await.expect("made"));
+    assert!(store.create_node_token(&new, &origin()).await.expect("made"));
     let capacity = Capacity { cpu_millis: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 40, gpus: Vec::new() };
     let executors = [("process".to_owned(), "1".to_owned())].into();
     let hello = OpenSession {
         node: id,
         instance: InstanceId::from_uuid(Uuid::now_v7()),
-        facts: NodeFacts { capacity, executors, platform: "linux".into(), ..NodeFacts::default() },
+        facts: NodeFacts { capacity, executors, platform: "linux".into(), max_tasks, ..NodeFacts::default() },
         metrics: NodeMetrics::default(),
         attempts: Vec::new(),
         complete_executors: ["process".to_owned()].into(),
         newest_epoch: i64::MAX,
     };
-    assert!(matches!(store.open_session(&hello).await.expect("opened"), Opened::Session { .. }));
-    id
+    match store.open_session(&hello).await.expect("opened") {
+        Opened::Session { key, .. } => key,
+        other => panic!("{other:?}"),
+    }
+}
+
+const CREATOR: PrincipalId = PrincipalId::from_uuid(Uuid::from_u128(5));
+
+fn origin() -> Origin {
+    let principal =
+        Principal { kind: PrincipalKind::ApiKey, id: CREATOR, name: "ana".into(), role: Role::Admin, project: None };
+    Origin { principal, address: "test".into(), request_id: "test".into() }
+}
+
+/// What the task's only attempt is.
+async fn held(store: &Store, task: TaskId) -> Held {
+    store.get_task(Scope::All, task).await.expect("read").expect("there").attempts[0].row.held()
+}
+
+/// It is refused there, and gives back what it held.
+async fn give_back(store: &Store, session: SessionKey, held: Held) {
+    let ending = Ending::failed(FailureKind::BuildFailed, "it says no");
+    let reports = [Report::Ended { ending }, Report::Released];
+    let batch: Vec<NodeReport> = reports.into_iter().map(|report| NodeReport { held, report }).collect();
+    let verdicts = store.record_reports(session, &batch).await.expect("recorded");
+    assert_eq!(verdicts, [ReportVerdict::Recorded; 2]);
 }
 
 async fn submit(store: &Store) -> TaskId {
     let spec = parse_spec(&json!({"command": ["ls"]})).expect("a good task");
-    let created_by = PrincipalId::from_uuid(Uuid::from_u128(5));
-    let new = NewTask { project: DEFAULT_PROJECT, created_by, spec, idempotency: None };
+    let new = NewTask { project: DEFAULT_PROJECT, created_by: CREATOR, spec, idempotency: None };
     match store.submit_tasks(&[new]).await.expect("accepted")[..] {
         [Submitted::Accepted { id }] => id,
         ref other => panic!("{other:?}"),
@@ -83,6 +113,61 @@ async fn without_any_wake_up_a_task_is_placed_within_about_a_second() {
         // The interval and its jitter, and a busy machine.
         placed_within(&here, submit(&here).await, Duration::from_millis(2_500)).await;
     }
+    assert!(service.stop_within(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn what_a_task_gives_back_goes_to_the_next_at_once() {
+    let database = TestDatabase::create().await;
+    let store = connect(&database).await;
+    let session = node_for(&store, 1).await;
+    let service = Service::new();
+    scheduler::run(&service, &scheduler::Config { placement_every_ms: 60_000, ..Default::default() }, store.clone());
+    let mut running = submit(&store).await;
+    placed_within(&store, running, Duration::from_secs(10)).await;
+    for _ in 0..5 {
+        let next = submit(&store).await;
+        give_back(&store, session, held(&store, running).await).await;
+        // No look at all nodes comes that early.
+        placed_within(&store, next, Duration::from_secs(3)).await;
+        running = next;
+    }
+    assert!(service.stop_within(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn what_nobody_told_the_scheduler_costs_time_and_no_task() {
+    let database = TestDatabase::create().await;
+    let (here, deaf) = (connect(&database).await, connect(&database).await);
+    let first = node_for(&here, 1).await;
+    let service = Service::new();
+    scheduler::run(&service, &scheduler::Config::default(), deaf);
+    let running = submit(&here).await;
+    placed_within(&here, running, Duration::from_secs(10)).await;
+    // Room that it has not heard of is found on the way round.
+    let next = submit(&here).await;
+    give_back(&here, first, held(&here, running).await).await;
+    placed_within(&here, next, Duration::from_secs(15)).await;
+    assert!(service.stop_within(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn a_node_that_takes_nothing_any_more_costs_a_commit_in_vain_and_no_task() {
+    let database = TestDatabase::create().await;
+    let (here, deaf) = (connect(&database).await, connect(&database).await);
+    let (first, second) = (node_for(&here, 0).await, node_for(&here, 0).await);
+    let service = Service::new();
+    scheduler::run(&service, &scheduler::Config::default(), deaf);
+    let task = submit(&here).await;
+    placed_within(&here, task, Duration::from_secs(10)).await;
+    let node_of =
+        async |task| here.get_task(Scope::All, task).await.expect("read").expect("there").attempts[0].row.node;
+    assert_eq!(node_of(task).await, first.node);
+    // The other one has less to do, as far as the scheduler knows.
+    assert!(here.drain_node(second.node, "", None, &origin()).await.expect("set"));
+    let next = submit(&here).await;
+    placed_within(&here, next, Duration::from_millis(3_500)).await;
+    assert_eq!(node_of(next).await, first.node);
     assert!(service.stop_within(Duration::from_secs(5)).await);
 }
 

@@ -23,6 +23,8 @@ sometimes! {
     CommitInDoubt: "a commit ended after its caller had given up",
     DuplicateReportAcked: "a duplicate report was acknowledged",
     ConflictAcked: "a different second end was acknowledged and did not count",
+    PlanOutOfDate: "a plan was made from what was not true any more, and not committed",
+    FreedByHint: "room was given by a hint, without a look at the whole node",
     StaleLeaderRefused: "a stale leader was refused",
     StaleSessionDropped: "a stale session was dropped",
     OtherInstanceRefused: "a second installation was refused",

@@ -17,10 +17,10 @@ use domain::{
     Timestamp,
     ids::{AttemptId, NodeId, TaskId},
     node::{Admission, NodeMetrics},
-    placement::{Placement, Snapshot},
+    placement::{Head, Placement, Reading},
     sweep::Findings,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone)]
 pub(crate) enum Call {
@@ -32,7 +32,10 @@ pub(crate) enum Call {
         holder: u64,
         known: Option<Leadership>,
     },
-    Snapshot,
+    /// These nodes, or all.
+    ReadNodes(Option<BTreeSet<NodeId>>),
+    StillReserved(BTreeSet<AttemptId>),
+    Heads,
     Commit {
         leadership: Leadership,
         plan: Vec<Placement>,
@@ -76,8 +79,10 @@ pub(crate) enum Answer {
     Submitted(Submitted),
     Retried(Retried),
     Led(Option<Leadership>),
-    Snapshot(Box<Snapshot>),
-    Committed(usize),
+    Nodes(Vec<Reading>),
+    StillReserved(BTreeSet<AttemptId>),
+    Heads(Vec<Head>),
+    Leased(BTreeMap<TaskId, AttemptId>),
     Opened(Opened),
     Counted(Vec<SessionKey>),
     Recorded(Vec<ReportVerdict>),
@@ -221,21 +226,26 @@ impl World {
             }
             Call::Retry(task) => Answer::Retried(store.retry_task(task, now)),
             Call::Lead { role, holder, known } => Answer::Led(store.lead(role, holder, known, now)),
-            Call::Snapshot => {
+            Call::ReadNodes(only) => Answer::Nodes(store.read_nodes(silence_ms, only.as_ref(), now)),
+            Call::StillReserved(attempts) => Answer::StillReserved(store.still_reserved(&attempts)),
+            Call::Heads => {
                 if store.queue.iter().any(|task| store.is_held_back(*task)) {
                     self.checker.hits.add(Sometimes::ExclusiveHeldBack);
                 }
-                Answer::Snapshot(Box::new(store.placement_snapshot(silence_ms, now)))
+                Answer::Heads(store.queue_heads(now))
             }
             Call::Commit { leadership, plan } => {
                 store.require(&leadership, now)?;
                 let newest = store.leader_epoch(leadership.role);
-                let placed = store.commit_placements(&plan, now);
-                if placed > 0 && newest != Some(leadership.epoch) {
+                let leases = store.lease_tasks(&plan, now);
+                if leases.len() < plan.len() {
+                    self.checker.hits.add(Sometimes::PlanOutOfDate);
+                }
+                if !leases.is_empty() && newest != Some(leadership.epoch) {
                     let detail = format!("{leadership:?}, newest {newest:?}");
                     self.violate(Violation::new("I20 a former leader places nothing", detail));
                 }
-                Answer::Committed(placed)
+                Answer::Leased(leases)
             }
             Call::Liveness => Answer::Liveness(now, store.liveness()),
             Call::SetOfflineAfter(ms) => {
@@ -328,10 +338,10 @@ impl World {
                 continue;
             }
             match topic {
-                Topic::Queue => {
+                Topic::Queue | Topic::Room(_) | Topic::Freed(_) => {
                     for s in 0..self.schedulers.len() {
                         let run = self.schedulers[s].process.run;
-                        self.after(2, Event::Scheduler { scheduler: s, run, event: SchedulerEvent::Hint });
+                        self.after(2, Event::Scheduler { scheduler: s, run, event: SchedulerEvent::Hint(topic) });
                     }
                 }
                 Topic::Node(node) => {

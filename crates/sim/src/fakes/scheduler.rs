@@ -1,37 +1,63 @@
-//! A scheduler: leads or stands by, and while it leads places what waits with the product's own `placement::Fleet`.
+//! A scheduler: leads or stands by, and while it leads places what waits with the product's own `placement::Watched`: it remembers
+//! the nodes, and reads again what a hint names, what a commit has found to be otherwise, and everything from time to time.
 
 use crate::{
+    Ms, Sometimes,
     fakes::{
         database::{Answer, Call, ReplyTo},
-        store::{Leadership, Role, StoreError},
+        store::{Leadership, Role, StoreError, Topic},
     },
     world::{Event, Process, SchedulerEvent, World},
 };
-use domain::placement::{Fleet, Strategy};
+use domain::placement::{Asked, Placement, Strategy, Unread, Watched};
+
+/// From one look at all nodes to the next.
+const ROUND_EVERY_MS: Ms = 5_000;
+/// Passes that follow at once although all that was planned had become untrue.
+const VAIN_PASSES: u32 = 3;
 
 pub(crate) struct Scheduler {
     pub(crate) process: Process,
     leadership: Option<Leadership>,
-    fleet: Fleet,
+    nodes: Watched,
+    /// When all nodes were read the last time.
+    read_at: Ms,
     /// One step at a time, as behind the real one's mutex.
     is_busy: bool,
     wants_renewal: bool,
     wants_pass: bool,
     /// The leadership under which the pass under way began.
     passing_as: Option<Leadership>,
+    /// What is being read.
+    reading: Option<Unread>,
+    /// What is being committed.
+    plan: Vec<Placement>,
+    in_vain: u32,
 }
 
 impl Scheduler {
     pub(crate) fn new() -> Self {
+        Self::of(Strategy::LeastLoaded, Process::default())
+    }
+
+    fn of(strategy: Strategy, process: Process) -> Self {
         Self {
-            process: Process::default(),
+            process,
             leadership: None,
-            fleet: Fleet::new(Strategy::LeastLoaded),
+            nodes: Watched::new(strategy),
+            read_at: 0,
             is_busy: false,
             wants_renewal: false,
             wants_pass: false,
             passing_as: None,
+            reading: None,
+            plan: Vec::new(),
+            in_vain: 0,
         }
+    }
+
+    fn forget_nodes(&mut self) {
+        self.nodes.hear(Unread { everything: true, ..Unread::default() });
     }
 }
 
@@ -42,7 +68,7 @@ impl World {
         let scheduler = &mut self.schedulers[s];
         let mut process = scheduler.process;
         process.start();
-        *scheduler = Scheduler { process, fleet: Fleet::new(strategy), ..Scheduler::new() };
+        *scheduler = Scheduler::of(strategy, process);
         let run = process.run;
         self.after(0, Event::Scheduler { scheduler: s, run, event: SchedulerEvent::Tick });
     }
@@ -59,7 +85,14 @@ impl World {
                 self.schedulers[s].wants_pass = true;
                 self.next_step(s);
             }
-            SchedulerEvent::Hint => {
+            SchedulerEvent::Hint(topic) => {
+                let mut hint = Unread::default();
+                match topic {
+                    Topic::Room(node) => _ = hint.nodes.insert(node),
+                    Topic::Freed(attempt) => _ = hint.freed.insert(attempt),
+                    Topic::Queue | Topic::Node(_) => {}
+                }
+                self.schedulers[s].nodes.hear(hint);
                 self.schedulers[s].wants_pass = true;
                 self.next_step(s);
             }
@@ -79,7 +112,10 @@ impl World {
         if scheduler.wants_pass && scheduler.leadership.is_some() {
             scheduler.wants_pass = false;
             scheduler.passing_as = scheduler.leadership;
-            self.scheduler_calls(s, Call::Snapshot);
+            if self.now - scheduler.read_at >= ROUND_EVERY_MS {
+                scheduler.forget_nodes();
+            }
+            self.pass_on(s);
         } else if scheduler.wants_renewal {
             scheduler.wants_renewal = false;
             let holder = process_number(s, scheduler.process.run);
@@ -94,26 +130,75 @@ impl World {
         self.call(ReplyTo::Scheduler { scheduler: s, run }, call);
     }
 
+    /// Reads what is known to be out of date, one after another, then the queue.
+    fn pass_on(&mut self, s: usize) {
+        let nodes = &mut self.schedulers[s].nodes;
+        let mut unread = nodes.take_unread();
+        let call = if unread.everything {
+            Call::ReadNodes(None)
+        } else if !unread.freed.is_empty() {
+            nodes.hear(Unread { nodes: std::mem::take(&mut unread.nodes), ..Unread::default() });
+            Call::StillReserved(unread.freed.clone())
+        } else if !unread.nodes.is_empty() {
+            Call::ReadNodes(Some(unread.nodes.clone()))
+        } else {
+            return self.scheduler_calls(s, Call::Heads);
+        };
+        self.schedulers[s].reading = Some(unread);
+        self.scheduler_calls(s, call);
+    }
+
     fn scheduler_answered(&mut self, s: usize, answer: Result<Answer, StoreError>) {
-        match answer {
-            Ok(Answer::Led(leadership)) => self.schedulers[s].leadership = leadership,
-            Ok(Answer::Snapshot(mut snapshot)) => {
-                let scheduler = &mut self.schedulers[s];
-                let Some(leadership) = scheduler.passing_as.take() else { return };
-                if snapshot.heads.is_empty() {
-                    return;
+        let now = self.now;
+        let scheduler = &mut self.schedulers[s];
+        let reading = scheduler.reading.take();
+        let plan = std::mem::take(&mut scheduler.plan);
+        match (answer, reading) {
+            (Ok(Answer::Led(leadership)), _) => {
+                if leadership.map(|it| it.epoch) != scheduler.leadership.map(|it| it.epoch) {
+                    scheduler.forget_nodes();
                 }
+                scheduler.leadership = leadership;
+            }
+            (Ok(Answer::Nodes(readings)), Some(asked)) => {
+                if asked.everything {
+                    scheduler.read_at = now;
+                    scheduler.nodes.read(&Asked::Range(None, None), readings);
+                } else {
+                    scheduler.nodes.read(&Asked::Nodes(asked.nodes), readings);
+                }
+                self.pass_on(s);
+            }
+            (Ok(Answer::StillReserved(still)), Some(asked)) => {
+                scheduler.nodes.settle(&asked.freed, &still);
+                self.hit(Sometimes::FreedByHint);
+                self.pass_on(s);
+            }
+            (Ok(Answer::Heads(mut heads)), _) => {
+                let Some(leadership) = scheduler.passing_as.take() else { return };
                 let dice = &mut self.dice;
-                scheduler.fleet.replace_all(std::mem::take(&mut snapshot.nodes));
-                let plan = scheduler.fleet.plan(&mut snapshot.heads, || dice.unit());
+                let plan = scheduler.nodes.plan(&mut heads, || dice.unit());
                 if !plan.is_empty() {
+                    scheduler.plan = plan.clone();
                     self.scheduler_calls(s, Call::Commit { leadership, plan });
                 }
             }
-            // Where something was placed, the next of its class may fit too.
-            Ok(Answer::Committed(placed)) => self.schedulers[s].wants_pass |= placed > 0,
-            Err(StoreError::NotLeader) => self.schedulers[s].leadership = None,
-            Ok(_) | Err(StoreError::Unavailable) => {}
+            (Ok(Answer::Leased(leases)), _) => {
+                let is_stale = leases.len() < plan.len();
+                scheduler.nodes.committed(plan, &leases);
+                scheduler.in_vain = if leases.is_empty() { scheduler.in_vain + 1 } else { 0 };
+                // Where something was placed, the next of its class may fit too.
+                scheduler.wants_pass |= !leases.is_empty() || is_stale && scheduler.in_vain < VAIN_PASSES;
+            }
+            (Err(StoreError::NotLeader), _) => {
+                scheduler.leadership = None;
+                scheduler.forget_nodes();
+            }
+            (Err(StoreError::Unavailable), reading) => {
+                scheduler.nodes.in_doubt(&plan);
+                reading.into_iter().for_each(|unread| scheduler.nodes.hear(unread));
+            }
+            (Ok(_), _) => {}
         }
     }
 }

@@ -129,6 +129,8 @@ struct Wait {
 /// A hint that the real store sends by NOTIFY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Topic {
+    Room(NodeId),
+    Freed(AttemptId),
     Queue,
     Node(NodeId),
 }

@@ -188,7 +188,7 @@ impl Store {
         )
         .await?;
         transaction.commit().await?;
-        topics.extend([Topic::Node(node), Topic::Access]);
+        topics.extend([Topic::Room(node), Topic::Node(node), Topic::Access]);
         self.wakeups.publish(topics);
         Ok(Revoked::Done)
     }

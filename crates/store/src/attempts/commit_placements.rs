@@ -26,12 +26,23 @@ pub struct CommitReport {
 }
 
 impl Store {
-    /// Commits what still holds, in one transaction. `StoreError::NotLeader`: nothing was written; step down.
+    /// As [`Store::lease_tasks`], counted.
     pub async fn commit_placements(
         &self,
         leadership: &Leadership,
         plan: &[Placement],
     ) -> Result<CommitReport, StoreError> {
+        let placed = self.lease_tasks(leadership, plan).await?.len();
+        Ok(CommitReport { placed, stale: plan.len() - placed })
+    }
+
+    /// Commits what still holds, in one transaction, and returns the attempts that were made. `StoreError::NotLeader`: nothing was
+    /// written; step down.
+    pub async fn lease_tasks(
+        &self,
+        leadership: &Leadership,
+        plan: &[Placement],
+    ) -> Result<BTreeMap<TaskId, AttemptId>, StoreError> {
         let mut transaction = self.begin().await?;
         leader::require(&mut transaction, leadership).await?;
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
@@ -87,7 +98,7 @@ impl Store {
         transaction.commit().await?;
         let topics = new.iter().flat_map(|attempt| [Topic::Node(attempt.node), Topic::Task(attempt.task)]);
         self.wakeups.publish(topics.chain(lost.iter().map(|attempt| Topic::Node(attempt.node))));
-        Ok(CommitReport { placed: new.len(), stale: plan.len() - new.len() })
+        Ok(new.into_iter().map(|attempt| (attempt.task, attempt.id)).collect())
     }
 }
 

@@ -190,7 +190,7 @@ impl Store {
             }
             (true, false) => {
                 tracing::info!(node.id = %node, "a probe succeeded: the node gets work again");
-                self.wakeups.publish([Topic::Queue]);
+                self.wakeups.publish([Topic::Room(node), Topic::Queue]);
             }
             (false, false) | (true, true) => {}
         }
@@ -313,6 +313,10 @@ impl Endings {
 fn topics(changed: &[(TaskRow, Vec<Event>)]) -> Vec<Topic> {
     let mut topics: Vec<Topic> = changed.iter().map(|(task, _)| Topic::Task(task.id)).collect();
     let frees_or_queues = |event: &Event| matches!(event, Event::Released { .. } | Event::Requeued { .. });
+    topics.extend(changed.iter().flat_map(|(_, events)| events).filter_map(|event| match event {
+        Event::Released { attempt } => Some(Topic::Freed(*attempt)),
+        _ => None,
+    }));
     if changed.iter().any(|(_, events)| events.iter().any(frees_or_queues)) {
         topics.push(Topic::Queue);
     }

@@ -60,7 +60,7 @@ impl Store {
         let detail = serde_json::json!({ "note": note, "deadline_s": deadline_s });
         self.write_audit(&mut transaction, None, origin, &action, &node.to_string(), &detail).await?;
         transaction.commit().await?;
-        self.wakeups.publish([Topic::Node(node), Topic::Queue]);
+        self.wakeups.publish([Topic::Room(node), Topic::Node(node), Topic::Queue]);
         Ok(true)
     }
 

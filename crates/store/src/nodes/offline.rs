@@ -1,6 +1,6 @@
 //! Nodes that fell silent: what the sweep is shown, and what it decided, written. The decision is `domain::sweep`'s.
 
-use crate::{Leadership, Store, StoreError, leader};
+use crate::{Leadership, Store, StoreError, Topic, leader};
 use domain::{
     Timestamp,
     ids::NodeId,
@@ -95,6 +95,7 @@ impl Store {
             .await?;
         }
         transaction.commit().await?;
+        self.wakeups.publish(rows.iter().map(|row| Topic::Room(NodeId::from_uuid(row.node_id))));
         Ok(rows.into_iter().map(|row| (NodeId::from_uuid(row.node_id), row.name)).collect())
     }
 

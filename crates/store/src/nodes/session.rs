@@ -114,7 +114,8 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        self.wakeups.publish(settled.topics.into_iter().chain([Topic::Queue, Topic::Node(hello.node)]));
+        let node = [Topic::Room(hello.node), Topic::Queue, Topic::Node(hello.node)];
+        self.wakeups.publish(settled.topics.into_iter().chain(node));
         Ok(Opened::Session {
             key: SessionKey { node: hello.node, epoch },
             name: row.name,
@@ -136,14 +137,19 @@ impl Store {
         ordered.sort_by_key(|(key, _)| *key);
         let rows = sqlx::query!(
             r#"UPDATE node_live l SET beat_at = now(), metrics = b.metrics, connected = true
-               FROM UNNEST($1::uuid[], $2::bigint[], $3::jsonb[]) AS b(node_id, epoch, metrics)
-               WHERE l.node_id = b.node_id AND l.session_epoch = b.epoch AND l.offline_since IS NULL RETURNING l.node_id, l.session_epoch"#,
+               FROM UNNEST($1::uuid[], $2::bigint[], $3::jsonb[]) AS b(node_id, epoch, metrics) JOIN node_live before ON before.node_id = b.node_id
+               WHERE l.node_id = b.node_id AND l.session_epoch = b.epoch AND l.offline_since IS NULL
+               RETURNING l.node_id, l.session_epoch, (NOT before.connected OR (before.metrics->'conditions', before.metrics->'warm')
+                 IS DISTINCT FROM (b.metrics->'conditions', b.metrics->'warm')) AS "is_news!""#,
             &ordered.iter().map(|(key, _)| key.node.as_uuid()).collect::<Vec<_>>(),
             &ordered.iter().map(|(key, _)| key.epoch).collect::<Vec<_>>(),
             &ordered.iter().map(|(_, metrics)| write_json(metrics)).collect::<Vec<_>>(),
         )
         .fetch_all(&self.beats)
         .await?;
+        // Figures move with every heartbeat; what decides who gets work there seldom does.
+        self.wakeups
+            .publish(rows.iter().filter(|row| row.is_news).map(|row| Topic::Room(NodeId::from_uuid(row.node_id))));
         Ok(rows
             .into_iter()
             .map(|row| SessionKey { node: NodeId::from_uuid(row.node_id), epoch: row.session_epoch })
@@ -195,7 +201,7 @@ impl Store {
         let topics = hear(&mut transaction, &kept).await?;
         absolve(&mut transaction, &alive, &alive_tasks).await?;
         transaction.commit().await?;
-        self.wakeups.publish(topics.into_iter().chain([Topic::Queue, Topic::Node(key.node)]));
+        self.wakeups.publish(topics.into_iter().chain([Topic::Room(key.node), Topic::Queue, Topic::Node(key.node)]));
         Ok(true)
     }
 
@@ -208,6 +214,7 @@ impl Store {
         )
         .execute(&self.beats)
         .await?;
+        self.wakeups.publish([Topic::Room(key.node)]);
         Ok(())
     }
 
@@ -221,7 +228,7 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
-        self.wakeups.publish([Topic::Queue]);
+        self.wakeups.publish([Topic::Room(key.node), Topic::Queue]);
         Ok(())
     }
 }

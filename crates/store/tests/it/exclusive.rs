@@ -18,8 +18,7 @@ async fn exclusive_task(world: &World) -> TaskId {
 
 /// It is offered to the scheduler, and a placement of it is taken.
 async fn may_start(world: &World, task: TaskId, node: Node) -> bool {
-    let snapshot = world.store.placement_snapshot(64).await.expect("read");
-    let is_offered = snapshot.heads.iter().any(|head| head.task == task);
+    let is_offered = world.heads(64).await.iter().any(|head| head.task == task);
     let is_placed = world.commit(task, node).await.expect("committed").placed == 1;
     assert_eq!(is_offered, is_placed, "a scheduler that is offered what is never taken would spin");
     is_placed

@@ -8,8 +8,11 @@ use domain::{
     task::TaskState,
 };
 use serde_json::json;
-use std::time::{Duration, Instant};
-use store::LeaderRole;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+use store::{LeaderRole, QueueLook};
 
 async fn presence(world: &World, node: Node) -> Presence {
     world.store.find_node(&node.id.to_string()).await.expect("read").expect("there").node.presence
@@ -162,7 +165,8 @@ async fn heartbeats_are_recorded_while_tasks_are_locked_and_every_connection_wai
     sqlx::query("LOCK TABLE task_state").execute(&mut *holder).await.expect("locked");
     // More readers than the store has connections.
     let starved = connect(&world.database).await;
-    let mut waiting: Vec<_> = (0..12).map(|_| Box::pin(starved.placement_snapshot(1))).collect();
+    let look = async || starved.queue_heads(&QueueLook::of_all(1), &mut BTreeMap::new()).await;
+    let mut waiting: Vec<_> = (0..12).map(|_| Box::pin(look())).collect();
     let poll = futures::future::select_all(waiting.iter_mut());
     assert!(tokio::time::timeout(Duration::from_millis(500), poll).await.is_err(), "all wait");
     let began = Instant::now();

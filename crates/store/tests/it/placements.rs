@@ -3,10 +3,14 @@
 use crate::world::{World, new_task, origin, placement};
 use domain::{ids::TaskId, principal::Scope, task::TaskState};
 use serde_json::json;
-use std::time::{Duration, Instant};
-use store::{CommitReport, HEADS_PER_CLASS, LeaderRole, StoreError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+use store::{CommitReport, LeaderRole, QueueLook, QueuePlace, StoreError};
 use uuid::Uuid;
 
+const HEADS_PER_CLASS: i64 = 64;
 const STALE: CommitReport = CommitReport { placed: 0, stale: 1 };
 
 #[tokio::test]
@@ -91,8 +95,8 @@ async fn ten_thousand_tasks_that_fit_nowhere_do_not_slow_the_one_that_does() {
     let fitting = world.submit(json!({"priority": "low"})).await;
     let snapshot = async || {
         let began = Instant::now();
-        let snapshot = world.store.placement_snapshot(HEADS_PER_CLASS).await.expect("read");
-        (began.elapsed(), snapshot)
+        let heads = world.heads(HEADS_PER_CLASS).await;
+        (began.elapsed(), heads)
     };
     snapshot().await;
     let (alone, _) = snapshot().await;
@@ -104,8 +108,8 @@ async fn ten_thousand_tasks_that_fit_nowhere_do_not_slow_the_one_that_does() {
     world.database.execute("ANALYZE").await;
     snapshot().await;
     let (among_many, seen) = snapshot().await;
-    assert!(seen.heads.iter().any(|head| head.task == fitting), "it is looked at");
-    assert_eq!(seen.heads.len(), 100 * HEADS_PER_CLASS as usize + 1, "of each class only the first ones are read");
+    assert!(seen.iter().any(|head| head.task == fitting), "it is looked at");
+    assert_eq!(seen.len(), 100 * HEADS_PER_CLASS as usize + 1, "of each class only the first ones are read");
     assert!(among_many < Duration::from_secs(1), "alone {alone:?}, among many {among_many:?}");
 }
 
@@ -116,6 +120,35 @@ async fn equal_needs_are_one_class_whatever_else_differs() {
     world.submit(json!({"name": "b", "priority": "high"})).await;
     world.submit(json!({"name": "c", "requirements": {"memory": "1GiB"}})).await;
     assert_eq!(world.count("SELECT count(*) FROM requirement_classes").await, 2);
-    let snapshot = world.store.placement_snapshot(1).await.expect("read");
-    assert_eq!(snapshot.heads.len(), 2);
+    assert_eq!(world.heads(1).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_look_reads_what_it_asks_for_and_begins_where_it_is_told() {
+    let world = World::start().await;
+    let submit = async |memory: u64, priority: &str| {
+        world.submit(json!({"priority": priority, "requirements": {"memory": memory}})).await
+    };
+    let a: Vec<TaskId> = vec![submit(1, "normal").await, submit(1, "normal").await, submit(1, "normal").await];
+    let b = submit(2, "normal").await;
+    let all = world.heads(10).await;
+    let class_of = |task: TaskId| all.iter().find(|head| head.task == task).expect("read").class;
+    let place_of = |task: TaskId| QueuePlace::from(all.iter().find(|head| head.task == task).expect("read"));
+    let look = async |look: QueueLook| {
+        let found = world.store.queue_heads(&look, &mut BTreeMap::new()).await.expect("read");
+        (found.heads.iter().map(|head| head.task).collect::<BTreeSet<TaskId>>(), found.read)
+    };
+    let (class_a, class_b) = (class_of(a[0]), class_of(b));
+    // None of a class is asked for: it is there, and that is all.
+    let none_of_b = QueueLook { wanted: [(class_b, 0)].into(), ..QueueLook::of_all(2) };
+    assert_eq!(look(none_of_b).await, ([a[0], a[1]].into(), [(class_a, 2), (class_b, 0)].into()));
+    // Behind a class come those with higher numbers only.
+    let behind = QueueLook { after_class: class_a.min(class_b), ..QueueLook::of_all(10) };
+    assert_eq!(look(behind).await.1.into_keys().collect::<Vec<i64>>(), [class_a.max(class_b)]);
+    // From a place on, with what is more urgent before it and what is less urgent after it.
+    let (urgent, low) = (submit(1, "urgent").await, submit(1, "low").await);
+    let from = |task| QueueLook { begin_at: [(class_a, place_of(task))].into(), ..QueueLook::of_all(10) };
+    assert_eq!(look(from(a[1])).await.0, [urgent, a[1], a[2], low, b].into());
+    let limited = QueueLook { wanted: [(class_a, 2)].into(), ..from(a[2]) };
+    assert_eq!(look(limited).await.0, [urgent, a[2], b].into(), "the most urgent first");
 }

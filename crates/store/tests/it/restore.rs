@@ -9,10 +9,7 @@ use domain::{
     task::TaskState,
 };
 use serde_json::json;
-use store::{
-    HEADS_PER_CLASS, LeaderRole, LogAck, OpenSession, Opened, ReportVerdict, Restored, SessionKey, Store,
-    declare_restored,
-};
+use store::{LeaderRole, LogAck, OpenSession, Opened, ReportVerdict, Restored, SessionKey, Store, declare_restored};
 
 /// A backup that can be restored while the world goes on.
 struct Backup(test_kit::database::TestDatabase);
@@ -71,7 +68,7 @@ async fn work_that_was_leased_after_the_backup_goes_on_and_its_result_counts() {
     let (world, epoch) = restored(backup).await;
     assert!(epoch > 1);
     assert_eq!(world.task(task).await.view.state, TaskState::Pending, "the backup knows of no lease");
-    let heads = || async { world.store.placement_snapshot(HEADS_PER_CLASS).await.expect("read").heads.len() };
+    let heads = || async { world.heads(64).await.len() };
     assert_eq!(heads().await, 0, "what waits may be running on a node that is not back yet");
     let inventory = vec![running(held, task), running(orphan, lost)];
     let (session, stop, orphans, adopted) = comes_back(&world.store, node, inventory.clone()).await;
@@ -246,7 +243,7 @@ async fn exclusive_work_waits_for_processes_that_nobody_knows_of() {
     let placed = async || world.commit(task, known).await.expect("committed").placed;
     for (seconds, places) in [(3_600, 0), (689, 0), (1, 1)] {
         world.pass_time(seconds).await;
-        let heads = world.store.placement_snapshot(HEADS_PER_CLASS).await.expect("read").heads;
+        let heads = world.heads(64).await;
         assert_eq!((heads.len(), placed().await), (places, places), "{seconds} s later");
     }
 }

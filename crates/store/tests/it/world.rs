@@ -7,7 +7,7 @@ use domain::{
     ids::{DEFAULT_PROJECT, Held, InstanceId, NodeId, NodeTokenId, PrincipalId, ProjectId, TaskId},
     node::{NodeFacts, NodeMetrics},
     outcome::{Ending, ExitFacts, FailureKind, LogTotals},
-    placement::Placement,
+    placement::{Head, Placement},
     principal::{Origin, Principal, PrincipalKind, Role, Scope},
     reconcile::HeldAttempt,
     resources::{Capacity, Reservation},
@@ -16,10 +16,10 @@ use domain::{
     task::TaskState,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{
     CommitReport, DatabaseConfig, LeaderRole, Leadership, LogPiece, NewNodeToken, NewTask, NodeReport, OpenSession,
-    Opened, ReportVerdict, SessionKey, Store, StoreError, Submitted, TaskDetail,
+    Opened, QueueLook, ReportVerdict, SessionKey, Store, StoreError, Submitted, TaskDetail,
 };
 use test_kit::database::TestDatabase;
 use uuid::Uuid;
@@ -75,6 +75,10 @@ impl World {
         }
     }
 
+    /// The first waiting tasks of every class, so many of each.
+    pub(crate) async fn heads(&self, wanted: i64) -> Vec<Head> {
+        self.store.queue_heads(&QueueLook::of_all(wanted), &mut BTreeMap::new()).await.expect("read").heads
+    }
     pub(crate) async fn leads(&self, role: LeaderRole) -> Leadership {
         self.store.lead(role, Uuid::from_u128(9), None).await.expect("asked").expect("leads")
     }

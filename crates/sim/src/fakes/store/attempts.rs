@@ -11,7 +11,7 @@ use domain::{
     lifecycle::{self, Around, NewAttempt, Verdict},
     node::{Admission, NodeView, Presence},
     outcome::Ending,
-    placement::{Candidate, Head, Placement, Snapshot},
+    placement::{Candidate, Head, Placement, Reading},
     resources::Ledger,
     spec::TaskSpec,
 };
@@ -55,7 +55,8 @@ pub(crate) struct Outbox {
 }
 
 impl FakeStore {
-    pub(crate) fn placement_snapshot(&self, silence_ms: u64, now: Timestamp) -> Snapshot {
+    /// The first waiting tasks of every class.
+    pub(crate) fn queue_heads(&self, now: Timestamp) -> Vec<Head> {
         let awaits_nodes = self.awaits_nodes();
         let mut heads: Vec<Head> = self
             .queue
@@ -81,14 +82,23 @@ impl FakeStore {
             *taken += 1;
             *taken <= HEADS_PER_CLASS
         });
-        // Without a head nobody looks at the nodes.
-        let nodes = if heads.is_empty() { Vec::new() } else { self.candidates(silence_ms, now) };
-        Snapshot { now, heads, nodes }
+        heads
+    }
+
+    /// Of these attempts those that hold something still.
+    pub(crate) fn still_reserved(&self, attempts: &BTreeSet<AttemptId>) -> BTreeSet<AttemptId> {
+        attempts.iter().filter(|id| self.attempts.get(id).is_some_and(|attempt| attempt.reserved)).copied().collect()
     }
 
     pub(crate) fn candidates(&self, silence_ms: u64, now: Timestamp) -> Vec<Candidate> {
+        self.read_nodes(silence_ms, None, now).iter().map(Reading::candidate).collect()
+    }
+
+    /// These nodes, or all, in the order of their ids.
+    pub(crate) fn read_nodes(&self, silence_ms: u64, only: Option<&BTreeSet<NodeId>>, now: Timestamp) -> Vec<Reading> {
         self.nodes
             .iter()
+            .filter(|(id, _)| only.is_none_or(|only| only.contains(id)))
             .map(|(id, node)| {
                 let silence = chrono::TimeDelta::milliseconds(silence_ms as i64);
                 let soon = chrono::TimeDelta::seconds(5);
@@ -99,14 +109,11 @@ impl FakeStore {
                         (false, true) => Presence::Connected,
                         (false, false) => Presence::Disconnected,
                     };
-                let mut ledger = Ledger::new(node.facts.capacity.clone());
-                let mut holding = 0;
-                for attempt in
-                    self.held_on(*id).filter(|attempt| !self.planted.live_only_holds || !attempt.state.is_terminal())
-                {
-                    ledger.hold(&attempt.reservation);
-                    holding += 1;
-                }
+                let held = self
+                    .held_on(*id)
+                    .filter(|attempt| !self.planted.live_only_holds || !attempt.state.is_terminal())
+                    .map(|attempt| (attempt.id, attempt.reservation.clone()))
+                    .collect();
                 let is_open = node.admission == Admission::Open;
                 let cordon = node.faults.as_ref().and_then(|faults| faults.cordon.as_ref()).filter(|_| is_open);
                 let may_probe = is_open && self.may_probe(*id, now);
@@ -125,15 +132,15 @@ impl FakeStore {
                     connected_since: node.connected_since,
                     created_at: now,
                 };
-                Candidate { node, ledger, holding, may_probe }
+                Reading { node, may_probe, held }
             })
             .collect()
     }
 
     /// Commits what still holds. The leadership was required already, as the transaction's first statement.
-    pub(crate) fn commit_placements(&mut self, plan: &[Placement], now: Timestamp) -> usize {
+    pub(crate) fn lease_tasks(&mut self, plan: &[Placement], now: Timestamp) -> BTreeMap<TaskId, AttemptId> {
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
-        let mut placed = 0;
+        let mut leases = BTreeMap::new();
         for (id, placement) in wanted {
             let node = &self.nodes[&placement.node];
             let is_open = node.admission == Admission::Open && node.connected && node.offline_since.is_none();
@@ -162,13 +169,13 @@ impl FakeStore {
                 if let Some(faults) = self.nodes.get_mut(&placement.node).and_then(|node| node.faults.as_mut()) {
                     faults.probe_with(attempt.id, now);
                 }
+                leases.insert(attempt.task, attempt.id);
                 self.topics.insert(Topic::Node(attempt.node));
                 self.insert_attempt(attempt);
                 self.save_task(task, events, now);
-                placed += 1;
             }
         }
-        placed
+        leases
     }
 
     /// Whether the rule lets one task through to this node.
@@ -244,6 +251,9 @@ impl FakeStore {
                         }) {
                             self.topics.insert(Topic::Queue);
                         }
+                        if events.iter().any(|event| matches!(event, lifecycle::Event::Released { .. })) {
+                            self.topics.insert(Topic::Freed(attempt.id));
+                        }
                         self.save_attempt(attempt);
                         self.save_task(task, events.clone(), now);
                     } else if (&task, &attempt) != (&before.0, &before.1) && !self.planted.fence_ignored {
@@ -282,7 +292,9 @@ impl FakeStore {
         let is_on = is_cordoned(&row.faults);
         if before != is_on {
             self.journal.push(Change::Cordon { node, is_on });
-            self.topics.insert(Topic::Queue);
+            if !is_on {
+                self.topics.extend([Topic::Room(node), Topic::Queue]);
+            }
         }
     }
 

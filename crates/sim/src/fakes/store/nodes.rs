@@ -122,7 +122,7 @@ impl FakeStore {
             .map(|said| said.held.attempt)
             .filter_map(|id| Some((id, self.log_offsets(id)?)))
             .collect();
-        self.topics.extend([Topic::Queue, Topic::Node(hello.node)]);
+        self.topics.extend([Topic::Room(hello.node), Topic::Queue, Topic::Node(hello.node)]);
         let inventory = hello.attempts.iter().map(|said| said.held.attempt).collect();
         self.journal.push(Change::SessionOpened { key, inventory });
         self.journal.push(Change::Heard { node: hello.node, returned: None });
@@ -314,9 +314,13 @@ impl FakeStore {
                 continue;
             };
             node.beat_at = Some(now);
+            let is_news = !node.connected || node.metrics.conditions != metrics.conditions;
             node.metrics = metrics.clone();
             node.connected = true;
             node.offline_at_ms = None;
+            if is_news {
+                self.topics.insert(Topic::Room(key.node));
+            }
             let was_offline = node.offline_since.take().is_some();
             let returned = was_offline.then(|| self.return_to_work(key.node, now));
             self.journal.push(Change::Heard { node: key.node, returned });
@@ -341,13 +345,14 @@ impl FakeStore {
             let returned: Vec<(Held, Report)> = back.map(|row| (row.held(), Report::Accepted)).collect();
             self.hear(&returned, now);
         }
-        self.topics.extend([Topic::Queue, Topic::Node(node)]);
+        self.topics.extend([Topic::Room(node), Topic::Queue, Topic::Node(node)]);
         Returned { has, kept: waiting - self.queue.len() }
     }
 
     pub(crate) fn close_session(&mut self, key: SessionKey) {
         if let Some(node) = self.nodes.get_mut(&key.node).filter(|node| node.session_epoch == key.epoch) {
             node.connected = false;
+            self.topics.insert(Topic::Room(key.node));
         }
     }
 
@@ -392,6 +397,7 @@ impl FakeStore {
                 node.offline_since = Some(as_of);
                 node.offline_at_ms = Some(self.seen_ms);
                 node.connected = false;
+                self.topics.insert(Topic::Room(*id));
                 self.journal.push(Change::Offline { node: *id });
             }
         }
@@ -553,7 +559,7 @@ impl FakeStore {
                 node.faults = None;
             }
         }
-        self.topics.extend([Topic::Node(id), Topic::Queue]);
+        self.topics.extend([Topic::Room(id), Topic::Node(id), Topic::Queue]);
     }
 
     pub(crate) fn finish_drains(&mut self) {
