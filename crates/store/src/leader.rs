@@ -92,3 +92,13 @@ pub(crate) async fn require(connection: &mut PgConnection, leadership: &Leadersh
     .await?;
     renewed.map(drop).ok_or(StoreError::NotLeader)
 }
+
+/// Waits until nothing is being placed, and lets nothing be placed until this transaction has ended: a placement looks at nodes
+/// without locking them, so whoever closes one must not be answered while a look of before may still be acted upon. To be taken
+/// before any other lock.
+pub(crate) async fn hold_placements(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query_scalar!("SELECT 1 AS one FROM leader WHERE role = $1 FOR SHARE", Role::Scheduler.as_str())
+        .fetch_optional(connection)
+        .await?;
+    Ok(())
+}

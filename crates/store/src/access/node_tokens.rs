@@ -3,6 +3,7 @@
 use crate::{
     Store, StoreError, Topic,
     attempts::replace::{Machine, give_up},
+    leader,
 };
 use domain::{
     Timestamp,
@@ -144,6 +145,7 @@ impl Store {
         origin: &Origin,
     ) -> Result<Revoked, StoreError> {
         let mut transaction = self.begin().await?;
+        leader::hold_placements(&mut transaction).await?;
         let row = sqlx::query!("UPDATE node_tokens SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1 RETURNING node_id, project_id", id.as_uuid())
             .fetch_optional(&mut *transaction)
             .await?;

@@ -1,6 +1,6 @@
 //! Whether a node gets new work: what people decide.
 
-use crate::{Store, StoreError, Topic, nodes::faults::save_faults};
+use crate::{Store, StoreError, Topic, leader, nodes::faults::save_faults};
 use chrono::TimeDelta;
 use domain::{ids::NodeId, node::Admission, principal::Origin};
 
@@ -38,6 +38,7 @@ impl Store {
         origin: &Origin,
     ) -> Result<bool, StoreError> {
         let mut transaction = self.begin().await?;
+        leader::hold_placements(&mut transaction).await?;
         if admission == Admission::Open {
             save_faults(&mut transaction, node, None).await?;
         }

@@ -8,6 +8,7 @@ use domain::{
     task::TaskState,
 };
 use serde_json::json;
+use std::time::Duration;
 use store::{Opened, OutboxItem, ReportVerdict, Revoked};
 use uuid::Uuid;
 
@@ -125,4 +126,50 @@ async fn a_reservation_counts_until_the_node_releases_it() {
     assert_eq!(world.count("SELECT count(*) FROM attempts WHERE reserved").await, 1);
     world.report(node, held, Report::Released).await;
     assert_eq!(world.count("SELECT count(*) FROM attempts WHERE reserved").await, 0);
+}
+
+/// What is placed is placed before a drain or a revocation is answered, never after: a commit that has seen the node open is waited for.
+#[tokio::test]
+async fn no_placement_follows_the_answer_to_a_drain_or_a_revocation() {
+    for revokes in [false, true] {
+        let world = World::start().await;
+        let node = world.node("lab-5").await;
+        let task = world.submit(json!({})).await;
+        let token = world.store.token_of_node("lab-5").await.expect("read").expect("there");
+        // Holds the commit between its look at the node and its writing.
+        let pool = world.database.pool().await;
+        let mut holder = pool.begin().await.expect("begun");
+        let lock = "SELECT 1 FROM task_state WHERE task_id = $1 FOR UPDATE";
+        sqlx::query(lock).bind(task.as_uuid()).execute(&mut *holder).await.expect("locked");
+        let closing = async {
+            let waiting =
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.expect("read") == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let closed = async {
+                if revokes {
+                    let revoked = world.store.revoke_node_token(token, true, &origin()).await.expect("revoked");
+                    assert_eq!(revoked, Revoked::Done);
+                } else {
+                    assert!(world.store.drain_node(node.id, "", None, &origin()).await.expect("set"));
+                }
+            };
+            tokio::pin!(closed);
+            let early = tokio::time::timeout(Duration::from_millis(300), closed.as_mut()).await;
+            assert!(early.is_err(), "answered while a placement could still follow");
+            holder.rollback().await.expect("let go");
+            closed.await;
+        };
+        let (report, ()) = tokio::join!(world.commit(task, node), closing);
+        assert_eq!(report.expect("committed").placed, 1);
+        if revokes {
+            assert_eq!(
+                world.task(task).await.view.state,
+                TaskState::Pending,
+                "what was placed just before goes elsewhere"
+            );
+        }
+        assert_eq!(world.commit(world.submit(json!({})).await, node).await.expect("committed").placed, 0);
+    }
 }
