@@ -2,7 +2,10 @@
 
 use bench::{api, fleet, latency, logs, nodes, queue, smoke, spawn, tables, throughput};
 use clap::{Parser, Subcommand};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Measure UniDesk on this machine: JSON lines for programs, tables for people
 #[derive(Debug, Parser)]
@@ -44,13 +47,20 @@ enum Bench {
     Nodes(nodes::process::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    match &cli.bench {
+    let outcome = match &cli.bench {
         Bench::Nodes(args) => nodes::process::run(args),
         Bench::Tables(args) => tables::run(args),
         Bench::All => all(cli.json.as_deref()),
         other => run(other, cli.json.as_deref()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
