@@ -1,6 +1,6 @@
 //! The simulated fleet: nodes with real WebSockets that speak the real protocol and run no-op tasks.
 //!
-//! [`node`] is what a node says (pure), [`line`] its socket, [`fleet`] many of them in one thread, [`process`] the parent's view.
+//! [`node`] is what a node says (pure), [`mod@line`] its socket, [`fleet`] many of them in one thread, [`process`] the parent's view.
 
 pub mod figures;
 pub mod fleet;
