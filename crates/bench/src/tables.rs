@@ -39,10 +39,11 @@ fn tables(lines: &str) -> anyhow::Result<String> {
     for line in lines.lines().filter(|line| !line.trim().is_empty()) {
         let mut figures: Map<String, Value> = serde_json::from_str(line).with_context(|| format!("reading {line}"))?;
         let bench = figures.remove("bench").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-        // Two sizes of one bench are two tables.
-        let bench = match figures.get("nodes").filter(|_| bench == "fleet") {
-            Some(nodes) => format!("{bench}, {nodes} nodes"),
-            None => bench,
+        // Two sizes of one bench are two tables, and so are two ways to submit.
+        let bench = match (bench.as_str(), figures.get("nodes").cloned(), figures.remove("submitted_by")) {
+            ("fleet", Some(nodes), _) => format!("{bench}, {nodes} nodes"),
+            (_, _, Some(how)) => format!("{bench}, {}", shown(&how)),
+            _ => bench,
         };
         order.retain(|known| *known != bench);
         order.push(bench.clone());
