@@ -12,6 +12,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// Of the invariants that cost little.
 const AUDIT_EVERY: Duration = Duration::from_secs(600);
+const AUDIT_VIOLATIONS: &str = "unidesk_audit_violations";
 const BATCH: i64 = 1_000;
 /// They are promised for a day.
 const KEYS_KEPT: TimeDelta = TimeDelta::days(7);
@@ -51,7 +52,13 @@ async fn finish_drains(store: Store) -> Result<Pass, StoreError> {
 
 /// What should never be is an error in the log, with the rows: nobody looks at an audit that nobody asked for.
 async fn audit(store: Store) -> Result<Pass, StoreError> {
+    metrics::describe_gauge!(
+        AUDIT_VIOLATIONS,
+        "Rows that break this invariant, as last asked; NaN: it could not be asked"
+    );
     for Finding { id, says, outcome } in store.audit(Depth::Living, Duration::from_secs(10)).await? {
+        let violations = if matches!(outcome, Outcome::Unknown(_)) { f64::NAN } else { outcome.count() as f64 };
+        metrics::gauge!(AUDIT_VIOLATIONS, "invariant" => id).set(violations);
         match &outcome {
             Outcome::Holds => {}
             Outcome::Broken { rows, .. } => {

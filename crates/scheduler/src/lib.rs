@@ -51,7 +51,7 @@ pub fn run(service: &Service, config: &Config, store: Store) {
                 Ok(Topic::Room(node)) => heard.hear(|unread| _ = unread.nodes.insert(node)),
                 Ok(Topic::Freed(attempt)) => heard.hear(|unread| _ = unread.freed.insert(attempt)),
                 Err(RecvError::Lagged(_)) => heard.hear(|unread| unread.everything = true),
-                Ok(Topic::Node(_) | Topic::Task(_) | Topic::Log(_) | Topic::Access) => continue,
+                Ok(Topic::Leased(_) | Topic::Node(_) | Topic::Task(_) | Topic::Log(_) | Topic::Access) => continue,
                 Err(RecvError::Closed) => return,
             }
             ring.notify_one();

@@ -1,18 +1,18 @@
-//! `/healthz` (the process lives) and `/readyz` (it can serve).
+//! `/healthz` (the process lives), `/readyz` (it can serve) and, beside them, `/metrics`.
 
 use axum::{Router, http::StatusCode, routing::get};
 use std::{future::Future, pin::Pin, sync::Arc};
 
 type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
-/// Both routes. `ready` says what is missing.
+/// All three routes. `ready` says what is missing.
 pub fn router<F, R>(ready: F) -> Router
 where
     F: Fn() -> R + Send + Sync + 'static,
     R: Future<Output = Result<(), String>> + Send + 'static,
 {
     let check: Check = Arc::new(move || Box::pin(ready()));
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route(
+    crate::metrics::router().route("/healthz", get(|| async { "ok\n" })).route(
         "/readyz",
         get(move || {
             let check = check.clone();

@@ -5,6 +5,7 @@
 
 pub mod health;
 pub mod lifecycle;
+pub mod metrics;
 pub mod problem_response;
 pub mod request_body;
 pub mod request_id;

@@ -26,7 +26,7 @@ pub use access::{
 };
 pub use attempts::{
     commit_placements::CommitReport,
-    outbox::{Outbox, OutboxItem},
+    outbox::{Look, Outbox, OutboxItem},
     queue_heads::{CLASSES_PER_LOOK, QueueHeads, QueueLook, QueuePlace},
     record_reports::{NodeReport, ReportVerdict, SessionReports},
 };

@@ -26,7 +26,9 @@ pub enum Topic {
     Freed(AttemptId),
     /// The queue or the free capacity.
     Queue,
-    /// There is something to tell this node.
+    /// Something was leased to this node.
+    Leased(NodeId),
+    /// There is something to tell this node, whatever it is.
     Node(NodeId),
     /// A task's state.
     Task(TaskId),
@@ -43,6 +45,7 @@ impl Topic {
             Self::Freed(id) => format!("f{}", id.as_uuid().simple()),
             Self::Queue => "q".into(),
             Self::Access => "a".into(),
+            Self::Leased(id) => format!("e{}", id.as_uuid().simple()),
             Self::Node(id) => format!("n{}", id.as_uuid().simple()),
             Self::Task(id) => format!("t{}", id.as_uuid().simple()),
             Self::Log(id) => format!("l{}", id.as_uuid().simple()),
@@ -56,6 +59,7 @@ impl Topic {
             "f" => Self::Freed(AttemptId::from_uuid(uuid()?)),
             "q" => Self::Queue,
             "a" => Self::Access,
+            "e" => Self::Leased(NodeId::from_uuid(uuid()?)),
             "n" => Self::Node(NodeId::from_uuid(uuid()?)),
             "t" => Self::Task(TaskId::from_uuid(uuid()?)),
             "l" => Self::Log(AttemptId::from_uuid(uuid()?)),

@@ -3,7 +3,7 @@
 use domain::ids::AttemptId;
 use protocol::{Assign, ToNode};
 use std::{collections::BTreeSet, sync::Arc};
-use store::{Outbox, OutboxItem, SessionKey};
+use store::{Look, Outbox, OutboxItem, SessionKey};
 use tokio::sync::{mpsc, watch};
 
 /// Sends to one node. Cheap to clone.
@@ -48,6 +48,11 @@ impl Sent {
         Self { assigned: known, ..Self::default() }
     }
 
+    /// The node has it, and the platform knows: no look finds it as new any more.
+    pub(super) fn settle(&mut self, attempt: AttemptId) {
+        self.assigned.remove(&attempt);
+    }
+
     /// Forgets what is settled, so that a session may last for years.
     fn keep(&mut self, open: &BTreeSet<AttemptId>) {
         for sent in [&mut self.assigned, &mut self.cancelled, &mut self.stopped, &mut self.evicted] {
@@ -57,7 +62,7 @@ impl Sent {
 }
 
 /// Sends what is new in the node's outbox, or ends the session.
-pub(super) fn tell(outbox: Outbox, key: SessionKey, outbound: &Outbound, sent: &mut Sent) {
+pub(super) fn tell(outbox: Outbox, look: Look, key: SessionKey, outbound: &Outbound, sent: &mut Sent) {
     if outbox.revoked {
         // What runs there must not run on; the session sends this before it closes.
         outbox.items.into_iter().for_each(|item| tell_of(item, outbound, sent));
@@ -71,7 +76,9 @@ pub(super) fn tell(outbox: Outbox, key: SessionKey, outbound: &Outbound, sent: &
         sent.draining = outbox.draining;
     }
     outbox.items.into_iter().for_each(|item| tell_of(item, outbound, sent));
-    sent.keep(&outbox.open);
+    if look == Look::All {
+        sent.keep(&outbox.open);
+    }
 }
 
 fn tell_of(item: OutboxItem, outbound: &Outbound, sent: &mut Sent) {

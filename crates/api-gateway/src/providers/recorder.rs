@@ -1,7 +1,7 @@
 //! Records what a node says, together with what other nodes say at that moment, and acknowledges what is committed. While the
 //! database is away nothing is acknowledged and nothing is lost: the node holds it.
 
-use super::outbound::Outbound;
+use super::{outbound::Outbound, teller::Listening};
 use protocol::{LogFrame, LogPayload, Stream, ToNode};
 use std::time::Duration;
 use store::{
@@ -19,6 +19,7 @@ pub(super) async fn record_reports(
     key: SessionKey,
     mut queue: mpsc::Receiver<(u64, NodeReport)>,
     outbound: &Outbound,
+    listening: &Listening,
 ) -> String {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, REPORTS_PER_BATCH).await > 0 {
@@ -31,6 +32,7 @@ pub(super) async fn record_reports(
                 return "its reports could not be recorded".to_owned();
             }
         };
+        listening.settle(batch.iter().map(|(_, report)| report.held.attempt));
         for ((_, report), verdict) in batch.iter().zip(&verdicts) {
             match verdict {
                 ReportVerdict::StaleSession => return "a newer session of this node took over".to_owned(),

@@ -71,14 +71,14 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
     let (reports, report_queue) = mpsc::channel(QUEUE);
     let (logs, log_queue) = mpsc::channel(QUEUE);
     let stopping = door.service.stopping();
-    let _listening = door.teller.listen(key, inventory, outbound.clone());
+    let listening = door.teller.listen(key, inventory, outbound.clone());
     let mut numbers = Outgoing::<()>::default();
     let mut encode = |message: ToNode| Message::Text(Frame::numbered(numbers.number(), message).encode());
     // One task, several loops: the first that ends, ends the session.
     let reason = tokio::select! {
         () = stopping.cancelled() => "the server is going down".to_owned(),
         error = read(door, key, stream, Inbound { reports, logs }, &outbound) => service_kit::lifecycle::Chain(&error).to_string(),
-        reason = record_reports(&door.reports, key, report_queue, &outbound) => reason,
+        reason = record_reports(&door.reports, key, report_queue, &outbound, &listening) => reason,
         reason = record_logs(&door.logs, key, log_queue, &outbound) => reason,
         reason = outbound.closed() => reason.to_owned(),
         error = async {

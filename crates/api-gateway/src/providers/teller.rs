@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use store::{Outbox, SessionKey, Store, StoreError, Topic};
+use store::{Look, Outbox, SessionKey, Store, StoreError, Topic};
 use tokio::{
     sync::{
         Notify,
@@ -33,8 +33,8 @@ pub(super) struct Teller {
 #[derive(Default)]
 struct Lines {
     open: BTreeMap<SessionKey, Line>,
-    /// Those for which there may be something.
-    due: BTreeSet<SessionKey>,
+    /// Those for which there may be something, and how much of it must be looked at.
+    due: BTreeMap<SessionKey, Look>,
 }
 
 struct Line {
@@ -46,6 +46,15 @@ struct Line {
 pub(super) struct Listening {
     teller: Teller,
     key: SessionKey,
+}
+
+impl Listening {
+    /// What the node has said of these is recorded: they are new to nobody any more.
+    pub(super) fn settle(&self, attempts: impl Iterator<Item = AttemptId>) {
+        if let Some(line) = self.teller.lock().open.get_mut(&self.key) {
+            attempts.for_each(|attempt| line.sent.settle(attempt));
+        }
+    }
 }
 
 impl Drop for Listening {
@@ -68,7 +77,7 @@ impl Teller {
     pub(super) fn listen(&self, key: SessionKey, known: BTreeSet<AttemptId>, outbound: Outbound) -> Listening {
         let mut lines = self.lock();
         lines.open.insert(key, Line { outbound, sent: Sent::known(known) });
-        lines.due.insert(key);
+        lines.due.insert(key, Look::All);
         self.wake.notify_one();
         Listening { teller: self.clone(), key }
     }
@@ -76,23 +85,25 @@ impl Teller {
     async fn hear(self, mut hints: broadcast::Receiver<Topic>) {
         loop {
             match hints.recv().await {
-                Ok(Topic::Node(node)) => self.mark(Some(node)),
+                Ok(Topic::Leased(node)) => self.mark(Some(node), Look::New),
+                Ok(Topic::Node(node)) => self.mark(Some(node), Look::All),
                 Ok(_) => {}
-                Err(RecvError::Lagged(_)) => self.mark(None),
+                Err(RecvError::Lagged(_)) => self.mark(None, Look::All),
                 Err(RecvError::Closed) => return,
             }
         }
     }
 
     /// Something is new for this node, or may be for any.
-    fn mark(&self, node: Option<NodeId>) {
+    fn mark(&self, node: Option<NodeId>, look: Look) {
         let lines = &mut *self.lock();
-        match node {
-            Some(node) => {
-                let of_node = SessionKey { node, epoch: i64::MIN }..=SessionKey { node, epoch: i64::MAX };
-                lines.due.extend(lines.open.range(of_node).map(|(key, _)| *key));
-            }
-            None => lines.due.extend(lines.open.keys().copied()),
+        let (from, to) = match node {
+            Some(node) => (SessionKey { node, epoch: i64::MIN }, SessionKey { node, epoch: i64::MAX }),
+            None => (SessionKey::FIRST, SessionKey::LAST),
+        };
+        for (key, _) in lines.open.range(from..=to) {
+            let due = lines.due.entry(*key).or_insert(look);
+            *due = look.max(*due);
         }
         if !lines.due.is_empty() {
             self.wake.notify_one();
@@ -105,7 +116,7 @@ impl Teller {
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(next_look_at_all) => {
-                    self.mark(None);
+                    self.mark(None, Look::All);
                     next_look_at_all = Instant::now() + every;
                 }
             }
@@ -124,26 +135,28 @@ impl Teller {
 
     /// Tells some of those that are due. False: none is.
     async fn tell_due(&self, store: &Store) -> Result<bool, StoreError> {
-        let (keys, sent) = {
+        let (keys, look, sent) = {
             let lines = &mut *self.lock();
-            let keys: Vec<SessionKey> = lines.due.iter().take(PER_QUERY).copied().collect();
+            let Some(look) = lines.due.values().next().copied() else { return Ok(false) };
+            let alike = lines.due.iter().filter(|(_, due)| **due == look).map(|(key, _)| *key);
+            let keys: Vec<SessionKey> = alike.take(PER_QUERY).collect();
+            let taken: BTreeSet<SessionKey> = keys.iter().copied().collect();
             // Not due any more before it is read: a hint that comes meanwhile makes it due again.
-            keys.iter().for_each(|key| {
-                lines.due.remove(key);
-            });
+            lines.due.retain(|key, _| !taken.contains(key));
             let sent = keys.iter().filter_map(|key| lines.open.get(key)).flat_map(|line| &line.sent.assigned);
             let sent: Vec<AttemptId> = sent.copied().collect();
-            (keys, sent)
+            (keys, look, sent)
         };
-        if keys.is_empty() {
-            return Ok(false);
-        }
         let nodes: BTreeSet<NodeId> = keys.iter().map(|key| key.node).collect();
         let nodes: Vec<NodeId> = nodes.into_iter().collect();
-        let mut outboxes = match store::in_time(store.outboxes(&nodes, &sent)).await {
+        let mut outboxes = match store::in_time(store.outboxes(&nodes, &sent, look)).await {
             Ok(outboxes) => outboxes,
             Err(error) => {
-                self.lock().due.extend(keys);
+                let due = &mut self.lock().due;
+                for key in keys {
+                    let again = due.entry(key).or_insert(look);
+                    *again = look.max(*again);
+                }
                 return Err(error);
             }
         };
@@ -155,7 +168,7 @@ impl Teller {
                 false => outboxes.remove(&key.node),
             };
             if let Some(Line { outbound, sent }) = lines.open.get_mut(key) {
-                tell(outbox.unwrap_or_else(Outbox::of_nobody), *key, outbound, sent);
+                tell(outbox.unwrap_or_else(Outbox::of_nobody), look, *key, outbound, sent);
             }
         }
         Ok(true)

@@ -285,3 +285,19 @@ fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
     }
     files
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_can_watch_that_no_invariant_is_broken() {
+    let home = Home::create();
+    let up = Up::start(&home.path().join("data")).await;
+    let url = format!("{}/metrics", up.program.url());
+    let sound = "unidesk_audit_violations{invariant=\"one-live-attempt\"} 0";
+    until("the first audit is counted", SOON, async || {
+        let answer = reqwest::get(&url).await.expect("an answer");
+        assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+        let text = answer.text().await.expect("text");
+        text.lines().any(|line| line == sound).then_some(())
+    })
+    .await;
+    up.interrupted().await;
+}

@@ -96,7 +96,7 @@ impl Store {
         insert_attempts(&mut transaction, &new).await?;
         save_tasks(&mut transaction, &changed).await?;
         transaction.commit().await?;
-        let topics = new.iter().flat_map(|attempt| [Topic::Node(attempt.node), Topic::Task(attempt.task)]);
+        let topics = new.iter().flat_map(|attempt| [Topic::Leased(attempt.node), Topic::Task(attempt.task)]);
         self.wakeups.publish(topics.chain(lost.iter().map(|attempt| Topic::Node(attempt.node))));
         Ok(new.into_iter().map(|attempt| (attempt.task, attempt.id)).collect())
     }

@@ -44,9 +44,17 @@ pub struct Outbox {
     pub revoked: bool,
     /// Another session of the node is newer: close this one.
     pub session_epoch: i64,
-    /// All attempts of which the node must be told something, also those whose assignment was among `sent`: what is not named here
-    /// any more need not be remembered as sent.
+    /// The attempts that were looked at. After [`Look::All`] what is not among them need not be remembered as sent.
     pub open: BTreeSet<AttemptId>,
+}
+
+/// How much of an outbox is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Look {
+    /// Assignments that were not sent: what a hint of a lease is about, and all that most nodes ever need. Costs what is new.
+    New,
+    /// Also what must be cancelled, stopped or moved there. Costs what runs there.
+    All,
 }
 
 /// One node, and with it one attempt of which it must be told something, if there is one.
@@ -72,34 +80,47 @@ struct Row {
 impl Store {
     /// [`Store::outboxes`] of one node.
     pub async fn outbox(&self, node: NodeId, sent: &[AttemptId]) -> Result<Outbox, StoreError> {
-        Ok(self.outboxes(&[node], sent).await?.remove(&node).unwrap_or_else(Outbox::of_nobody))
+        Ok(self.outboxes(&[node], sent, Look::All).await?.remove(&node).unwrap_or_else(Outbox::of_nobody))
     }
 
-    /// Everything that these nodes should know now; none for a node that is not there. `sent`: attempts whose assignment went out in
-    /// the sessions of now, so that their specs need not be read again. Costs what there is to tell, not what runs there.
-    pub async fn outboxes(&self, nodes: &[NodeId], sent: &[AttemptId]) -> Result<BTreeMap<NodeId, Outbox>, StoreError> {
+    /// What these nodes should know now; none for a node that is not there. `sent`: attempts whose assignment went out in the
+    /// sessions of now, so that their specs need not be read again.
+    pub async fn outboxes(
+        &self,
+        nodes: &[NodeId],
+        sent: &[AttemptId],
+        look: Look,
+    ) -> Result<BTreeMap<NodeId, Outbox>, StoreError> {
         let nodes: Vec<Uuid> = nodes.iter().map(|node| node.as_uuid()).collect();
         let sent: Vec<Uuid> = sent.iter().map(|attempt| attempt.as_uuid()).collect();
-        let rows = sqlx::query_as!(
-            Row,
-            r#"SELECT n.id AS "node!", n.admission AS "admission!", n.overdue AS "overdue!", l.session_epoch AS "session_epoch!",
-                      a.id AS "attempt?", a.task_id AS "task?", s.project_id AS "project?", a.number AS "number?", a.fence AS "fence?",
-                      a.reservation AS "reservation?", (s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live?", (a.ended_at IS NOT NULL) AS "ended?",
-                      s.cancel_requested AS "cancel_requested?", a.state AS "state?",
-                      COALESCE(a.offline_after_ms, (SELECT offline_after_ms FROM cluster)) AS "offline_after_ms?",
-                      CASE WHEN a.accepted_at IS NULL AND s.live_attempt_id = a.id AND NOT s.cancel_requested AND a.id <> ALL($2)
-                        THEN (SELECT spec FROM tasks t WHERE t.id = a.task_id) END AS "spec?"
-               FROM (SELECT id, admission, (admission = 'draining' AND drain_deadline <= now()) IS TRUE AS overdue FROM nodes WHERE id = ANY($1)) n
-               JOIN node_live l ON l.node_id = n.id
-               LEFT JOIN (attempts a JOIN task_state s ON s.task_id = a.task_id)
-                 ON a.node_id = n.id AND a.reserved
-                   AND (a.accepted_at IS NULL OR s.cancel_requested OR s.live_attempt_id IS DISTINCT FROM a.id OR n.admission = 'revoked' OR n.overdue)
-               ORDER BY n.id, a.id"#,
-            &nodes,
-            &sent
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        macro_rules! of_which {
+            ($condition:literal) => {
+                sqlx::query_as!(
+                    Row,
+                    r#"SELECT n.id AS "node!", n.admission AS "admission!", n.overdue AS "overdue!", l.session_epoch AS "session_epoch!",
+                              a.id AS "attempt?", a.task_id AS "task?", s.project_id AS "project?", a.number AS "number?", a.fence AS "fence?",
+                              a.reservation AS "reservation?", (s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live?",
+                              (a.ended_at IS NOT NULL) AS "ended?", s.cancel_requested AS "cancel_requested?", a.state AS "state?",
+                              COALESCE(a.offline_after_ms, (SELECT offline_after_ms FROM cluster)) AS "offline_after_ms?",
+                              CASE WHEN a.accepted_at IS NULL AND s.live_attempt_id = a.id AND NOT s.cancel_requested AND a.id <> ALL($2)
+                                THEN (SELECT spec FROM tasks t WHERE t.id = a.task_id) END AS "spec?"
+                       FROM (SELECT id, admission, (admission = 'draining' AND drain_deadline <= now()) IS TRUE AS overdue FROM nodes WHERE id = ANY($1)) n
+                       JOIN node_live l ON l.node_id = n.id
+                       LEFT JOIN (attempts a JOIN task_state s ON s.task_id = a.task_id) ON a.node_id = n.id AND a.reserved AND "# + $condition +
+                    " ORDER BY n.id, a.id",
+                    &nodes,
+                    &sent
+                )
+                .fetch_all(&self.pool)
+                .await?
+            };
+        }
+        let rows = match look {
+            Look::New => of_which!("a.accepted_at IS NULL AND a.id <> ALL($2)"),
+            Look::All => of_which!(
+                "(a.accepted_at IS NULL OR s.cancel_requested OR s.live_attempt_id IS DISTINCT FROM a.id OR n.admission = 'revoked' OR n.overdue)"
+            ),
+        };
         let mut outboxes: BTreeMap<NodeId, Outbox> = BTreeMap::new();
         for row in rows {
             let outbox = outboxes.entry(NodeId::from_uuid(row.node)).or_insert_with(|| Outbox {

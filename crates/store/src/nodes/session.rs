@@ -21,6 +21,12 @@ pub struct SessionKey {
     pub epoch: i64,
 }
 
+impl SessionKey {
+    /// Below and above all others.
+    pub const FIRST: Self = Self { node: NodeId::from_uuid(Uuid::nil()), epoch: i64::MIN };
+    pub const LAST: Self = Self { node: NodeId::from_uuid(Uuid::max()), epoch: i64::MAX };
+}
+
 /// What an agent said in its hello.
 #[derive(Clone, Debug)]
 pub struct OpenSession {

@@ -1,16 +1,16 @@
 //! What nodes report: recorded once, in any repetition, and only from whoever holds the task.
 
-use crate::world::{World, connect, exited, failed, hello, new_task, piece, succeeded};
+use crate::world::{World, connect, exited, failed, hello, new_task, origin, piece, succeeded};
 use domain::{
     attempt::{AttemptState, Report},
-    ids::{Fence, Held, InstanceId},
+    ids::{AttemptId, Fence, Held, InstanceId},
     node::NodeFacts,
     outcome::FailureKind,
     principal::Scope,
     task::TaskState,
 };
 use serde_json::json;
-use store::{NodeReport, OpenSession, Opened, ReportVerdict, SessionKey, SessionReports};
+use store::{Look, NodeReport, OpenSession, Opened, OutboxItem, ReportVerdict, SessionKey, SessionReports};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -301,4 +301,32 @@ async fn the_last_words_of_a_closed_session_do_not_close_a_newer_one() {
     let found = world.store.find_node("n").await.expect("read").expect("there");
     assert_eq!(found.node.presence, domain::node::Presence::Connected);
     assert_eq!(world.store.task_history(Scope::All, world.submit(json!({})).await, 0, 9).await.expect("read").len(), 1);
+}
+
+#[tokio::test]
+async fn a_look_for_what_is_new_finds_leases_that_were_not_sent_and_a_look_at_all_what_must_end() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let (first, second) = (world.submit(json!({})).await, world.submit(json!({})).await);
+    let (first, second) = ((first, world.place(first, node).await), (second, world.place(second, node).await));
+    let look = async |look: Look, sent: &[Held]| {
+        let sent: Vec<AttemptId> = sent.iter().map(|held| held.attempt).collect();
+        let outbox =
+            world.store.outboxes(&[node.id], &sent, look).await.expect("read").remove(&node.id).expect("there");
+        let word = |item: &OutboxItem| match item {
+            OutboxItem::Assign { held, .. } => ("assign", *held),
+            OutboxItem::Cancel { held } => ("cancel", *held),
+            other => panic!("{other:?}"),
+        };
+        (outbox.items.iter().map(word).collect::<Vec<_>>(), outbox.open)
+    };
+    let (assign, cancel) = ("assign", "cancel");
+    let (new, open) = look(Look::New, &[first.1]).await;
+    assert_eq!((new, open), (vec![(assign, second.1)], [second.1.attempt].into()));
+    let (all, open) = look(Look::All, &[first.1]).await;
+    assert_eq!((all, open), (vec![(assign, second.1)], [first.1.attempt, second.1.attempt].into()));
+    world.report(node, first.1, Report::Accepted).await;
+    world.store.cancel_task(Scope::All, first.0, &origin()).await.expect("asked");
+    assert_eq!(look(Look::New, &[second.1]).await, (vec![], [].into()), "it is told by a look at all");
+    assert_eq!(look(Look::All, &[second.1]).await.0, [(cancel, first.1)]);
 }

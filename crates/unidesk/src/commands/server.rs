@@ -34,7 +34,7 @@ pub enum Which {
         nodes: Nodes,
         #[command(flatten)]
         config: scheduler::Config,
-        /// Address and port of /healthz and /readyz; none by default
+        /// Address and port of /healthz, /readyz and /metrics; none by default
         #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
         health: Option<std::net::SocketAddr>,
     },
@@ -44,7 +44,7 @@ pub enum Which {
         database: Database,
         #[command(flatten)]
         config: node_registry::Config,
-        /// Address and port of /healthz and /readyz; none by default
+        /// Address and port of /healthz, /readyz and /metrics; none by default
         #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
         health: Option<std::net::SocketAddr>,
     },

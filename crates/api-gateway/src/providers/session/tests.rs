@@ -117,6 +117,16 @@ impl Node {
         Some(Frame::decode(&text).expect("a frame"))
     }
 
+    /// What is stored of a log is acknowledged at any moment between the rest.
+    async fn hear_but_log_acks(&mut self) -> Option<ToNode> {
+        loop {
+            match self.hear().await?.message {
+                ToNode::LogAck { .. } => {}
+                other => return Some(other),
+            }
+        }
+    }
+
     async fn finish(self) {
         drop((self.says, self.hears));
         assert!(self.service.stop_within(Duration::from_secs(10)).await);
@@ -156,9 +166,9 @@ async fn the_last_piece_of_a_log_is_missed_at_the_next_heartbeat() {
     // Again, which is no second one.
     node.send_piece();
     node.beat(1, 1, 1);
-    assert_eq!(node.hear().await, beat(1, 1));
+    assert!(matches!(node.hear_but_log_acks().await, Some(ToNode::Beat { number: 1 })));
     node.beat(2, 2, 2);
-    assert_eq!(node.hear().await, None);
+    assert_eq!(node.hear_but_log_acks().await, None);
     node.finish().await;
 }
 
