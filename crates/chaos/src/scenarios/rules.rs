@@ -53,10 +53,7 @@ async fn exclusive(world: &mut World) -> anyhow::Result<Seen> {
         ..Wanted::process(name, 240, Duration::from_millis(200))
     };
     let first = world.submitter.submit(wanted("exclusive-process", false)).await;
-    let process = match first {
-        Ok(id) => id,
-        Err(error) => return Ok(Seen::skipped(format!("this build refuses exclusive tasks ({error})"))),
-    };
+    let process = first.context("an exclusive task is taken")?;
     world.submitter.submit(wanted("exclusive-container", true)).await?;
     let place = place_of(world, process).await?;
     world.nodes[place].net.cut(Way::Both)?;
@@ -99,7 +96,7 @@ async fn poison(run: &mut Run, world: &mut World) -> anyhow::Result<Seen> {
         if round == 3 {
             world.ask(async |client| client.cancel(id).await).await;
             world.submitter.forget(id);
-            return Ok(Seen::skipped("this build has no rule against poison: a third attempt began"));
+            anyhow::bail!("a third attempt began: {task:#?}");
         }
         let place = place_of(world, id).await?;
         let node = &mut world.nodes[place];

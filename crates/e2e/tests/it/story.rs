@@ -59,9 +59,12 @@ pub(crate) fn of_ended(task: &Task, why: &Why) -> String {
         }
     };
     // What BuildKit says of its own steps is not ours, and not always the same.
-    // (A base that two builds share is called by the one that came first.)
+    // (A base that two builds share is called by the one that came first; a step that took half a second says so.)
     let is_moody = |line: &str| {
-        line.starts_with("=> [internal]") || line.starts_with("=> copy /context") || line.contains("] FROM ")
+        line.starts_with("=> [internal]")
+            || line.starts_with("=> copy /context")
+            || line.contains("] FROM ")
+            || line.starts_with("=> ") && line.contains(" took ")
     };
     let is_ours = |line: &&String| !is_moody(line);
     let last_lines = why.ended.iter().flat_map(|ended| &ended.last_lines).filter(is_ours);
