@@ -34,6 +34,9 @@ pub enum StoreError {
     /// What befell the group with which a call was written.
     #[error(transparent)]
     Shared(std::sync::Arc<StoreError>),
+    /// A mistake in this program; what it said is in the log.
+    #[error("an operation panicked")]
+    Panicked,
     /// A mistake in this program.
     #[error("a statement failed")]
     Statement(#[source] sqlx::Error),

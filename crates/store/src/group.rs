@@ -2,7 +2,8 @@
 //! flush of the disk. A call that comes alone is written at once: an idle platform waits for nothing.
 
 use crate::{StoreError, limits::in_time};
-use std::{collections::VecDeque, sync::Arc};
+use futures::FutureExt;
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -117,8 +118,9 @@ async fn write<O: Operation>(
 async fn write_once<O: Operation>(operation: &O, calls: &[O::Call]) -> Result<Vec<O::Answer>, StoreError> {
     let mut attempt = 1;
     loop {
-        // With a limit, or all that come after would wait behind a write that nobody answers.
-        match in_time(operation.write(calls)).await {
+        // One writer serves all callers of a process: neither a write that nobody answers nor one that panics may end it.
+        let written = AssertUnwindSafe(in_time(operation.write(calls))).catch_unwind().await;
+        match written.unwrap_or(Err(StoreError::Panicked)) {
             Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
             result => return result,
         }

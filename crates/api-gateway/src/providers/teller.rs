@@ -6,6 +6,7 @@ use domain::ids::{AttemptId, NodeId};
 use service_kit::Service;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -35,6 +36,8 @@ struct Lines {
     open: BTreeMap<SessionKey, Line>,
     /// Those for which there may be something, and how much of it must be looked at.
     due: BTreeMap<SessionKey, Look>,
+    /// The last one that was looked at.
+    last: SessionKey,
 }
 
 struct Line {
@@ -113,21 +116,20 @@ impl Teller {
     async fn run(self, store: Store, every: Duration) {
         let mut next_look_at_all = Instant::now() + every;
         loop {
-            tokio::select! {
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(next_look_at_all) => {
-                    self.mark(None, Look::All);
-                    next_look_at_all = Instant::now() + every;
-                }
+            // Asked for here, so that hints without a pause put off nothing that no hint told of.
+            if Instant::now() >= next_look_at_all {
+                self.mark(None, Look::All);
+                next_look_at_all = Instant::now() + every;
             }
-            loop {
-                match self.tell_due(&store).await {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error) => {
-                        tracing::debug!(error = %service_kit::lifecycle::Chain(&error), "outboxes could not be read; trying again");
-                        tokio::time::sleep(PAUSE).await;
-                    }
+            match self.tell_due(&store).await {
+                Ok(true) => {}
+                Ok(false) => tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = tokio::time::sleep_until(next_look_at_all) => {}
+                },
+                Err(error) => {
+                    tracing::debug!(error = %service_kit::lifecycle::Chain(&error), "outboxes could not be read; trying again");
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }
@@ -137,12 +139,16 @@ impl Teller {
     async fn tell_due(&self, store: &Store) -> Result<bool, StoreError> {
         let (keys, look, sent) = {
             let lines = &mut *self.lock();
-            let Some(look) = lines.due.values().next().copied() else { return Ok(false) };
-            let alike = lines.due.iter().filter(|(_, due)| **due == look).map(|(key, _)| *key);
-            let keys: Vec<SessionKey> = alike.take(PER_QUERY).collect();
-            let taken: BTreeSet<SessionKey> = keys.iter().copied().collect();
+            // From where the last query ended, so that nodes that are always due keep no others waiting.
+            let from_there = lines.due.range((Bound::Excluded(lines.last), Bound::Unbounded));
+            let from_first = lines.due.range(..=lines.last);
+            let keys: BTreeMap<SessionKey, Look> =
+                from_there.chain(from_first).take(PER_QUERY).map(|(key, look)| (*key, *look)).collect();
+            let Some(look) = keys.values().max().copied() else { return Ok(false) };
             // Not due any more before it is read: a hint that comes meanwhile makes it due again.
-            lines.due.retain(|key, _| !taken.contains(key));
+            lines.due.retain(|key, _| !keys.contains_key(key));
+            let keys: Vec<SessionKey> = keys.into_keys().collect();
+            lines.last = *keys.last().unwrap_or(&SessionKey::FIRST);
             let sent = keys.iter().filter_map(|key| lines.open.get(key)).flat_map(|line| &line.sent.assigned);
             let sent: Vec<AttemptId> = sent.copied().collect();
             (keys, look, sent)

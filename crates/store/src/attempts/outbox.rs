@@ -130,7 +130,14 @@ impl Store {
                 ..Outbox::default()
             });
             outbox.open.extend(row.attempt.map(AttemptId::from_uuid));
-            outbox.items.extend(row.into_item()?);
+            let (node, attempt) = (row.node, row.attempt);
+            match row.into_item() {
+                Ok(item) => outbox.items.extend(item),
+                // Written by a newer version, or by hand: it keeps nothing else from these nodes.
+                Err(error) => {
+                    tracing::error!(node.id = %node, attempt.id = ?attempt, error = error.chain(), "an assignment can't be read");
+                }
+            }
         }
         Ok(outboxes)
     }

@@ -24,6 +24,7 @@ impl Operation for Doubling {
         if let Some(error) = self.trouble.lock().expect("not poisoned").pop_front() {
             return Err(error);
         }
+        assert!(!calls.contains(&99), "a mistake in the operation");
         if calls.contains(&13) {
             return Err(StoreError::Corrupt("13".into()));
         }
@@ -85,6 +86,12 @@ async fn only_the_faulty_caller_sees_its_error() {
     let (answers, _) = call_all(world(Vec::new()), &[1, 2, 13, 4, 5]).await;
     let faulty = Err("the database holds something unreadable: 13".to_owned());
     assert_eq!(answers, [Ok(2), Ok(4), faulty, Ok(8), Ok(10)]);
+}
+
+#[tokio::test]
+async fn an_operation_that_panics_for_one_call_serves_the_others_and_goes_on() {
+    let (answers, _) = call_all(world(Vec::new()), &[1, 99, 3, 4, 5]).await;
+    assert_eq!(answers, [Ok(2), Err("an operation panicked".to_owned()), Ok(6), Ok(8), Ok(10)]);
 }
 
 #[tokio::test]

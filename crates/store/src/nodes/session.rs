@@ -27,6 +27,12 @@ impl SessionKey {
     pub const LAST: Self = Self { node: NodeId::from_uuid(Uuid::max()), epoch: i64::MAX };
 }
 
+impl Default for SessionKey {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
 /// What an agent said in its hello.
 #[derive(Clone, Debug)]
 pub struct OpenSession {

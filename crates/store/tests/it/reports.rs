@@ -330,3 +330,26 @@ async fn a_look_for_what_is_new_finds_leases_that_were_not_sent_and_a_look_at_al
     assert_eq!(look(Look::New, &[second.1]).await, (vec![], [].into()), "it is told by a look at all");
     assert_eq!(look(Look::All, &[second.1]).await.0, [(cancel, first.1)]);
 }
+
+#[tokio::test]
+async fn an_assignment_that_can_not_be_read_keeps_no_other_from_its_node_or_its_neighbours() {
+    let world = World::start().await;
+    let (one, two) = (world.node("one").await, world.node("two").await);
+    let (strange, good, other) =
+        (world.submit(json!({})).await, world.submit(json!({})).await, world.submit(json!({})).await);
+    world.place(strange, one).await;
+    let (good, other) = (world.place(good, one).await, world.place(other, two).await);
+    world
+        .database
+        .execute(&format!("UPDATE tasks SET spec = '{{\"of\": \"the future\"}}' WHERE id = '{strange}'"))
+        .await;
+    let outboxes = world.store.outboxes(&[one.id, two.id], &[], Look::New).await.expect("read");
+    let assigned = |node: crate::world::Node| -> Vec<Held> {
+        let held = |item: &OutboxItem| match item {
+            OutboxItem::Assign { held, .. } => *held,
+            other => panic!("{other:?}"),
+        };
+        outboxes[&node.id].items.iter().map(held).collect()
+    };
+    assert_eq!((assigned(one), assigned(two)), (vec![good], vec![other]));
+}
