@@ -11,6 +11,7 @@ mod error;
 mod group;
 mod groups;
 mod invariants;
+mod json;
 mod leader;
 mod limits;
 mod logs;

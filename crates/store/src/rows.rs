@@ -1,6 +1,9 @@
 //! Rows of the hot tables to and from the values of `domain`. Every write of a state goes through here.
 
-use crate::StoreError;
+use crate::{
+    StoreError,
+    json::{JsonText, read_json, write_json},
+};
 use chrono::{DateTime, Utc};
 use domain::{
     Timestamp,
@@ -9,8 +12,6 @@ use domain::{
     lifecycle::Event,
     task::TaskRow,
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -69,7 +70,7 @@ pub(crate) struct AttemptRecord {
     pub(crate) node_id: Uuid,
     pub(crate) fence: i64,
     pub(crate) state: String,
-    pub(crate) reservation: Value,
+    pub(crate) reservation: JsonText,
     pub(crate) reserved: bool,
     pub(crate) placed_at: DateTime<Utc>,
     pub(crate) accepted_at: Option<DateTime<Utc>>,
@@ -77,9 +78,9 @@ pub(crate) struct AttemptRecord {
     pub(crate) started_at: Option<DateTime<Utc>>,
     pub(crate) exited_at: Option<DateTime<Utc>>,
     pub(crate) ended_at: Option<DateTime<Utc>>,
-    pub(crate) exit: Option<Value>,
-    pub(crate) ending: Option<Value>,
-    pub(crate) provenance: Option<Value>,
+    pub(crate) exit: Option<JsonText>,
+    pub(crate) ending: Option<JsonText>,
+    pub(crate) provenance: Option<JsonText>,
 }
 
 impl AttemptRecord {
@@ -101,38 +102,13 @@ impl AttemptRecord {
             ended_at: self.ended_at,
             exit: self.exit.map(read_json).transpose()?,
             ending: self.ending.map(read_json).transpose()?,
-            provenance: self.provenance,
+            provenance: self.provenance.map(read_json).transpose()?,
         })
     }
 }
 
 pub(crate) fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T, StoreError> {
     text.parse().map_err(StoreError::Corrupt)
-}
-
-pub(crate) fn read_json<T: DeserializeOwned>(value: Value) -> Result<T, StoreError> {
-    serde_json::from_value(value).map_err(|error| StoreError::Corrupt(error.to_string()))
-}
-
-/// PostgreSQL's JSON can't hold a NUL, and what a node says may have one: it is left out.
-pub(crate) fn write_json<T: Serialize>(value: &T) -> Value {
-    let mut json = serde_json::to_value(value).expect("our values are maps with string keys, which JSON can hold");
-    strip_nul(&mut json);
-    json
-}
-
-fn strip_nul(value: &mut Value) {
-    match value {
-        Value::String(text) if text.contains('\0') => *text = text.replace('\0', ""),
-        Value::Array(items) => items.iter_mut().for_each(strip_nul),
-        Value::Object(map) => {
-            if map.keys().any(|key| key.contains('\0')) {
-                *map = std::mem::take(map).into_iter().map(|(key, value)| (key.replace('\0', ""), value)).collect();
-            }
-            map.values_mut().for_each(strip_nul);
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }
 
 /// Locks the rows of tasks in the order of their ids, so that two batches never wait for each other in a circle.
@@ -158,8 +134,9 @@ pub(crate) async fn load_attempts(
 ) -> Result<Vec<AttemptRow>, StoreError> {
     sqlx::query_as!(
         AttemptRecord,
-        r#"SELECT id, task_id, number, node_id, fence, state, reservation, reserved, placed_at, accepted_at, preparing_at, started_at,
-                  exited_at, ended_at, exit, ending, provenance
+        r#"SELECT id, task_id, number, node_id, fence, state, reservation AS "reservation: JsonText", reserved, placed_at, accepted_at,
+                  preparing_at, started_at, exited_at, ended_at, exit AS "exit: JsonText", ending AS "ending: JsonText",
+                  provenance AS "provenance: JsonText"
            FROM attempts WHERE id = ANY($1)"#,
         attempts,
     )
@@ -188,7 +165,7 @@ pub(crate) async fn save_tasks(
             changed.iter().map(|($task, _)| $value).collect::<Vec<_>>()
         };
     }
-    let events: Vec<Value> = changed.iter().map(|(_, events)| write_json(events)).collect();
+    let events: Vec<JsonText> = changed.iter().map(|(_, events)| write_json(events)).collect();
     sqlx::query!(
         r#"WITH changed AS (
              SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::uuid[], $5::bigint[], $6::int[], $7::int[], $8::int[], $9::int[], $10::bool[],
@@ -228,7 +205,7 @@ pub(crate) async fn save_tasks(
         &column!(t => t.exit_code) as &[Option<i32>],
         &column!(t => t.message.replace('\0', "")),
         &column!(t => t.ended_at) as &[Option<Timestamp>],
-        &events,
+        &events as &[JsonText],
         &column!(t => t.died_with.map(NodeId::as_uuid)) as &[Option<Uuid>],
         &column!(t => t.project.as_uuid()),
     )
@@ -262,9 +239,9 @@ pub(crate) async fn save_attempts(connection: &mut PgConnection, changed: &[Atte
         &column!(a => a.started_at) as &[Option<Timestamp>],
         &column!(a => a.exited_at) as &[Option<Timestamp>],
         &column!(a => a.ended_at) as &[Option<Timestamp>],
-        &column!(a => a.exit.as_ref().map(write_json)) as &[Option<Value>],
-        &column!(a => a.ending.as_ref().map(write_json)) as &[Option<Value>],
-        &column!(a => a.provenance.as_ref().map(write_json)) as &[Option<Value>],
+        &column!(a => a.exit.as_ref().map(write_json)) as &[Option<JsonText>],
+        &column!(a => a.ending.as_ref().map(write_json)) as &[Option<JsonText>],
+        &column!(a => a.provenance.as_ref().map(write_json)) as &[Option<JsonText>],
     )
     .execute(connection)
     .await?;

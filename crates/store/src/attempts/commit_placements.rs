@@ -3,9 +3,10 @@
 use crate::{
     Leadership, Store, StoreError, Topic,
     attempts::exclusive,
+    json::{JsonText, read_json, write_json},
     leader,
     nodes::faults::{lock_faults, save_faults},
-    rows::{load_attempts, lock_tasks, read_json, save_attempts, save_tasks, write_json},
+    rows::{load_attempts, lock_tasks, save_attempts, save_tasks},
 };
 use domain::{
     attempt::AttemptRow,
@@ -110,7 +111,7 @@ async fn room_on(
     nodes: &[Uuid],
 ) -> Result<(BTreeMap<NodeId, Ledger>, Vec<Uuid>), StoreError> {
     let open = sqlx::query!(
-        "SELECT n.id, n.facts->'capacity' AS \"capacity!\", (f.record ->> 'cordon' IS NOT NULL) AS \"cordoned!\"
+        "SELECT n.id, n.facts->'capacity' AS \"capacity!: JsonText\", (f.record ->> 'cordon' IS NOT NULL) AS \"cordoned!\"
          FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
          WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL",
         nodes
@@ -122,9 +123,12 @@ async fn room_on(
     for node in open {
         room.insert(NodeId::from_uuid(node.id), Ledger::new(read_json(node.capacity)?));
     }
-    let held = sqlx::query!("SELECT node_id, reservation FROM attempts WHERE node_id = ANY($1) AND reserved", nodes)
-        .fetch_all(&mut *connection)
-        .await?;
+    let held = sqlx::query!(
+        r#"SELECT node_id, reservation AS "reservation: JsonText" FROM attempts WHERE node_id = ANY($1) AND reserved"#,
+        nodes
+    )
+    .fetch_all(&mut *connection)
+    .await?;
     for attempt in held {
         if let Some(ledger) = room.get_mut(&NodeId::from_uuid(attempt.node_id)) {
             ledger.hold(&read_json(attempt.reservation)?);
@@ -163,7 +167,7 @@ pub(crate) async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[
         &new.iter().map(|a| a.number as i32).collect::<Vec<_>>(),
         &new.iter().map(|a| a.node.as_uuid()).collect::<Vec<_>>(),
         &new.iter().map(|a| a.fence.get()).collect::<Vec<_>>(),
-        &new.iter().map(|a| write_json(&a.reservation)).collect::<Vec<_>>(),
+        &new.iter().map(|a| write_json(&a.reservation)).collect::<Vec<_>>() as &[JsonText],
     )
     .execute(connection)
     .await?;

@@ -1,14 +1,16 @@
 //! What a node must be told. It is read from the state itself, so nothing can be sent that is not committed, and nothing that is
 //! committed can be forgotten: whatever is still true is sent again after a reconnect.
 
-use crate::{Store, StoreError, rows::read_json};
+use crate::{
+    Store, StoreError,
+    json::{JsonText, read_json},
+};
 use domain::{
     ids::{AttemptId, Fence, Held, NodeId, ProjectId, TaskId},
     lease::Lease,
     resources::Reservation,
     spec::TaskSpec,
 };
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -68,13 +70,13 @@ struct Row {
     project: Option<Uuid>,
     number: Option<i32>,
     fence: Option<i64>,
-    reservation: Option<Value>,
+    reservation: Option<JsonText>,
     live: Option<bool>,
     ended: Option<bool>,
     cancel_requested: Option<bool>,
     state: Option<String>,
     offline_after_ms: Option<i64>,
-    spec: Option<Value>,
+    spec: Option<JsonText>,
 }
 
 impl Store {
@@ -99,11 +101,11 @@ impl Store {
                     Row,
                     r#"SELECT n.id AS "node!", n.admission AS "admission!", n.overdue AS "overdue!", l.session_epoch AS "session_epoch!",
                               a.id AS "attempt?", a.task_id AS "task?", s.project_id AS "project?", a.number AS "number?", a.fence AS "fence?",
-                              a.reservation AS "reservation?", (s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live?",
+                              a.reservation AS "reservation?: JsonText", (s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live?",
                               (a.ended_at IS NOT NULL) AS "ended?", s.cancel_requested AS "cancel_requested?", a.state AS "state?",
                               COALESCE(a.offline_after_ms, (SELECT offline_after_ms FROM cluster)) AS "offline_after_ms?",
                               CASE WHEN a.accepted_at IS NULL AND s.live_attempt_id = a.id AND NOT s.cancel_requested AND a.id <> ALL($2)
-                                THEN (SELECT spec FROM tasks t WHERE t.id = a.task_id) END AS "spec?"
+                                THEN (SELECT spec FROM tasks t WHERE t.id = a.task_id) END AS "spec?: JsonText"
                        FROM (SELECT id, admission, (admission = 'draining' AND drain_deadline <= now()) IS TRUE AS overdue FROM nodes WHERE id = ANY($1)) n
                        JOIN node_live l ON l.node_id = n.id
                        LEFT JOIN (attempts a JOIN task_state s ON s.task_id = a.task_id) ON a.node_id = n.id AND a.reserved AND "# + $condition +
@@ -170,7 +172,7 @@ impl Row {
             return Ok(Some(OutboxItem::Evict { held }));
         }
         if let Some(spec) = self.spec {
-            let reservation: Reservation = read_json(self.reservation.unwrap_or_default())?;
+            let reservation: Reservation = self.reservation.map(read_json).transpose()?.unwrap_or_default();
             let spec: TaskSpec = read_json(spec)?;
             return Ok(Some(OutboxItem::Assign {
                 held,

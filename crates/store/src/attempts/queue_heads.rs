@@ -1,6 +1,10 @@
 //! What the leader looks at in the queue: the first waiting tasks of every class, so that what cannot be placed blocks nobody.
 
-use crate::{Store, StoreError, attempts::exclusive, rows::read_json};
+use crate::{
+    Store, StoreError,
+    attempts::exclusive,
+    json::{JsonText, read_json},
+};
 use domain::{
     Timestamp,
     ids::{NodeId, TaskId},
@@ -144,9 +148,12 @@ impl Store {
         }
         let unknown: Vec<i64> = read.keys().filter(|class| !needs.contains_key(class)).copied().collect();
         if !unknown.is_empty() {
-            for row in sqlx::query!("SELECT id, needs FROM requirement_classes WHERE id = ANY($1)", &unknown)
-                .fetch_all(&mut *connection)
-                .await?
+            for row in sqlx::query!(
+                r#"SELECT id, needs AS "needs: JsonText" FROM requirement_classes WHERE id = ANY($1)"#,
+                &unknown
+            )
+            .fetch_all(&mut *connection)
+            .await?
             {
                 needs.insert(row.id, Arc::new(read_json(row.needs)?));
             }

@@ -1,6 +1,10 @@
 //! Nodes with what is held on them: all, a part of them after another, or those that a hint names.
 
-use crate::{Store, StoreError, nodes::view::NodeRecord, rows::read_json};
+use crate::{
+    Store, StoreError,
+    json::{JsonText, read_json},
+    nodes::view::NodeRecord,
+};
 use domain::{
     ids::{AttemptId, NodeId},
     placement::{Asked, Candidate, Reading},
@@ -14,9 +18,9 @@ macro_rules! node_records {
     ($which:literal, $store:expr $(, $argument:expr)*) => {
         sqlx::query_as!(
             NodeRecord,
-            r#"SELECT n.id AS "id!", n.name AS "name!", n.admission AS "admission!", n.admission_note AS "admission_note!", n.facts AS "facts!",
-                      n.created_at AS "created_at!", l.metrics AS "metrics!", l.connected AS "connected!", l.connected_since, l.beat_at,
-                      n.drain_deadline, f.record AS "faults?", now() AS "at!",
+            r#"SELECT n.id AS "id!", n.name AS "name!", n.admission AS "admission!", n.admission_note AS "admission_note!", n.facts AS "facts!: JsonText",
+                      n.created_at AS "created_at!", l.metrics AS "metrics!: JsonText", l.connected AS "connected!", l.connected_since, l.beat_at,
+                      n.drain_deadline, f.record AS "faults?: JsonText", now() AS "at!",
                       EXISTS (SELECT 1 FROM attempts p WHERE p.id = (f.record #>> '{cordon,probe}')::uuid AND p.ended_at IS NULL) AS probe_is_under_way,
                       (l.beat_at IS NULL OR l.offline_since IS NOT NULL) AS "offline!",
                       (l.beat_at NOT BETWEEN now() - make_interval(secs => $1) AND now() + interval '5 seconds') AS silent
@@ -35,7 +39,9 @@ impl Store {
     pub async fn candidates(&self) -> Result<Vec<Candidate>, StoreError> {
         let records = node_records!("ORDER BY n.id", self);
         let held =
-            sqlx::query!("SELECT id, node_id, reservation FROM attempts WHERE reserved").fetch_all(&self.pool).await?;
+            sqlx::query!(r#"SELECT id, node_id, reservation AS "reservation: JsonText" FROM attempts WHERE reserved"#)
+                .fetch_all(&self.pool)
+                .await?;
         let held = held.into_iter().map(|row| (row.id, row.node_id, row.reservation));
         Ok(readings(records, held)?.iter().map(Reading::candidate).collect())
     }
@@ -71,7 +77,7 @@ impl Store {
     async fn with_what_is_held(&self, records: Vec<NodeRecord>) -> Result<Vec<Reading>, StoreError> {
         let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
         let held =
-            sqlx::query!("SELECT id, node_id, reservation FROM attempts WHERE node_id = ANY($1) AND reserved", &ids)
+            sqlx::query!(r#"SELECT id, node_id, reservation AS "reservation: JsonText" FROM attempts WHERE node_id = ANY($1) AND reserved"#, &ids)
                 .fetch_all(&self.pool)
                 .await?;
         readings(records, held.into_iter().map(|row| (row.id, row.node_id, row.reservation)))
@@ -80,7 +86,7 @@ impl Store {
 
 fn readings(
     records: Vec<NodeRecord>,
-    held: impl Iterator<Item = (Uuid, Uuid, serde_json::Value)>,
+    held: impl Iterator<Item = (Uuid, Uuid, JsonText)>,
 ) -> Result<Vec<Reading>, StoreError> {
     let mut held_on: BTreeMap<Uuid, BTreeMap<AttemptId, Reservation>> = BTreeMap::new();
     for (attempt, node, reservation) in held {

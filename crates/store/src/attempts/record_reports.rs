@@ -3,11 +3,12 @@
 use crate::{
     SessionKey, Store, StoreError, Topic,
     attempts::replace::retry_policies,
+    json::{JsonText, write_json},
     nodes::{
         faults::{lock_faults, save_faults},
         presence::presence_of,
     },
-    rows::{load_attempts, lock_tasks, save_attempts, save_tasks, write_json},
+    rows::{load_attempts, lock_tasks, save_attempts, save_tasks},
 };
 use domain::{
     Timestamp,
@@ -212,7 +213,7 @@ async fn keep_aside(
         node.as_uuid(),
         item.held.fence.get(),
         word,
-        write_json(&item.report)
+        write_json(&item.report) as JsonText
     )
     .execute(connection)
     .await?;

@@ -3,9 +3,10 @@
 use crate::{
     Leadership, Store, StoreError, Topic,
     attempts::exclusive,
+    json::{JsonText, read_json},
     leader,
     nodes::presence::presence_of,
-    rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks},
+    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks},
 };
 use domain::{
     attempt::AttemptRow,
@@ -105,7 +106,7 @@ pub(crate) async fn retry_policies(
     connection: &mut sqlx::PgConnection,
     tasks: &[Uuid],
 ) -> Result<BTreeMap<TaskId, RetryPolicy>, StoreError> {
-    sqlx::query!(r#"SELECT id, spec->'retry' AS "retry!" FROM tasks WHERE id = ANY($1)"#, tasks)
+    sqlx::query!(r#"SELECT id, spec->'retry' AS "retry!: JsonText" FROM tasks WHERE id = ANY($1)"#, tasks)
         .fetch_all(connection)
         .await?
         .into_iter()

@@ -3,11 +3,11 @@
 use super::Broken;
 use crate::{
     StoreError,
-    rows::{read_json, word},
+    json::{JsonText, read_json},
+    rows::word,
 };
 use domain::lifecycle::{Event, replay::Replay};
 use futures::{StreamExt, TryStreamExt};
-use serde_json::Value;
 use sqlx::PgConnection;
 use std::future;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ struct Entry {
     task_id: Uuid,
     id: i64,
     state: String,
-    events: Value,
+    events: JsonText,
     is_last: bool,
     live_attempt_id: Option<Uuid>,
 }
@@ -25,7 +25,7 @@ struct Entry {
 pub(super) fn unlawful(connection: &mut PgConnection) -> Broken<'_> {
     let entries = sqlx::query_as!(
         Entry,
-        r#"SELECT e.task_id, e.id, e.state, e.events, (lead(e.id) OVER (PARTITION BY e.task_id ORDER BY e.id) IS NULL) AS "is_last!",
+        r#"SELECT e.task_id, e.id, e.state, e.events AS "events: JsonText", (lead(e.id) OVER (PARTITION BY e.task_id ORDER BY e.id) IS NULL) AS "is_last!",
                   s.live_attempt_id AS "live_attempt_id?"
            FROM task_events e LEFT JOIN task_state s ON s.task_id = e.task_id ORDER BY e.task_id, e.id"#
     )

@@ -2,7 +2,7 @@
 
 use crate::{
     StoreError,
-    rows::{read_json, write_json},
+    json::{JsonText, read_json, write_json},
 };
 use domain::{black_hole::NodeFaults, ids::NodeId};
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ pub(crate) async fn lock_faults(
     connection: &mut sqlx::PgConnection,
     nodes: &[Uuid],
 ) -> Result<BTreeMap<NodeId, NodeFaults>, StoreError> {
-    sqlx::query!("SELECT node_id, record FROM node_faults WHERE node_id = ANY($1) ORDER BY node_id FOR UPDATE", nodes)
+    sqlx::query!(r#"SELECT node_id, record AS "record: JsonText" FROM node_faults WHERE node_id = ANY($1) ORDER BY node_id FOR UPDATE"#, nodes)
         .fetch_all(connection)
         .await?
         .into_iter()
@@ -31,7 +31,7 @@ pub(crate) async fn save_faults(
         Some(record) => sqlx::query!(
             "INSERT INTO node_faults (node_id, record) VALUES ($1, $2) ON CONFLICT (node_id) DO UPDATE SET record = $2",
             node.as_uuid(),
-            write_json(record)
+            write_json(record) as JsonText
         )
         .execute(connection)
         .await?,

@@ -7,7 +7,8 @@ use crate::{
         commit_placements::insert_attempts,
         replace::{Machine, give_up},
     },
-    rows::{load_attempts, lock_tasks, now, read_json, save_attempts, save_tasks},
+    json::{JsonText, read_json},
+    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks},
 };
 use domain::{
     Timestamp,
@@ -173,7 +174,7 @@ async fn adopt(
     said: &HeldAttempt,
 ) -> Result<bool, StoreError> {
     let requirements = sqlx::query_scalar!(
-        r#"SELECT spec->'requirements' AS "requirements!" FROM tasks WHERE id = $1"#,
+        r#"SELECT spec->'requirements' AS "requirements!: JsonText" FROM tasks WHERE id = $1"#,
         task.as_uuid()
     )
     .fetch_one(&mut *connection)
@@ -211,9 +212,10 @@ pub(crate) async fn hear(connection: &mut PgConnection, reports: &[(Held, Report
     let task_ids: Vec<Uuid> = rows.iter().map(|row| row.task.as_uuid()).collect();
     let mut tasks = lock_tasks(&mut *connection, &task_ids).await?;
     let mut policies: BTreeMap<TaskId, RetryPolicy> = BTreeMap::new();
-    for row in sqlx::query!(r#"SELECT id, spec->'retry' AS "retry!" FROM tasks WHERE id = ANY($1)"#, &task_ids)
-        .fetch_all(&mut *connection)
-        .await?
+    for row in
+        sqlx::query!(r#"SELECT id, spec->'retry' AS "retry!: JsonText" FROM tasks WHERE id = ANY($1)"#, &task_ids)
+            .fetch_all(&mut *connection)
+            .await?
     {
         policies.insert(TaskId::from_uuid(row.id), read_json(row.retry)?);
     }

@@ -2,8 +2,9 @@
 
 use crate::{
     Store, StoreError, Topic,
+    json::{JsonText, read_json, write_json},
     nodes::reconcile::{absolve, hear, reconcile},
-    rows::{lock_tasks, read_json, write_json},
+    rows::lock_tasks,
 };
 use domain::{
     attempt::Report,
@@ -80,7 +81,7 @@ impl Store {
         let mut transaction = self.begin().await?;
         let node = hello.node.as_uuid();
         let row = sqlx::query!(
-            r#"SELECT n.name, n.admission, n.facts, l.instance, l.session_epoch, l.connected_since, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
+            r#"SELECT n.name, n.admission, n.facts AS "facts: JsonText", l.instance, l.session_epoch, l.connected_since, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
                FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1 FOR UPDATE OF l"#,
             node,
             self.silence_s()
@@ -109,13 +110,17 @@ impl Store {
                     offline_since = NULL, metrics = $3 WHERE node_id = $1 RETURNING session_epoch",
             node,
             hello.instance.as_uuid(),
-            write_json(&hello.metrics)
+            write_json(&hello.metrics) as JsonText
         )
         .fetch_one(&mut *transaction)
         .await?;
-        sqlx::query!("UPDATE nodes SET facts = $2 WHERE id = $1 AND facts <> $2", node, write_json(&hello.facts))
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query!(
+            "UPDATE nodes SET facts = $2 WHERE id = $1 AND facts <> $2",
+            node,
+            write_json(&hello.facts) as JsonText
+        )
+        .execute(&mut *transaction)
+        .await?;
         let settled = reconcile(&mut transaction, hello, is_new_instance, row.connected_since.is_none()).await?;
         let ids: Vec<Uuid> = hello.attempts.iter().map(|said| said.held.attempt.as_uuid()).collect();
         let offsets = sqlx::query!(
@@ -155,7 +160,7 @@ impl Store {
                  IS DISTINCT FROM (b.metrics->'conditions', b.metrics->'warm')) AS "is_news!""#,
             &ordered.iter().map(|(key, _)| key.node.as_uuid()).collect::<Vec<_>>(),
             &ordered.iter().map(|(key, _)| key.epoch).collect::<Vec<_>>(),
-            &ordered.iter().map(|(_, metrics)| write_json(metrics)).collect::<Vec<_>>(),
+            &ordered.iter().map(|(_, metrics)| write_json(metrics)).collect::<Vec<_>>() as &[JsonText],
         )
         .fetch_all(&self.beats)
         .await?;
@@ -179,7 +184,7 @@ impl Store {
             "UPDATE node_live SET beat_at = now(), metrics = $3, connected = true, offline_since = NULL WHERE node_id = $1 AND session_epoch = $2",
             node,
             key.epoch,
-            write_json(metrics)
+            write_json(metrics) as JsonText
         )
         .execute(&mut *transaction)
         .await?
@@ -236,7 +241,7 @@ impl Store {
             "UPDATE nodes n SET facts = $3 FROM node_live l WHERE n.id = $1 AND l.node_id = n.id AND l.session_epoch = $2",
             key.node.as_uuid(),
             key.epoch,
-            write_json(facts)
+            write_json(facts) as JsonText
         )
         .execute(&self.pool)
         .await?;

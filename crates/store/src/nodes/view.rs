@@ -1,6 +1,9 @@
 //! Reads nodes for people and for placement.
 
-use crate::{Store, StoreError, rows::read_json};
+use crate::{
+    Store, StoreError,
+    json::{JsonText, read_json},
+};
 use chrono::{DateTime, Utc};
 use domain::{
     Timestamp,
@@ -9,7 +12,6 @@ use domain::{
     node::{Admission, NodeView, Presence},
     resources::Reservation,
 };
-use serde_json::Value;
 use uuid::Uuid;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -25,16 +27,16 @@ pub(crate) struct NodeRecord {
     pub(crate) name: String,
     pub(crate) admission: String,
     pub(crate) admission_note: String,
-    pub(crate) facts: Value,
+    pub(crate) facts: JsonText,
     pub(crate) created_at: DateTime<Utc>,
-    pub(crate) metrics: Value,
+    pub(crate) metrics: JsonText,
     pub(crate) connected: bool,
     pub(crate) connected_since: Option<DateTime<Utc>>,
     pub(crate) beat_at: Option<DateTime<Utc>>,
     pub(crate) offline: bool,
     pub(crate) silent: Option<bool>,
     pub(crate) drain_deadline: Option<DateTime<Utc>>,
-    pub(crate) faults: Option<Value>,
+    pub(crate) faults: Option<JsonText>,
     pub(crate) probe_is_under_way: Option<bool>,
     pub(crate) at: Timestamp,
 }

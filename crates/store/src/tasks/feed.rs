@@ -6,7 +6,8 @@
 
 use crate::{
     Store, StoreError,
-    rows::{read_json, word},
+    json::{JsonText, read_json},
+    rows::word,
     tasks::history::EventRow,
 };
 use domain::{ids::TaskId, principal::Scope};
@@ -141,7 +142,7 @@ impl Store {
             return Ok(FeedPage { entries: Vec::new(), next: end, has_more: false, begin, until });
         }
         let rows = sqlx::query!(
-            r#"SELECT id, task_id, at, state, events FROM task_events
+            r#"SELECT id, task_id, at, state, events AS "events: JsonText" FROM task_events
                WHERE xid > '0' AND xid >= pg_snapshot_xmin($1::text::pg_snapshot)
                  AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
                  AND id > $3 AND ($4::uuid IS NULL OR project_id = $4) ORDER BY id LIMIT $5"#,

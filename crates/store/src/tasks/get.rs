@@ -2,7 +2,8 @@
 
 use crate::{
     Store, StoreError,
-    rows::{AttemptRecord, read_json, word},
+    json::{JsonText, read_json},
+    rows::{AttemptRecord, word},
 };
 use domain::{
     Timestamp,
@@ -86,9 +87,9 @@ pub(crate) struct ViewRecord {
     pub(crate) node_offline: Option<bool>,
     pub(crate) replaceable_at: Option<Timestamp>,
     pub(crate) started_at: Option<Timestamp>,
-    pub(crate) exit: Option<serde_json::Value>,
-    pub(crate) ending: Option<serde_json::Value>,
-    pub(crate) provenance: Option<serde_json::Value>,
+    pub(crate) exit: Option<JsonText>,
+    pub(crate) ending: Option<JsonText>,
+    pub(crate) provenance: Option<JsonText>,
     pub(crate) log_bytes: Option<i64>,
 }
 
@@ -119,7 +120,7 @@ impl ViewRecord {
             started_at: self.started_at,
             exit: self.exit.map(read_json).transpose()?,
             ending: self.ending.map(read_json).transpose()?,
-            provenance: self.provenance,
+            provenance: self.provenance.map(read_json).transpose()?,
             log_bytes: self.log_bytes.unwrap_or(0) as u64,
         })
     }
@@ -129,11 +130,13 @@ impl Store {
     /// None: there is no such task in this scope.
     pub async fn get_task(&self, scope: Scope, task: TaskId) -> Result<Option<TaskDetail>, StoreError> {
         let Some(view) = self.task_views(scope, &[task]).await?.pop() else { return Ok(None) };
-        let spec =
-            sqlx::query_scalar!("SELECT spec FROM tasks WHERE id = $1", task.as_uuid()).fetch_one(&self.pool).await?;
+        let spec = sqlx::query_scalar!(r#"SELECT spec AS "spec: JsonText" FROM tasks WHERE id = $1"#, task.as_uuid())
+            .fetch_one(&self.pool)
+            .await?;
         let rows = sqlx::query!(
-            r#"SELECT a.id, a.task_id, a.number, a.node_id, a.fence, a.state, a.reservation, a.reserved, a.placed_at, a.accepted_at, a.preparing_at,
-                      a.started_at, a.exited_at, a.ended_at, a.exit, a.ending, a.provenance, n.name AS node_name
+            r#"SELECT a.id, a.task_id, a.number, a.node_id, a.fence, a.state, a.reservation AS "reservation: JsonText", a.reserved, a.placed_at, a.accepted_at, a.preparing_at,
+                      a.started_at, a.exited_at, a.ended_at, a.exit AS "exit: JsonText", a.ending AS "ending: JsonText",
+                      a.provenance AS "provenance: JsonText", n.name AS node_name
                FROM attempts a JOIN nodes n ON n.id = a.node_id WHERE a.task_id = $1 ORDER BY a.number DESC LIMIT 200"#,
             task.as_uuid()
         )
@@ -174,8 +177,8 @@ impl Store {
                       s.exit_code, s.message, s.cancel_requested, s.not_before, s.ended_at, s.attempts, s.user_failures, s.infra_failures, s.node_losses,
                       n.name AS "node?", (l.offline_since IS NOT NULL) AS node_offline,
                       l.offline_since + COALESCE((t.spec->'on_node_loss'->>'replace_after_ms')::bigint, 0) * interval '1 millisecond' AS replaceable_at,
-                      a.started_at AS "started_at?", a.exit AS "exit?", a.ending AS "ending?",
-                      a.provenance AS "provenance?", h.next_offsets[1] + h.next_offsets[2] + h.next_offsets[3] AS log_bytes
+                      a.started_at AS "started_at?", a.exit AS "exit?: JsonText", a.ending AS "ending?: JsonText",
+                      a.provenance AS "provenance?: JsonText", h.next_offsets[1] + h.next_offsets[2] + h.next_offsets[3] AS log_bytes
                FROM UNNEST($1::uuid[]) WITH ORDINALITY AS w(id, place)
                JOIN tasks t ON t.id = w.id JOIN task_state s ON s.task_id = t.id JOIN projects p ON p.id = t.project_id
                LEFT JOIN api_keys k ON k.id = t.created_by

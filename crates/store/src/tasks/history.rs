@@ -2,7 +2,8 @@
 
 use crate::{
     Store, StoreError,
-    rows::{read_json, word},
+    json::{JsonText, read_json},
+    rows::word,
 };
 use domain::{Timestamp, ids::TaskId, lifecycle::Event, principal::Scope, task::TaskState};
 
@@ -28,8 +29,8 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<EventRow>, StoreError> {
         sqlx::query!(
-            "SELECT id, task_id, at, state, events FROM task_events
-             WHERE task_id = $1 AND id > $2 AND ($3::uuid IS NULL OR project_id = $3) ORDER BY id LIMIT $4",
+            r#"SELECT id, task_id, at, state, events AS "events: JsonText" FROM task_events
+             WHERE task_id = $1 AND id > $2 AND ($3::uuid IS NULL OR project_id = $3) ORDER BY id LIMIT $4"#,
             task.as_uuid(),
             after_seq,
             scope.project().map(|project| project.as_uuid()),

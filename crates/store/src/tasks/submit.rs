@@ -1,6 +1,9 @@
 //! Accepts tasks: durable, with their idempotency keys, in one transaction.
 
-use crate::{Store, StoreError, Topic, rows::write_json};
+use crate::{
+    Store, StoreError, Topic,
+    json::{JsonText, write_json},
+};
 use domain::{
     Timestamp,
     ids::{PrincipalId, ProjectId, TaskId},
@@ -8,7 +11,6 @@ use domain::{
     spec::{Needs, TaskSpec},
     warm,
 };
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use uuid::Uuid;
@@ -50,11 +52,26 @@ pub struct Submission {
     pub answers: Vec<Submitted>,
 }
 
-/// Class of the queue: equal needs, equal number.
-pub(crate) fn class_of(needs: &Needs) -> (i64, Value) {
-    let json = write_json(needs);
-    let digest = Sha256::digest(json.to_string().as_bytes());
-    (i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")), json)
+/// Class of the queue: equal needs, equal number. The number is of the needs as a tree with ordered keys.
+pub(crate) fn class_of(needs: &Needs) -> i64 {
+    let tree = serde_json::to_value(needs).expect("needs are maps with string keys, which JSON can hold");
+    let digest = Sha256::digest(tree.to_string().as_bytes());
+    i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+/// The classes of a batch. Its tasks are mostly alike, so a class is computed once.
+fn classes_of(needs: &[Needs]) -> (Vec<i64>, BTreeMap<i64, &Needs>) {
+    let mut known: BTreeMap<i64, &Needs> = BTreeMap::new();
+    let mut classes: Vec<i64> = Vec::with_capacity(needs.len());
+    for (index, needs_of_one) in needs.iter().enumerate() {
+        let class = match classes.last() {
+            Some(class) if needs[index - 1] == *needs_of_one => *class,
+            _ => class_of(needs_of_one),
+        };
+        known.entry(class).or_insert(needs_of_one);
+        classes.push(class);
+    }
+    (classes, known)
 }
 
 impl Store {
@@ -190,8 +207,8 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
     if new.is_empty() {
         return Ok(());
     }
-    let classes: Vec<(i64, Value)> = new.iter().map(|(_, task)| class_of(&task.spec.needs())).collect();
-    let known: BTreeMap<i64, &Value> = classes.iter().map(|(class, needs)| (*class, needs)).collect();
+    let needs: Vec<Needs> = new.iter().map(|(_, task)| task.spec.needs()).collect();
+    let (classes, known) = classes_of(&needs);
     macro_rules! column {
         ($task:ident => $value:expr) => {
             new.iter().map(|(_, $task)| $value).collect::<Vec<_>>()
@@ -222,15 +239,15 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
         &column!(t => t.project.as_uuid()),
         &column!(t => t.created_by.as_uuid()),
         &column!(t => t.spec.name.clone()),
-        &column!(t => write_json(&t.spec)),
-        &column!(t => write_json(&t.spec.metadata)),
+        &column!(t => write_json(&t.spec)) as &[JsonText],
+        &column!(t => write_json(&t.spec.metadata)) as &[JsonText],
         &warm_keys,
-        &classes.iter().map(|(class, _)| *class).collect::<Vec<i64>>(),
+        &classes,
         &column!(t => t.spec.priority),
         &column!(t => t.spec.queue_timeout_ms.map(|ms| ms as i64)) as &[Option<i64>],
-        write_json(&[Event::Submitted]),
+        write_json(&[Event::Submitted]) as JsonText,
         &known.keys().copied().collect::<Vec<i64>>(),
-        &known.values().map(|needs| (*needs).clone()).collect::<Vec<Value>>(),
+        &known.values().map(|needs| write_json(needs)).collect::<Vec<_>>() as &[JsonText],
     )
     .execute(&mut *connection)
     .await?;
