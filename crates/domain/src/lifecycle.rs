@@ -69,6 +69,7 @@ pub enum Event {
         state: TaskState,
         failure: Option<FailureKind>,
     },
+    /// No longer written: what concerns only the machine is no part of a task's history. Older ones have it.
     Released {
         attempt: AttemptId,
     },
@@ -78,7 +79,7 @@ pub enum Event {
 /// What became of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It changed the rows; these entries go into the history.
+    /// It changed the rows; these entries go into the history. A release changes the attempt only and has none.
     Recorded(Vec<Event>),
     /// It was recorded before. Answered as the first time.
     Repeated,
@@ -264,7 +265,7 @@ fn release(attempt: &mut AttemptRow) -> Verdict {
         return Verdict::Repeated;
     }
     attempt.reserved = false;
-    Verdict::Recorded(vec![Event::Released { attempt: attempt.id }])
+    Verdict::Recorded(Vec::new())
 }
 
 /// A terminal attempt never changes again: the same end again is a repeat, another one a conflict.

@@ -71,6 +71,8 @@ impl FromStr for TaskState {
 pub struct TaskRow {
     pub id: TaskId,
     pub project: ProjectId,
+    /// Two processes of it may never live at once. As its spec says; it never changes.
+    pub exclusive: bool,
     pub state: TaskState,
     /// Waits for a placement: a pending task, or one whose offline node may be replaced.
     pub queued: bool,
@@ -106,6 +108,7 @@ impl TaskRow {
         Self {
             id,
             project,
+            exclusive: false,
             state: TaskState::Pending,
             queued: true,
             live: None,

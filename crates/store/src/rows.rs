@@ -19,6 +19,7 @@ use uuid::Uuid;
 pub(crate) struct TaskStateRecord {
     pub(crate) task_id: Uuid,
     pub(crate) project_id: Uuid,
+    pub(crate) exclusive: bool,
     pub(crate) queued: bool,
     pub(crate) state: String,
     pub(crate) live_attempt_id: Option<Uuid>,
@@ -42,6 +43,7 @@ impl TaskStateRecord {
         Ok(TaskRow {
             id: TaskId::from_uuid(self.task_id),
             project: ProjectId::from_uuid(self.project_id),
+            exclusive: self.exclusive,
             state: word(&self.state)?,
             queued: self.queued,
             live: self.live_attempt_id.map(AttemptId::from_uuid),
@@ -115,7 +117,9 @@ pub(crate) fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T, 
 pub(crate) async fn lock_tasks(connection: &mut PgConnection, tasks: &[Uuid]) -> Result<Vec<TaskRow>, StoreError> {
     sqlx::query_as!(
         TaskStateRecord,
-        r#"SELECT task_id, project_id, queued, state, live_attempt_id, fence, attempts, user_failures, infra_failures, node_losses,
+        r#"SELECT task_id, project_id,
+                  COALESCE(exclusive, (SELECT (t.spec->'on_node_loss'->>'exclusive')::boolean FROM tasks t WHERE t.id = task_id), false) AS "exclusive!",
+                  queued, state, live_attempt_id, fence, attempts, user_failures, infra_failures, node_losses,
                   cancel_requested, not_before, avoid_node, died_with, failure, exit_code, message, ended_at
            FROM task_state WHERE task_id = ANY($1) ORDER BY task_id FOR UPDATE"#,
         tasks,
@@ -214,7 +218,7 @@ pub(crate) async fn save_tasks(
     Ok(())
 }
 
-/// Writes the changed rows of attempts in one statement.
+/// Writes the changed rows of attempts in one statement. A release meanwhile, which needs no lock of the task, is not undone.
 pub(crate) async fn save_attempts(connection: &mut PgConnection, changed: &[AttemptRow]) -> Result<(), StoreError> {
     if changed.is_empty() {
         return Ok(());
@@ -225,7 +229,7 @@ pub(crate) async fn save_attempts(connection: &mut PgConnection, changed: &[Atte
         };
     }
     sqlx::query!(
-        r#"UPDATE attempts a SET state = c.state, reserved = c.reserved, accepted_at = c.accepted_at, preparing_at = c.preparing_at,
+        r#"UPDATE attempts a SET state = c.state, reserved = a.reserved AND c.reserved, accepted_at = c.accepted_at, preparing_at = c.preparing_at,
                   started_at = c.started_at, exited_at = c.exited_at, ended_at = c.ended_at, exit = c.exit, ending = c.ending, provenance = c.provenance
            FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[],
                        $9::jsonb[], $10::jsonb[], $11::jsonb[])

@@ -75,10 +75,10 @@ async fn each_event_is_a_place_to_go_on_from() {
     let task = world.submit(&ls()).await;
     let held = world.start_on(task, &node).await;
     world.end(&node, held, exited(0), "", 0).await;
-    let is_over = |seen: &[Message]| seen.last().is_some_and(|message| message.event == "released");
+    let is_over = |seen: &[Message]| seen.last().is_some_and(|message| message.event == "finished");
     // Read in one batch, so that most places lie within it.
     let all = messages(&mut open(&world, &world.url, &world.member, Some(&begin)).await, is_over).await;
-    assert_eq!(told(&all).len(), 9, "{all:#?}");
+    assert_eq!(told(&all).len(), 8, "{all:#?}");
     for (n, message) in all.iter().enumerate().skip(1).take(all.len() - 2) {
         let rest = messages(&mut open(&world, &world.url, &world.member, Some(&message.id)).await, is_over).await;
         assert_eq!(told(&rest), told(&all[n + 1..]), "after {}", message.id);

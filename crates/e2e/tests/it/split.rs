@@ -161,7 +161,7 @@ async fn those_who_watch_see_every_line_and_every_event_once_over_a_killed_gatew
     };
     let of_task = |event: &serde_json::Value| event["task"] == id.to_string();
     until("its last event", SOON, async || {
-        told().iter().any(|event| of_task(event) && event["event"] == "released").then_some(())
+        told().iter().any(|event| of_task(event) && event["event"] == "finished").then_some(())
     })
     .await;
     let mut history = Vec::new();

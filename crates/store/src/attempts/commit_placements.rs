@@ -62,7 +62,8 @@ impl Store {
         let mut faults =
             if cordoned.is_empty() { BTreeMap::new() } else { lock_faults(&mut transaction, &cordoned).await? };
         let under_way = probes_under_way(&mut transaction, &cordoned).await?;
-        let held_back = exclusive::held_back(&mut transaction, &ids).await?;
+        let exclusive: Vec<Uuid> = tasks.iter().filter(|task| task.exclusive).map(|task| task.id.as_uuid()).collect();
+        let held_back = exclusive::held_back(&mut transaction, &exclusive).await?;
         let (mut changed, mut new) = (Vec::new(), Vec::new());
         for mut task in tasks.into_iter().filter(|task| !held_back.contains(&task.id.as_uuid())) {
             let Some(placement) = wanted.get(&task.id) else { continue };
@@ -87,7 +88,7 @@ impl Store {
                     cordon.probe_with(attempt.id, at);
                     save_faults(&mut transaction, attempt.node, Some(cordon)).await?;
                 }
-                new.push(attempt);
+                new.push((attempt, task.exclusive));
                 changed.push((task, events));
             }
         }
@@ -97,9 +98,9 @@ impl Store {
         insert_attempts(&mut transaction, &new).await?;
         save_tasks(&mut transaction, &changed).await?;
         transaction.commit().await?;
-        let topics = new.iter().flat_map(|attempt| [Topic::Leased(attempt.node), Topic::Task(attempt.task)]);
+        let topics = new.iter().flat_map(|(attempt, _)| [Topic::Leased(attempt.node), Topic::Task(attempt.task)]);
         self.wakeups.publish(topics.chain(lost.iter().map(|attempt| Topic::Node(attempt.node))));
-        Ok(new.into_iter().map(|attempt| (attempt.task, attempt.id)).collect())
+        Ok(new.into_iter().map(|(attempt, _)| (attempt.task, attempt.id)).collect())
     }
 }
 
@@ -152,24 +153,34 @@ async fn probes_under_way(connection: &mut sqlx::PgConnection, nodes: &[Uuid]) -
     Ok(nodes.into_iter().map(NodeId::from_uuid).collect())
 }
 
-pub(crate) async fn insert_attempts(connection: &mut sqlx::PgConnection, new: &[AttemptRow]) -> Result<(), StoreError> {
+/// Inserts new attempts; with each, whether its task is exclusive. The second wall behind `task_state.live_attempt_id`: a task that has
+/// an attempt which lives gets no other.
+pub(crate) async fn insert_attempts(
+    connection: &mut sqlx::PgConnection,
+    new: &[(AttemptRow, bool)],
+) -> Result<(), StoreError> {
     if new.is_empty() {
         return Ok(());
     }
-    sqlx::query!(
+    let inserted = sqlx::query!(
         "INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at, offline_after_ms)
-         SELECT n.id, n.task_id, n.number, n.node_id, n.fence, 'assigned', n.reservation, true, now(),
-                CASE WHEN (t.spec->'on_node_loss'->>'exclusive')::boolean THEN c.offline_after_ms END
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::jsonb[]) AS n(id, task_id, number, node_id, fence, reservation)
-         JOIN tasks t ON t.id = n.task_id CROSS JOIN cluster c",
-        &new.iter().map(|a| a.id.as_uuid()).collect::<Vec<_>>(),
-        &new.iter().map(|a| a.task.as_uuid()).collect::<Vec<_>>(),
-        &new.iter().map(|a| a.number as i32).collect::<Vec<_>>(),
-        &new.iter().map(|a| a.node.as_uuid()).collect::<Vec<_>>(),
-        &new.iter().map(|a| a.fence.get()).collect::<Vec<_>>(),
-        &new.iter().map(|a| write_json(&a.reservation)).collect::<Vec<_>>() as &[JsonText],
+         SELECT n.id, n.task_id, n.number, n.node_id, n.fence, 'assigned', n.reservation, true, now(), CASE WHEN n.exclusive THEN c.offline_after_ms END
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::jsonb[], $7::bool[])
+           AS n(id, task_id, number, node_id, fence, reservation, exclusive) CROSS JOIN cluster c
+         WHERE NOT EXISTS (SELECT FROM attempts live WHERE live.task_id = n.task_id AND live.ended_at IS NULL)",
+        &new.iter().map(|(a, _)| a.id.as_uuid()).collect::<Vec<_>>(),
+        &new.iter().map(|(a, _)| a.task.as_uuid()).collect::<Vec<_>>(),
+        &new.iter().map(|(a, _)| a.number as i32).collect::<Vec<_>>(),
+        &new.iter().map(|(a, _)| a.node.as_uuid()).collect::<Vec<_>>(),
+        &new.iter().map(|(a, _)| a.fence.get()).collect::<Vec<_>>(),
+        &new.iter().map(|(a, _)| write_json(&a.reservation)).collect::<Vec<_>>() as &[JsonText],
+        &new.iter().map(|(_, exclusive)| *exclusive).collect::<Vec<_>>(),
     )
     .execute(connection)
-    .await?;
+    .await?
+    .rows_affected();
+    if inserted < new.len() as u64 {
+        return Err(StoreError::Corrupt("a task that waits has an attempt that lives".into()));
+    }
     Ok(())
 }

@@ -14,6 +14,9 @@ pub(crate) async fn held_back(
     connection: &mut sqlx::PgConnection,
     tasks: &[Uuid],
 ) -> Result<BTreeSet<Uuid>, StoreError> {
+    if tasks.is_empty() {
+        return Ok(BTreeSet::new());
+    }
     let rows = sqlx::query_scalar!(
         r#"WITH exclusive AS (
              SELECT id, (spec->'on_node_loss'->>'replace_after_ms')::bigint AS wait_ms

@@ -14,7 +14,7 @@ use domain::{
     Timestamp,
     attempt::{AttemptRow, Report},
     black_hole::{self, Evidence, NodeFaults},
-    ids::{AttemptId, ClusterEpoch, Held, NodeId, TaskId},
+    ids::{AttemptId, ClusterEpoch, Fence, Held, NodeId, TaskId},
     lifecycle::{self, Around, Event, Verdict},
     outcome::FailureKind,
     poison::Presence,
@@ -29,6 +29,12 @@ use uuid::Uuid;
 pub struct NodeReport {
     pub held: Held,
     pub report: Report,
+}
+
+impl NodeReport {
+    fn is_release(&self) -> bool {
+        self.report == Report::Released
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +91,10 @@ impl Store {
     ) -> Result<Vec<Vec<ReportVerdict>>, StoreError> {
         let mut transaction = self.begin().await?;
         let reports = || batch.iter().flat_map(|of| &of.reports);
-        let ids: Vec<Uuid> = reports().map(|report| report.held.attempt.as_uuid()).collect();
+        let all_ids: Vec<Uuid> = reports().map(|item| item.held.attempt.as_uuid()).collect();
+        // A release changes its attempt only: no task is locked for it.
+        let ids: Vec<Uuid> =
+            reports().filter(|item| !item.is_release()).map(|item| item.held.attempt.as_uuid()).collect();
         let nodes: BTreeSet<Uuid> = batch.iter().map(|of| of.session.node.as_uuid()).collect();
         let nodes: Vec<Uuid> = nodes.into_iter().collect();
         // The sessions' rows are held until the commit, so that none opened meanwhile finds these reports half counted.
@@ -94,9 +103,10 @@ impl Store {
                SELECT ARRAY(SELECT node_id FROM sessions) AS "nodes!", ARRAY(SELECT session_epoch FROM sessions) AS "epochs!", now() AS "at!",
                       ARRAY(SELECT node_id FROM node_faults WHERE node_id = ANY($1)) AS "faulty!",
                       ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = ANY($1)) AS "tasks!",
-                      ARRAY(SELECT id FROM attempts WHERE id = ANY($2)) AS "attempts!", (SELECT epoch FROM cluster) AS "epoch!""#,
+                      ARRAY(SELECT id FROM attempts WHERE id = ANY($3)) AS "attempts!", (SELECT epoch FROM cluster) AS "epoch!""#,
             &nodes,
-            &ids
+            &ids,
+            &all_ids
         )
         .fetch_one(&mut *transaction)
         .await?;
@@ -114,10 +124,12 @@ impl Store {
             .into_iter()
             .map(|task| (task.id, (task, Vec::new(), false)))
             .collect();
+        let freed = release(&mut transaction, batch.iter().filter(|of| is_newest(&of.session))).await?;
         let mut attempts: BTreeMap<AttemptId, AttemptRow> =
             load_attempts(&mut transaction, &ids).await?.into_iter().map(|attempt| (attempt.id, attempt)).collect();
         let around = Surroundings::read(&mut transaction, batch, &known.tasks, &known.faulty).await?;
         let mut faults = around.faults.clone();
+        let mut unanswered = freed.now.clone();
         let mut verdicts = Vec::with_capacity(batch.len());
         let mut rejected = Vec::new();
         for SessionReports { session, reports } in batch {
@@ -127,6 +139,16 @@ impl Store {
             }
             let mut answers = Vec::with_capacity(reports.len());
             for item in reports {
+                if item.is_release() {
+                    answers.push(match () {
+                        () if unanswered.remove(&(session.node, item.held)) => ReportVerdict::Recorded,
+                        () if freed.known.contains(&(session.node, item.held)) => ReportVerdict::Repeated,
+                        () if is_orphan(item.held) => ReportVerdict::Orphan,
+                        // A late release is no evidence of anything.
+                        () => ReportVerdict::Fenced,
+                    });
+                    continue;
+                }
                 let attempt = attempts.get_mut(&item.held.attempt).filter(|attempt| attempt.node == session.node);
                 let held = attempt.and_then(|attempt| Some((tasks.get_mut(&attempt.task)?, attempt)));
                 let answer = match held {
@@ -152,8 +174,7 @@ impl Store {
                         }
                     }
                 };
-                // A late release is no evidence of anything.
-                if let Some(word) = answer.as_evidence().filter(|_| item.report != Report::Released) {
+                if let Some(word) = answer.as_evidence() {
                     rejected.push((session.node, item, word));
                 }
                 answers.push(answer);
@@ -175,7 +196,7 @@ impl Store {
             keep_aside(&mut transaction, node, item, word).await?;
         }
         transaction.commit().await?;
-        self.wakeups.publish(topics(&changed));
+        self.wakeups.publish(topics(&changed, &freed.now));
         for (node, now) in &faults {
             self.tell_of_cordon(*node, around.faults.get(node).and_then(Option::as_ref), now.as_ref());
         }
@@ -196,6 +217,60 @@ impl Store {
             (false, false) | (true, true) => {}
         }
     }
+}
+
+/// What became of the releases of a batch.
+struct Freed {
+    /// Held something until now.
+    now: BTreeSet<(NodeId, Held)>,
+    /// Those that hold nothing, whoever freed them.
+    known: BTreeSet<(NodeId, Held)>,
+}
+
+/// Frees what nodes say is free. It counts whoever holds the task now, and whatever became of it: twin of [`lifecycle::report`].
+async fn release(
+    connection: &mut sqlx::PgConnection,
+    batch: impl Iterator<Item = &SessionReports>,
+) -> Result<Freed, StoreError> {
+    let said: BTreeSet<(NodeId, Held)> = batch
+        .flat_map(|of| of.reports.iter().filter(|item| item.is_release()).map(|item| (of.session.node, item.held)))
+        .collect();
+    let mut freed = Freed { now: BTreeSet::new(), known: BTreeSet::new() };
+    if said.is_empty() {
+        return Ok(freed);
+    }
+    let attempts: Vec<Uuid> = said.iter().map(|(_, held)| held.attempt.as_uuid()).collect();
+    let fences: Vec<i64> = said.iter().map(|(_, held)| held.fence.get()).collect();
+    let nodes: Vec<Uuid> = said.iter().map(|(node, _)| node.as_uuid()).collect();
+    let now = sqlx::query!(
+        "UPDATE attempts a SET reserved = false FROM UNNEST($1::uuid[], $2::bigint[], $3::uuid[]) AS r(id, fence, node_id)
+         WHERE a.id = r.id AND a.fence = r.fence AND a.node_id = r.node_id AND a.reserved RETURNING a.id, a.fence, a.node_id",
+        &attempts,
+        &fences,
+        &nodes
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    freed.now = now.into_iter().map(|row| held_on(row.node_id, row.id, row.fence)).collect();
+    if freed.now.len() == said.len() {
+        freed.known = said;
+        return Ok(freed);
+    }
+    let known = sqlx::query!(
+        "SELECT a.id, a.fence, a.node_id FROM attempts a JOIN UNNEST($1::uuid[], $2::bigint[], $3::uuid[]) AS r(id, fence, node_id)
+           ON a.id = r.id AND a.fence = r.fence AND a.node_id = r.node_id",
+        &attempts,
+        &fences,
+        &nodes
+    )
+    .fetch_all(connection)
+    .await?;
+    freed.known = known.into_iter().map(|row| held_on(row.node_id, row.id, row.fence)).collect();
+    Ok(freed)
+}
+
+fn held_on(node: Uuid, attempt: Uuid, fence: i64) -> (NodeId, Held) {
+    (NodeId::from_uuid(node), Held { attempt: AttemptId::from_uuid(attempt), fence: Fence::from_i64(fence) })
 }
 
 /// A report that changed nothing and may tell something, once.
@@ -311,14 +386,11 @@ impl Endings {
 }
 
 /// Who should look: followers of the tasks, and the scheduler where room became free or a task waits again.
-fn topics(changed: &[(TaskRow, Vec<Event>)]) -> Vec<Topic> {
+fn topics(changed: &[(TaskRow, Vec<Event>)], freed: &BTreeSet<(NodeId, Held)>) -> Vec<Topic> {
     let mut topics: Vec<Topic> = changed.iter().map(|(task, _)| Topic::Task(task.id)).collect();
-    let frees_or_queues = |event: &Event| matches!(event, Event::Released { .. } | Event::Requeued { .. });
-    topics.extend(changed.iter().flat_map(|(_, events)| events).filter_map(|event| match event {
-        Event::Released { attempt } => Some(Topic::Freed(*attempt)),
-        _ => None,
-    }));
-    if changed.iter().any(|(_, events)| events.iter().any(frees_or_queues)) {
+    topics.extend(freed.iter().map(|(_, held)| Topic::Freed(held.attempt)));
+    let queues = |event: &Event| matches!(event, Event::Requeued { .. });
+    if !freed.is_empty() || changed.iter().any(|(_, events)| events.iter().any(queues)) {
         topics.push(Topic::Queue);
     }
     // A log's followers learn that the attempt ended.

@@ -85,13 +85,4 @@ pub(super) const INVARIANTS: &[Invariant] = &[
                SELECT min(x.id) FROM task_events x WHERE x.task_id = a.task_id
                  AND x.events @> jsonb_build_array(jsonb_build_object('event', 'ended', 'attempt', a.id))))"#
     ),
-    invariant!(
-        Living,
-        "released-is-free",
-        "What a node has released is not reserved.",
-        r#"SELECT 'attempt ' || a.id || ' of task ' || a.task_id || ' is reserved, though entry ' || e.id || ' tells that it was released' AS "row!"
-           FROM attempts a JOIN task_events e ON e.task_id = a.task_id
-             AND e.events @> jsonb_build_array(jsonb_build_object('event', 'released', 'attempt', a.id))
-           WHERE a.reserved"#
-    ),
 ];

@@ -196,7 +196,7 @@ async fn adopt(
     let Some((attempt, events)) = adopted else { return Ok(false) };
     // The lost one first: at no moment may a task have two that live.
     save_attempts(&mut *connection, previous.as_slice()).await?;
-    insert_attempts(&mut *connection, &[attempt]).await?;
+    insert_attempts(&mut *connection, &[(attempt, task.exclusive)]).await?;
     save_tasks(&mut *connection, &[(task, events)]).await?;
     Ok(true)
 }

@@ -219,8 +219,9 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
     let warm_keys = column!(t => warm::keys(&t.spec.source).into_iter().collect::<Vec<_>>().join(" "));
     sqlx::query!(
         r#"WITH new AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[], $6::jsonb[], $7::text[], $8::bigint[], $9::int[], $10::bigint[])
-               AS n(id, project_id, created_by, name, spec, metadata, warm_keys, class, priority, queue_timeout_ms)
+             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[], $6::jsonb[], $7::text[], $8::bigint[], $9::int[], $10::bigint[],
+                                  $14::bool[])
+               AS n(id, project_id, created_by, name, spec, metadata, warm_keys, class, priority, queue_timeout_ms, exclusive)
            ), classes AS (
              -- Asked for first: who only tries to insert waits for whoever is doing so.
              INSERT INTO requirement_classes (id, needs) SELECT id, needs FROM UNNEST($12::bigint[], $13::jsonb[]) AS c(id, needs)
@@ -230,8 +231,8 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
              SELECT id, project_id, created_by, name, spec, metadata, string_to_array(warm_keys, ' ') FROM new
            ), hot AS (
              INSERT INTO task_state (task_id, project_id, class, priority, queued_at, queue_expires_at, queued, state, fence, attempts, user_failures,
-                                     infra_failures, node_losses, cancel_requested, message)
-             SELECT id, project_id, class, priority, now(), now() + queue_timeout_ms * interval '1 millisecond', true, 'pending', 0, 0, 0, 0, 0, false, ''
+                                     infra_failures, node_losses, cancel_requested, message, exclusive)
+             SELECT id, project_id, class, priority, now(), now() + queue_timeout_ms * interval '1 millisecond', true, 'pending', 0, 0, 0, 0, 0, false, '', exclusive
              FROM new
            )
            INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, 'pending', $11 FROM new"#,
@@ -248,6 +249,7 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
         write_json(&[Event::Submitted]) as JsonText,
         &known.keys().copied().collect::<Vec<i64>>(),
         &known.values().map(|needs| write_json(needs)).collect::<Vec<_>>() as &[JsonText],
+        &column!(t => t.spec.on_node_loss.exclusive),
     )
     .execute(&mut *connection)
     .await?;

@@ -246,16 +246,17 @@ impl FakeStore {
                         self.note_end(session.node, (attempt.id, attempt.task), ending, now);
                     }
                     if let Verdict::Recorded(events) = &verdict {
-                        if events.iter().any(|event| {
-                            matches!(event, lifecycle::Event::Released { .. } | lifecycle::Event::Requeued { .. })
-                        }) {
+                        let is_release = item.report == Report::Released;
+                        if is_release || events.iter().any(|it| matches!(it, lifecycle::Event::Requeued { .. })) {
                             self.topics.insert(Topic::Queue);
                         }
-                        if events.iter().any(|event| matches!(event, lifecycle::Event::Released { .. })) {
+                        if is_release {
                             self.topics.insert(Topic::Freed(attempt.id));
                         }
                         self.save_attempt(attempt);
-                        self.save_task(task, events.clone(), now);
+                        if !is_release {
+                            self.save_task(task, events.clone(), now);
+                        }
                     } else if (&task, &attempt) != (&before.0, &before.1) && !self.planted.fence_ignored {
                         return Err(Violation::new(
                             "I10 a report that does not count changes nothing",
