@@ -3,23 +3,25 @@
 use crate::{
     LogAck, NewTask, ReportVerdict, SessionPieces, SessionReports, Store, StoreError, Submission, group::Operation,
 };
+use std::sync::Arc;
 
 /// Submissions: one call is one request, with one task or a batch.
 pub struct Submissions(pub Store);
 
 impl Operation for Submissions {
-    type Call = Vec<NewTask>;
+    type Call = Arc<[NewTask]>;
     type Answer = Submission;
     const MAX_WEIGHT: usize = 512;
 
-    fn weight(call: &Vec<NewTask>) -> usize {
+    fn weight(call: &Arc<[NewTask]>) -> usize {
         call.len()
     }
 
-    async fn write(&self, calls: &[Vec<NewTask>]) -> Result<Vec<Submission>, StoreError> {
-        let Submission { at, slugs, answers } = self.0.submit(&calls.concat()).await?;
+    async fn write(&self, calls: &[Arc<[NewTask]>]) -> Result<Vec<Submission>, StoreError> {
+        let Submission { at, slugs, answers } =
+            self.0.submit(&calls.iter().flat_map(|call| call.iter()).collect::<Vec<_>>()).await?;
         let mut answers = answers.into_iter();
-        let of = |call: &Vec<NewTask>| answers.by_ref().take(call.len()).collect();
+        let of = |call: &Arc<[NewTask]>| answers.by_ref().take(call.len()).collect();
         Ok(calls.iter().map(of).map(|answers| Submission { at, slugs: slugs.clone(), answers }).collect())
     }
 }

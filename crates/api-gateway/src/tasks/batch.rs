@@ -16,6 +16,7 @@ use domain::{
 };
 use serde_json::Value;
 use service_kit::{ApiError, request_body};
+use std::sync::Arc;
 use store::{NewTask, Submitted};
 
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -58,8 +59,9 @@ pub(crate) async fn submit(
         });
     }
     let (indexes, tasks): (Vec<usize>, Vec<NewTask>) = accepted.into_iter().unzip();
+    let tasks: Arc<[NewTask]> = tasks.into();
     let submitted = state.submissions.call_unless_busy(tasks.clone()).await.map_err(failed)?.answers;
-    for ((index, task), submitted) in indexes.into_iter().zip(&tasks).zip(submitted) {
+    for ((index, task), submitted) in indexes.into_iter().zip(tasks.iter()).zip(submitted) {
         answers[index] = Some(match submitted {
             Submitted::Accepted { id } => BatchItem::Accepted { index, id, replayed: false },
             Submitted::Replayed { id } => BatchItem::Accepted { index, id, replayed: true },

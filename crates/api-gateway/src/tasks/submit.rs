@@ -14,6 +14,7 @@ use axum::{
 };
 use domain::principal::{Permission, Principal};
 use service_kit::{ApiError, request_body};
+use std::sync::Arc;
 use store::Submitted;
 
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -29,7 +30,7 @@ pub(crate) async fn submit(
     let checked = check(&body).map_err(ApiError)?;
     let project = Projects::new(&state, &principal).resolve(checked.project.as_deref()).await?.map_err(ApiError)?;
     let new = checked.into_new(&principal, project, key);
-    let mut submission = state.submissions.call_unless_busy(vec![new.clone()]).await.map_err(failed)?;
+    let mut submission = state.submissions.call_unless_busy(Arc::from([new.clone()])).await.map_err(failed)?;
     let (mut task, is_replayed) = match submission.answers.pop() {
         // As it was accepted: nothing need be read again.
         Some(Submitted::Accepted { id }) => (view::accepted(id, &new, &submission, &principal), false),

@@ -41,8 +41,7 @@ async fn a_reader_sees_everything_from_the_start_as_it_happens_and_then_the_end(
     assert_eq!(stream.chunk().await.expect("no error"), None);
 
     let all = messages(&mut open(&world, &path, None).await, is_over).await;
-    let expected =
-        ["submitted", "placed", "accepted", "preparing", "started", "exited", "ended", "finished", "end"];
+    let expected = ["submitted", "placed", "accepted", "preparing", "started", "exited", "ended", "finished", "end"];
     assert_eq!(words(&all), expected);
     let started = &all[4].data;
     assert_eq!((&started["task"], &started["task_state"]), (&json!(task), &json!("running")));

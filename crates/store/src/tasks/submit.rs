@@ -84,12 +84,12 @@ impl Store {
 
     /// [`Store::submit`] where only the answers matter.
     pub async fn submit_tasks(&self, batch: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
-        Ok(self.submit(batch).await?.answers)
+        Ok(self.submit(&batch.iter().collect::<Vec<_>>()).await?.answers)
     }
 
     /// Accepts all tasks of the batch, each with its own answer, in their order. Safe to repeat for tasks with a key: the same key
     /// with the same request answers `Replayed`, also within one batch. When this returns Ok, the accepted ones survive any crash.
-    pub async fn submit(&self, batch: &[NewTask]) -> Result<Submission, StoreError> {
+    pub async fn submit(&self, batch: &[&NewTask]) -> Result<Submission, StoreError> {
         let ids: Vec<TaskId> = batch.iter().map(|_| TaskId::from_uuid(Uuid::now_v7())).collect();
         let mut transaction = self.begin().await?;
         let projects: BTreeSet<Uuid> = batch.iter().map(|task| task.project.as_uuid()).collect();
@@ -109,7 +109,7 @@ impl Store {
             .iter()
             .zip(batch)
             .filter_map(|(answer, task)| match answer {
-                Submitted::Accepted { id } => Some((*id, task)),
+                Submitted::Accepted { id } => Some((*id, *task)),
                 Submitted::Replayed { .. } | Submitted::KeyReused { .. } => None,
             })
             .collect();
@@ -126,7 +126,7 @@ impl Store {
 /// Answers for tasks with a key: who comes first claims it, in the same transaction that makes the task.
 async fn claim_keys(
     connection: &mut sqlx::PgConnection,
-    batch: &[NewTask],
+    batch: &[&NewTask],
     ids: &[TaskId],
 ) -> Result<Vec<Submitted>, StoreError> {
     let mut claims: BTreeMap<(ProjectId, &str), (TaskId, &[u8], PrincipalId)> = BTreeMap::new();
@@ -184,7 +184,7 @@ async fn claim_keys(
 
 /// `first`: what each key stands for, the task and the hash of the request that made it.
 fn answer(
-    batch: &[NewTask],
+    batch: &[&NewTask],
     ids: &[TaskId],
     first: &BTreeMap<(ProjectId, String), (TaskId, Vec<u8>)>,
 ) -> Vec<Submitted> {
