@@ -7,6 +7,11 @@ DROP INDEX task_state_live;
 DROP INDEX attempts_one_live;
 -- An attempt grows when it ends: room for its last version beside its first.
 ALTER TABLE attempts SET (fillfactor = 50);
+-- By age too: what is new on a node is found without a look at what it has.
+CREATE INDEX attempts_on_node ON attempts (node_id, id) WHERE reserved;
+DROP INDEX attempts_holding;
+-- The sweep asks every node for its exclusive work: mostly there is none, whatever else runs there.
+CREATE INDEX attempts_exclusive ON attempts (node_id) WHERE reserved AND offline_after_ms IS NOT NULL;
 
 -- History is read by task and by transaction, never by number alone.
 ALTER TABLE task_events DROP CONSTRAINT task_events_pkey;

@@ -159,7 +159,7 @@ impl Store {
             "UPDATE node_live SET connected = false, session_epoch = session_epoch + 1,
                     offline_at_ms = CASE WHEN offline_since IS NOT NULL THEN offline_at_ms END,
                     offline_since = COALESCE(offline_since, now() + interval '1 millisecond' * GREATEST(
-                      (SELECT offline_after_ms FROM cluster), (SELECT max(offline_after_ms) FROM attempts WHERE node_id = $1 AND reserved)))
+                      (SELECT offline_after_ms FROM cluster), (SELECT max(offline_after_ms) FROM attempts WHERE node_id = $1 AND reserved AND offline_after_ms IS NOT NULL)))
              WHERE node_id = $1",
             row.node_id
         )

@@ -34,7 +34,9 @@ impl Store {
             r#"SELECT a.task_id, a.node_id, (n.admission = 'revoked') AS "revoked!"
                FROM attempts a JOIN node_live l ON l.node_id = a.node_id JOIN nodes n ON n.id = a.node_id
                JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id CROSS JOIN sweep w
-               WHERE a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND l.offline_since IS NOT NULL
+               -- From the few nodes that are away to what they have, never from all that runs.
+               WHERE a.node_id = ANY(ARRAY(SELECT node_id FROM node_live WHERE offline_since IS NOT NULL))
+                 AND a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND l.offline_since IS NOT NULL
                  AND (s.cancel_requested OR (NOT s.queued OR s.state = 'finishing' OR n.admission = 'revoked') AND
                       l.offline_at_ms + (t.spec->'on_node_loss'->>'replace_after_ms')::bigint <= w.seen_ms)
                ORDER BY a.task_id LIMIT $1 FOR SHARE OF l"#,
@@ -86,7 +88,8 @@ impl Store {
         // Nobody will ever say that these are free. What is exclusive holds back its task's next attempt for as long as it may live.
         sqlx::query!(
             "UPDATE attempts a SET reserved = false FROM nodes n JOIN node_live l ON l.node_id = n.id, tasks t, sweep w
-             WHERE a.node_id = n.id AND t.id = a.task_id AND n.admission = 'revoked' AND l.offline_at_ms <= w.seen_ms AND a.reserved AND a.ended_at IS NOT NULL
+             WHERE a.node_id = ANY(ARRAY(SELECT id FROM nodes WHERE admission = 'revoked'))
+               AND a.node_id = n.id AND t.id = a.task_id AND n.admission = 'revoked' AND l.offline_at_ms <= w.seen_ms AND a.reserved AND a.ended_at IS NOT NULL
                AND (NOT COALESCE((t.spec->'on_node_loss'->>'exclusive')::boolean, false) OR
                     l.offline_at_ms + (t.spec->'on_node_loss'->>'replace_after_ms')::bigint <= w.seen_ms)"
         )

@@ -30,7 +30,7 @@ impl Store {
     pub async fn liveness(&self) -> Result<Liveness, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?", c.offline_after_ms, s.seen_ms,
-                      (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved) AS leased_ms
+                      (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved AND a.offline_after_ms IS NOT NULL) AS leased_ms
                FROM cluster c CROSS JOIN sweep s LEFT JOIN platform_presence p ON true
                LEFT JOIN (node_live l JOIN nodes n ON n.id = l.node_id AND n.admission <> 'revoked')
                  ON l.offline_since IS NULL AND l.beat_at IS NOT NULL"#
@@ -133,7 +133,7 @@ async fn measure(connection: &mut PgConnection, seen_ms: u64) -> Result<(), Stor
         "WITH seen AS (UPDATE sweep SET seen_ms = GREATEST(seen_ms, $1) RETURNING seen_ms),
          gone AS (
            UPDATE node_live l SET offline_at_ms = s.seen_ms + CASE WHEN n.admission = 'revoked' THEN GREATEST(c.offline_after_ms,
-             (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved)) ELSE 0 END
+             (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved AND a.offline_after_ms IS NOT NULL)) ELSE 0 END
            FROM seen s, cluster c, nodes n WHERE n.id = l.node_id AND l.offline_since IS NOT NULL AND l.offline_at_ms IS NULL
          ),
          over AS (DELETE FROM exclusive_waits w USING seen s WHERE w.until_ms <= s.seen_ms)

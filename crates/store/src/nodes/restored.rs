@@ -52,7 +52,7 @@ pub async fn declare_restored(url: &str) -> Result<Restored, StoreError> {
     sqlx::query!(
         "INSERT INTO exclusive_waits AS w (task_id, replace_after_ms, offline_after_ms)
          SELECT t.id, (t.spec->'on_node_loss'->>'replace_after_ms')::bigint,
-                GREATEST(c.offline_after_ms, (SELECT max(offline_after_ms) FROM attempts WHERE reserved))
+                GREATEST(c.offline_after_ms, (SELECT max(offline_after_ms) FROM attempts WHERE reserved AND offline_after_ms IS NOT NULL))
          FROM tasks t CROSS JOIN cluster c WHERE (t.spec->'on_node_loss'->>'exclusive')::boolean
          ON CONFLICT (task_id) DO UPDATE SET offline_after_ms = GREATEST(w.offline_after_ms, excluded.offline_after_ms), until_ms = NULL"
     )

@@ -13,6 +13,7 @@ mod liveness;
 mod logs;
 mod nodes;
 mod placements;
+mod plans;
 mod reports;
 mod restore;
 mod returning;
