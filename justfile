@@ -60,6 +60,7 @@ bench *arguments:
     #!/usr/bin/env bash
     set -euo pipefail
     cargo build --release --quiet --locked -p unidesk -p shim -p bench
+    scripts/build-shim.sh --release
     built=${CARGO_TARGET_DIR:-target}/release
     if (($#)); then exec "$built/unidesk-bench" "$@"; fi
     rm -f "$built/bench.jsonl"

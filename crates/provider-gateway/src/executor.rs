@@ -37,6 +37,9 @@ pub struct Job {
     pub dir: PathBuf,
     /// Of exclusive work: how long it may run without word from the server.
     pub lease: Option<JobLease>,
+    /// It was got ready, and perhaps started, before the machine's last restart: so the agent's record says, which no power loss
+    /// takes back.
+    pub is_of_earlier_boot: bool,
     /// Where all output goes: byte for byte, in the order of reading. Waits when the spool is full.
     pub log: AttemptLog,
 }
@@ -146,6 +149,8 @@ pub trait Executor: Send + Sync {
     /// Copies output to `job.log`, from where the log stands, until the process has ended; then its exit facts. The agent adds
     /// `timed_out` and `cancelled`. Not being able to ask is retried inside, with backoff: an error is a verdict.
     fn collect<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<ExitFacts, Failure>>;
+    /// The facts that `collect` gave are in the agent's own record, fsynced. Returns at once.
+    fn exit_is_kept(&self, _: &Job) {}
     /// Sends a signal. Fine when the process has ended already.
     fn signal<'a>(&'a self, job: &'a Job, signal: Signal) -> BoxFuture<'a, ()>;
     /// Tells the supervisor of exclusive work that `job.lease` was renewed. Also called before and right after the start. Best effort:

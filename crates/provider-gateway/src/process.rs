@@ -1,8 +1,8 @@
 //! The process executor: a task's command as a plain process of this machine, with the code of its commit if it names one.
 //!
 //! Owns: the attempt's scratch directory, its unprivileged user, and its supervisor (`unidesk-shim`), which outlives this agent
-//! and shares one directory with it. What is known of an attempt lies there, so a new agent needs nothing else to go on.
-//! Must not know: Git, Docker, the server. Begin at [`ProcessExecutor`], then `supervisor` for the files of the shim.
+//! and shares one file with it. What is known of an attempt stands there, so a new agent needs nothing else to go on.
+//! Must not know: Git, Docker, the server. Begin at [`ProcessExecutor`], then `state` for that file and `supervisor` for the shim.
 
 mod adoption;
 mod environment;
@@ -11,15 +11,17 @@ mod leftovers;
 mod output;
 mod pidfd;
 mod proc_fs;
-mod record;
 mod remove_tree;
 mod run;
 mod scratch;
+mod state;
 mod supervisor;
 mod users;
 
+pub(crate) use proc_fs::boot_id;
 pub use remove_tree::remove_tree;
 pub use scratch::{SHARED as SHARED_SCRATCH, remove_orphans as remove_orphaned_scratch};
+pub use state::STATE;
 
 use crate::{
     disk::Watermarks,
@@ -37,10 +39,10 @@ use futures::future::BoxFuture;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
-use supervisor::Doorbell;
+use supervisor::{Doorbell, KernelKills};
 use users::Users;
 
 /// Writes the tree of a commit into a directory that is there and empty.
@@ -112,12 +114,24 @@ struct Shared {
     trees: Arc<dyn TreeWriter>,
     /// Of the processes that this agent started. Those it found at its own start ring no bell any more.
     doorbells: Mutex<HashMap<AttemptId, Arc<Doorbell>>>,
+    /// Where the supervisor's binary was found.
+    shim: OnceLock<PathBuf>,
+    kernel_kills: Mutex<KernelKills>,
 }
 
 impl ProcessExecutor {
     pub fn new(settings: Settings, trees: Arc<dyn TreeWriter>) -> Self {
         let users = Users::of_this_machine(settings.own_users);
-        Self { shared: Arc::new(Shared { settings, users, trees, doorbells: Mutex::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                settings,
+                users,
+                trees,
+                doorbells: Mutex::default(),
+                shim: OnceLock::new(),
+                kernel_kills: Mutex::default(),
+            }),
+        }
     }
 
     /// How limits are enforced, for the node's facts.
@@ -193,10 +207,15 @@ impl Executor for ProcessExecutor {
         Box::pin(run::start(self, job))
     }
     fn adopt<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Adopted> {
-        Box::pin(async { adoption::adopt(&job.dir) })
+        Box::pin(async { adoption::adopt(job) })
     }
     fn collect<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<ExitFacts, Failure>> {
         Box::pin(run::collect(self, job))
+    }
+    fn exit_is_kept(&self, job: &Job) {
+        if let Some(doorbell) = self.doorbells().get(&job.held.attempt) {
+            doorbell.answer();
+        }
     }
     fn signal<'a>(&'a self, job: &'a Job, signal: Signal) -> BoxFuture<'a, ()> {
         Box::pin(run::signal(self, job, signal))

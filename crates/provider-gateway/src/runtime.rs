@@ -3,18 +3,19 @@
 
 mod attempts_dir;
 mod jobs;
+mod journal;
+mod turn;
 
 pub use attempts_dir::AttemptsDir;
 pub(crate) use jobs::conditions;
 
 use crate::{
-    agent::{Action, Agent, Event, Millis},
-    executor::{Failure, Registry},
+    agent::{Agent, Event, Millis},
+    executor::Registry,
     log::{AttemptLog, Room, SpoolLimits},
 };
 use domain::{
-    attempt::Report,
-    ids::{AttemptId, Held, InstanceId},
+    ids::{AttemptId, InstanceId},
     node::Condition,
 };
 use jobs::Jobs;
@@ -26,6 +27,10 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use turn::Turn;
+
+/// Events that are taken together: what they change is one write to disk.
+const MOST_AT_ONCE: usize = 256;
 
 /// Milliseconds since the machine booted, also through suspend: timeouts must hold on a laptop that slept.
 pub fn boot_millis() -> Millis {
@@ -154,12 +159,13 @@ pub fn start(service: &Service, parts: Parts) -> std::io::Result<Handle> {
         running: running_sender,
         waiting: Vec::new(),
     };
+    let mut restoring = Turn::default();
     for record in runtime.jobs.restore()? {
-        runtime.apply(Event::Restored(Box::new(record)));
+        runtime.take(Event::Restored(Box::new(record)), &mut restoring);
     }
     let syncing = logs.clone();
     service.spawn_until_stopped("log sync", async move { sync_logs(syncing).await });
-    service.spawn_until_stopped("agent", runtime.run(receiver));
+    service.spawn_until_stopped("agent", runtime.run(receiver, restoring));
     Ok(Handle { inputs, logs, live, running, attempts })
 }
 
@@ -173,28 +179,41 @@ struct Runtime {
 }
 
 impl Runtime {
-    async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+    async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>, restored: Turn) {
+        self.finish(restored).await;
+        let mut waiting = Vec::with_capacity(MOST_AT_ONCE);
         loop {
             let deadline = self.agent.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(boot_millis())));
-            let input = tokio::select! {
-                input = inputs.recv() => input,
+            tokio::select! {
+                count = inputs.recv_many(&mut waiting, MOST_AT_ONCE) => if count == 0 { return },
                 // tokio's timers stop during suspend: looked at every 10 s, a deadline is late by that at most.
-                () = tokio::time::sleep(deadline.unwrap_or(Duration::MAX).min(Duration::from_secs(10))), if deadline.is_some() => Some(Input::Agent(Event::Tick)),
-            };
-            match input {
-                None => return,
-                Some(Input::Agent(event)) => self.apply(event),
-                Some(Input::SessionOpened(outgoing)) => {
-                    // What a suspend has ended is stopped before anything is said to the server.
-                    self.apply(Event::Tick);
-                    self.open_session(outgoing);
-                }
-                Some(Input::SessionClosed) => self.session = None,
-                Some(Input::Inventory(answer)) => {
-                    self.apply(Event::Tick);
-                    self.waiting.push(answer);
+                () = tokio::time::sleep(deadline.unwrap_or(Duration::MAX).min(Duration::from_secs(10))), if deadline.is_some() => waiting.push(Input::Agent(Event::Tick)),
+            }
+            let mut turn = Turn::default();
+            for input in std::mem::take(&mut waiting) {
+                match input {
+                    Input::Agent(event) => {
+                        if turn.must_end_before(&event) {
+                            self.finish(std::mem::take(&mut turn)).await;
+                        }
+                        self.take(event, &mut turn);
+                    }
+                    Input::SessionOpened(outgoing) => {
+                        // What a suspend has ended is stopped before anything is said to the server, and nothing is said that is not
+                        // on disk.
+                        self.take(Event::Tick, &mut turn);
+                        self.finish(std::mem::take(&mut turn)).await;
+                        self.open_session(outgoing);
+                    }
+                    Input::SessionClosed => self.session = None,
+                    Input::Inventory(answer) => {
+                        self.take(Event::Tick, &mut turn);
+                        self.finish(std::mem::take(&mut turn)).await;
+                        self.waiting.push(answer);
+                    }
                 }
             }
+            self.finish(turn).await;
             self.answer_inventories();
         }
     }
@@ -220,54 +239,6 @@ impl Runtime {
         }
         for answer in self.waiting.drain(..) {
             let _ = answer.send(inventory.clone());
-        }
-    }
-
-    fn apply(&mut self, event: Event) {
-        self.jobs.note(&event);
-        // An assignment needs its directory and log before anything is done about it.
-        if let Event::Assigned(assign) = &event
-            && self.agent.assignment(assign.held.attempt).is_none()
-            && let Err(error) = self.jobs.open(assign)
-        {
-            return self.refuse(assign.held, &error);
-        }
-        let assigned = if let Event::Assigned(assign) = &event { Some(assign.held) } else { None };
-        let mut actions = std::collections::VecDeque::from(self.agent.step(boot_millis(), event));
-        while let Some(action) = actions.pop_front() {
-            match action {
-                Action::Report { held, report } => self.send(held, report),
-                Action::Persist(attempt) => {
-                    let Some(record) = self.agent.record(attempt) else { continue };
-                    match (self.jobs.persist(attempt, &record), assigned) {
-                        // What is answered for is on disk first.
-                        (Err(error), Some(held)) => return self.refuse(held, &error),
-                        // Without its record an attempt would be orphaned by a restart; the work itself goes on.
-                        (Err(error), None) => {
-                            tracing::error!(attempt.id = %attempt, %error, "an attempt's record could not be written")
-                        }
-                        (Ok(()), _) => {}
-                    }
-                }
-                other => self.jobs.carry_out(other),
-            }
-        }
-        let (live, running) = (self.agent.live(), self.agent.running());
-        self.live.send_if_modified(|known| std::mem::replace(known, live) != live);
-        self.running.send_if_modified(|known| std::mem::replace(known, running) != running);
-    }
-
-    /// The disk does not take an assignment: said to the server, or it would wait for an answer for ever.
-    fn refuse(&mut self, held: Held, error: &std::io::Error) {
-        tracing::error!(attempt.id = %held.attempt, %error, "an assignment could not be kept on disk");
-        self.jobs.refuse(held.attempt);
-        let failure = Failure::node(format!("disk: the assignment could not be kept on the node's disk: {error}"));
-        self.apply(Event::Refused { held, failure });
-    }
-
-    fn send(&mut self, held: Held, report: Report) {
-        if let Some(session) = &self.session {
-            let _ = session.send(FromNode::Report { held, report });
         }
     }
 }

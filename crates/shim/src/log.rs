@@ -65,8 +65,4 @@ impl Log {
         self.done = 0;
         self.room = 0;
     }
-
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
 }

@@ -1,54 +1,64 @@
 //! `unidesk-shim`: the supervisor of exactly one process of a task. It outlives the agent that starts it.
 //!
 //! Owns: the process between its start and its exit file: output, limits, signals, and that nothing of it is left behind.
-//! Must not know: tasks, attempts, the network, the agent's own files. Agent and shim meet in one directory:
+//! Must not know: tasks, attempts, the network, the agent's own files. It reads what to run from its standard input, and says what
+//! came of it in one file, since making files is what costs most about a short task:
 //!
-//! | file | written by | what |
+//! | from byte | written by | what |
 //! |---|---|---|
-//! | `spec` | agent | what to run; deleted when read, since it holds the task's environment |
-//! | `lock` | shim | locked while a shim lives: two can't supervise one attempt |
-//! | `supervisor` | shim | its own pid and start time, before the process exists |
-//! | `started` | shim | pid and start time of the process, once it was executed |
-//! | `log` | shim | all output, framed (see [`log`]) |
-//! | `exit` | shim | how it ended, on disk for good before it has this name |
+//! | 0 | agent | its own notes |
+//! | 4096 | shim | its own pid and start time, before the process exists |
+//! | 4224 | shim | pid and start time of the process, once it was executed |
+//! | 4352 | shim | how it ended; whole when its last line is `end` |
+//! | 8192 | shim | all output, framed (see [`log`]) |
 //!
-//! The shim's standard output is the doorbell: a byte whenever one of these files has grown. Signals to the shim: SIGTERM
-//! asks the process to stop, SIGUSR1 kills the whole tree, SIGUSR2 says that the lease of exclusive work was renewed.
+//! The file is locked while a shim lives, so that two can't supervise one attempt. What stands in one page is there wholly or not at
+//! all, whenever a process is killed.
+//!
+//! The shim's standard output is the doorbell: a byte whenever the file has grown. An agent that has the exit on disk itself says so by
+//! a byte in return; when none comes, the shim sees to it that its own file outlives a power loss. Signals to the shim: SIGTERM asks
+//! the process to stop, SIGUSR1 kills the whole tree, SIGUSR2 says that the lease of exclusive work was renewed.
 //!
 //! `init` is the other way to run it: as the first process of a container of exclusive work. Begin at [`supervise`] or [`init`].
 
 mod child;
-mod exit_file;
+mod facts;
 mod init;
 mod lease;
 mod log;
 mod memory;
 mod spec;
+mod state;
 mod supervise;
 mod sys;
 mod tree;
 
+use state::State;
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
     process::ExitCode,
+    time::{Duration, Instant},
 };
+
+/// An agent that is alive and not overwhelmed has an exit on disk long before.
+const KEPT_WITHIN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
     let result = match words.as_slice() {
-        ["run", _] => run(&PathBuf::from(&arguments[1])),
+        ["run", _] => run(Path::new(&arguments[1])),
         ["kill-user", uid] => kill_user(uid),
         // What comes after is not ours to read as text.
         ["init", ..] => match init::run(&arguments[1..]) {
             Ok(code) => return ExitCode::from(code.clamp(0, 255) as u8),
             Err(error) => Err(error),
         },
-        _ => Err(io::Error::other("usage: unidesk-shim run DIRECTORY | init ... -- PROGRAM | kill-user UID")),
+        _ => Err(io::Error::other("usage: unidesk-shim run FILE < SPEC | init ... -- PROGRAM | kill-user UID")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,7 +69,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(dir: &Path) -> io::Result<()> {
+fn run(file: &Path) -> io::Result<()> {
     // A child of the agent and no daemon: in a container without an init nobody but the agent would wait for it. The agent's
     // terminal still does not reach it. It leads a group of its own, and no signal but two means anything to it; they wait in
     // a file from here on, so that one that comes early is handled late, never lost.
@@ -68,20 +78,22 @@ fn run(dir: &Path) -> io::Result<()> {
     sys::adopt_orphans()?;
     std::env::set_current_dir("/")?;
 
-    let lock = File::create(dir.join("lock"))?;
-    if lock.try_lock().is_err() || dir.join("supervisor").exists() {
-        // Another shim has this attempt, or had it. Whoever waits looks at the files.
+    let Some(state) = State::take(file)? else {
+        // Another shim has this attempt, or had it. Whoever waits looks at the file.
         return Ok(());
-    }
-    let spec = spec::Spec::read(&dir.join("spec"))?;
-    let me = std::process::id() as i32;
-    let start = tree::start_time(me).unwrap_or(0);
-    write_whole(dir, "supervisor", &format!("pid={me}\npid_start={start}\n"))?;
-    fs::remove_file(dir.join("spec"))?;
+    };
+    let mut text = Vec::new();
+    io::stdin().lock().read_to_end(&mut text)?;
+    let spec = spec::Spec::parse(&text)?;
+    state.begin(tree::start_time(std::process::id() as i32).unwrap_or(0))?;
 
     let bell = Doorbell(File::from(io::stdout().as_fd().try_clone_to_owned()?));
-    supervise::supervise(dir, &spec, signals, bell)?;
-    drop(lock);
+    let facts = supervise::supervise(&state, &spec, &signals, &bell)?;
+    state.publish(&facts);
+    bell.ring();
+    if !bell.is_answered(&signals) {
+        state.sync();
+    }
     Ok(())
 }
 
@@ -99,11 +111,25 @@ impl Doorbell {
     pub(crate) fn ring(&self) {
         let _ = io::Write::write(&mut &self.0, b"!");
     }
-}
 
-/// Makes a small file appear with all of its content at once.
-fn write_whole(dir: &Path, name: &str, text: &str) -> io::Result<()> {
-    let unfinished = dir.join(format!("{name}.new"));
-    fs::write(&unfinished, text)?;
-    fs::rename(unfinished, dir.join(name))
+    /// Waits until the agent says that it has the exit on disk. False: it is gone, or busy with worse, or wants this shim to end.
+    fn is_answered(&self, signals: &File) -> bool {
+        let until = Instant::now() + KEPT_WITHIN;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let [has_said, _] = sys::poll([self.0.as_raw_fd(), signals.as_raw_fd()], Some(left));
+            if has_said {
+                return (&self.0).read(&mut [0; 16]).is_ok_and(|count| count > 0);
+            }
+            // The end of the process itself rings here too.
+            while let Some(signal) = sys::next_signal(signals) {
+                if signal == libc::SIGUSR1 {
+                    return false;
+                }
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
 }

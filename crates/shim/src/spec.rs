@@ -1,10 +1,6 @@
 //! What to run, as the agent wrote it: `key=value` texts, each ended by a NUL, which no argument or variable can contain.
 
-use std::{
-    ffi::CString,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{ffi::CString, io, path::PathBuf};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spec {
@@ -18,6 +14,8 @@ pub(crate) struct Spec {
     /// Of the whole tree. 0: no limit.
     pub(crate) memory_limit_bytes: u64,
     pub(crate) memory_period_ms: u64,
+    /// Processes that the kernel had killed for lack of memory when this was written.
+    pub(crate) kernel_kills: u64,
     /// Bytes of output kept, both streams together.
     pub(crate) log_limit_bytes: u64,
     pub(crate) max_processes: Option<u64>,
@@ -30,11 +28,7 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    pub(crate) fn read(path: &Path) -> io::Result<Self> {
-        Self::parse(&fs::read(path)?)
-    }
-
-    fn parse(bytes: &[u8]) -> io::Result<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> io::Result<Self> {
         let mut spec = Self { has_network: true, memory_period_ms: 200, ..Self::default() };
         let bytes = bytes.strip_suffix(b"\0").ok_or_else(|| invalid("the spec is cut short"))?;
         for entry in bytes.split(|byte| *byte == 0) {
@@ -48,6 +42,7 @@ impl Spec {
                 b"stop_signal" => spec.stop_signal = number(value)? as i32,
                 b"memory_limit_bytes" => spec.memory_limit_bytes = number(value)?,
                 b"memory_period_ms" => spec.memory_period_ms = number(value)?.max(10),
+                b"kernel_kills" => spec.kernel_kills = number(value)?,
                 b"log_limit_bytes" => spec.log_limit_bytes = number(value)?,
                 b"max_processes" => spec.max_processes = Some(number(value)?),
                 b"max_open_files" => spec.max_open_files = Some(number(value)?),

@@ -3,20 +3,21 @@
 use crate::{
     Doorbell,
     child::{self, Launched, Output},
-    exit_file::{Facts, Reserved},
+    facts::Facts,
     lease::{Due, Lease},
     log::{Log, MAX_RECORD},
     memory::{self, Watch},
     spec::Spec,
+    state::State,
     sys::{self, Status},
-    tree, write_whole,
+    tree,
 };
 use std::{
     collections::HashSet,
     fs::File,
     io::{self, Read},
     os::fd::AsRawFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -26,30 +27,26 @@ const KILL_WITHIN: Duration = Duration::from_secs(30);
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_FULL_DISK: Duration = Duration::from_millis(100);
 
-/// Runs the process to its end. Returns when the exit file is there.
-pub(crate) fn supervise(dir: &Path, spec: &Spec, signals: File, bell: Doorbell) -> io::Result<()> {
-    let exit_file = Reserved::new(dir)?;
-    let log = Log::new(File::create_new(dir.join("log"))?, spec.log_limit_bytes);
-    let (boot_ms, kernel_kills) = (sys::boot_ms(), memory::kernel_kills());
+/// Runs the process to its end, and gives how it ended.
+pub(crate) fn supervise(state: &State, spec: &Spec, signals: &File, bell: &Doorbell) -> io::Result<Facts> {
+    let log = Log::new(state.log()?, spec.log_limit_bytes);
+    let boot_ms = sys::boot_ms();
     let mut facts = Facts { started_ms: sys::wall_ms(), ..Facts::default() };
     let mut guard = Guard::new(spec)?;
-    let waited = guard.as_mut().map_or(Ok(Waited::Held), |guard| guard.wait_for_lease(&signals))?;
+    let waited = guard.as_mut().map_or(Ok(Waited::Held), |guard| guard.wait_for_lease(signals))?;
     if waited != Waited::Held {
         facts.fenced = waited == Waited::InVain;
         facts.status = Some(Status::Signalled(libc::SIGTERM));
         facts.end_now(boot_ms);
-        exit_file.publish(&facts);
-        bell.ring();
-        return Ok(());
+        return Ok(facts);
     }
     match child::launch(spec) {
         Ok(Launched::Running(pid, output)) => {
             facts.pid = pid;
             facts.pid_start = tree::start_time(pid).unwrap_or(0);
-            // Nothing depends on it but how soon the start is seen: the supervisor file says who runs.
-            let _ = write_whole(dir, "started", &format!("pid={pid}\npid_start={}\n", facts.pid_start));
+            state.started(pid, facts.pid_start);
             bell.ring();
-            Supervisor::new(spec, signals, &bell, log, pid, output, guard)?.run(&mut facts, boot_ms);
+            Supervisor::new(spec, signals, bell, log, pid, output, guard)?.run(&mut facts, boot_ms);
         }
         Ok(Launched::Failed(pid, step, errno)) => {
             facts.pid = pid;
@@ -61,15 +58,16 @@ pub(crate) fn supervise(dir: &Path, spec: &Spec, signals: File, bell: Doorbell) 
             facts.end_now(boot_ms);
         }
     }
-    facts.kernel_kills = memory::kernel_kills() - kernel_kills;
-    exit_file.publish(&facts);
-    bell.ring();
-    Ok(())
+    // Asked for only where it explains something: the kernel sums it up over all processors.
+    if facts.status == Some(Status::Signalled(libc::SIGKILL)) {
+        facts.kernel_kills = memory::kernel_kills().saturating_sub(spec.kernel_kills);
+    }
+    Ok(facts)
 }
 
 struct Supervisor<'a> {
     spec: &'a Spec,
-    signals: File,
+    signals: &'a File,
     bell: &'a Doorbell,
     log: Log,
     main: i32,
@@ -144,7 +142,7 @@ impl Guard {
 impl<'a> Supervisor<'a> {
     fn new(
         spec: &'a Spec,
-        signals: File,
+        signals: &'a File,
         bell: &'a Doorbell,
         log: Log,
         main: i32,
@@ -188,8 +186,6 @@ impl<'a> Supervisor<'a> {
         facts.peak_memory_bytes = self.watch.map_or(0, |watch| watch.peak_bytes).max(largest_bytes);
         facts.oom = self.oom;
         facts.dropped = self.log.dropped;
-        // A failure here can't be mended, and the exit must be told all the same.
-        let _ = self.log.sync();
     }
 
     /// Waits for the next thing to happen and sees to it.
@@ -202,7 +198,7 @@ impl<'a> Supervisor<'a> {
         let timeout = if is_stuck { Some(timeout.unwrap_or(RETRY_FULL_DISK).min(RETRY_FULL_DISK)) } else { timeout };
         let ready = sys::poll(fds, timeout);
         // A stop must not wait behind a flood of output.
-        while let Some(signal) = sys::next_signal(&self.signals) {
+        while let Some(signal) = sys::next_signal(self.signals) {
             self.handle(signal);
         }
         for stream in 0..2 {
@@ -213,7 +209,7 @@ impl<'a> Supervisor<'a> {
         if ready[3] {
             self.look_at_lease();
         }
-        self.reap_orphans();
+        self.reap_orphans(self.is_killing);
     }
 
     fn look_at_lease(&mut self) {
@@ -254,12 +250,12 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Frees the process ids of orphans that ended. The main process stays, see [`sys::has_ended`].
-    fn reap_orphans(&self) {
+    fn reap_orphans(&self, also_behind_main: bool) {
         while let Ok(Some(pid)) = sys::ended_child() {
             if pid == self.main {
                 // It hides the others from this question, so they are asked for by name.
-                let me = std::process::id() as i32;
-                for orphan in tree::children(me).unwrap_or_default() {
+                let orphans = if also_behind_main { tree::own_children() } else { Ok(Vec::new()) };
+                for orphan in orphans.unwrap_or_default() {
                     if orphan != self.main {
                         let _ = sys::reap(orphan);
                     }
@@ -275,7 +271,13 @@ impl<'a> Supervisor<'a> {
         let until = Instant::now() + KILL_WITHIN;
         let mut pause = Duration::from_millis(1);
         loop {
-            self.reap_orphans();
+            // Nearly always: it has ended, and nobody else is left.
+            if sys::has_ended(self.main).unwrap_or(true)
+                && tree::own_children().is_ok_and(|children| children.iter().all(|pid| *pid == self.main))
+            {
+                return 0;
+            }
+            self.reap_orphans(true);
             let left: Vec<_> = tree::descendants().into_iter().filter(|process| process.pid != self.main).collect();
             let main_is_dead = sys::has_ended(self.main).unwrap_or(true);
             if left.is_empty() && main_is_dead {

@@ -54,6 +54,12 @@ pub(crate) fn children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
+/// The children of this process, which has one thread. Dead ones are among them.
+pub(crate) fn own_children() -> io::Result<Vec<i32>> {
+    let text = fs::read_to_string("/proc/thread-self/children")?;
+    Ok(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect())
+}
+
 /// All processes under this one. What is forked or ends meanwhile may be missed or named: callers repeat.
 pub(crate) fn descendants() -> Vec<Process> {
     let me = std::process::id() as i32;

@@ -17,7 +17,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// `line` runs under a shim whose parent is `agent`, a shell line in which `$SHIM` starts it.
+    /// `line` runs under a shim whose parent is `agent`, a shell line in which `$SHIM <$SPEC` starts it.
     fn start(name: &str, line: &str, agent: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("unidesk-shim-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
@@ -35,26 +35,31 @@ impl Rig {
             "lease_grace_ms=500".to_owned(),
         ];
         let spec: String = entries.iter().map(|entry| format!("{entry}\0")).collect();
-        fs::write(dir.join("spec"), spec).expect("written");
+        let spec_file = dir.join("spec");
+        fs::write(&spec_file, spec).expect("written");
         renew(&dir);
         let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(agent).env("SHIM", format!("{SHIM} run {}", dir.display()));
+        shell
+            .arg("-c")
+            .arg(agent)
+            .env("SHIM", format!("{SHIM} run {}", dir.join("process").display()))
+            .env("SPEC", spec_file);
         let shim = shell.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts");
         let rig = Self { dir, shim };
-        until("it runs", || rig.dir.join("started").exists());
+        until("it runs", || !said(&rig.dir, 4_224).is_empty());
         rig
     }
 
     fn exit(&self) -> Option<String> {
-        fs::read_to_string(self.dir.join("exit")).ok()
+        Some(said(&self.dir, 4_352)).filter(|exit| exit.ends_with("\nend\n"))
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let supervisor = fs::read_to_string(self.dir.join("supervisor")).unwrap_or_default();
+        let supervisor = said(&self.dir, 4_096);
         if let Some(pid) = supervisor.lines().find_map(|line| line.strip_prefix("pid="))
-            && !self.dir.join("exit").exists()
+            && self.exit().is_none()
         {
             let _ = Command::new("kill").args(["-USR1", pid]).status();
         }
@@ -62,6 +67,13 @@ impl Drop for Rig {
         let _ = self.shim.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// What stands in the shim's file from there on.
+fn said(dir: &Path, at: usize) -> String {
+    let state = fs::read(dir.join("process")).unwrap_or_default();
+    let text = state.get(at..).unwrap_or_default().split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// A heartbeat that was sent now is acknowledged.
@@ -98,7 +110,7 @@ fn without_renewals_the_whole_tree_is_dead_in_time_although_it_is_stubborn_and_t
     let mark = marker(1);
     // One that ignores the request to stop, and one that has left group and session.
     let line = format!("trap '' TERM; setsid sleep {mark} & sleep {mark} & while :; do sleep 1; done");
-    let rig = Rig::start("frozen", &line, "$SHIM & kill -STOP $$; wait");
+    let rig = Rig::start("frozen", &line, "$SHIM <$SPEC & kill -STOP $$; wait");
     let begun = Instant::now();
     until("all processes are there", || count_marked(&mark) == 2);
     let status = fs::read_to_string(format!("/proc/{}/status", rig.shim.id())).expect("the agent is there");
@@ -112,7 +124,7 @@ fn without_renewals_the_whole_tree_is_dead_in_time_although_it_is_stubborn_and_t
 
 #[test]
 fn renewals_keep_it_alive_and_its_own_end_is_its_own() {
-    let rig = Rig::start("renewed", "sleep 6; exit 3", "exec $SHIM");
+    let rig = Rig::start("renewed", "sleep 6; exit 3", "exec $SHIM <$SPEC");
     let begun = Instant::now();
     until("it ends", || {
         renew(&rig.dir);

@@ -120,9 +120,11 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         // What a failed test left running: processes first, by the supervisors that the attempts name.
-        for attempt in self.attempts().into_iter().filter(|attempt| !attempt.join("shim/exit").exists()) {
-            let supervisor = fs::read_to_string(attempt.join("shim/supervisor")).unwrap_or_default();
-            let pid = supervisor.lines().find_map(|line| line.strip_prefix("pid=")?.parse::<i32>().ok());
+        for attempt in self.attempts() {
+            // The page of the shim; its first line is its own process id.
+            let state = fs::read(attempt.join("process")).unwrap_or_default();
+            let said = String::from_utf8_lossy(state.get(4_096..).unwrap_or_default()).into_owned();
+            let pid = said.lines().next().and_then(|line| line.strip_prefix("pid=")?.parse::<i32>().ok());
             if let Some(pid) = pid.filter(|pid| is_shim(*pid)) {
                 // Its word for: kill all, now.
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR1);

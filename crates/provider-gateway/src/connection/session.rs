@@ -122,7 +122,11 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                     None => Err(TransportError::Closed("without a word".into())),
                 }
             }
-            Some(message) = reports.recv() => sender.send_held(message).await,
+            Some(message) = reports.recv() => {
+                let waiting = std::iter::from_fn(|| reports.try_recv().ok()).take(MOST_AT_ONCE);
+                let all: Vec<_> = std::iter::once(message).chain(waiting).collect();
+                sender.send_held(all).await
+            }
             metrics = async { measuring.as_mut().expect("polled only while measuring").await }, if measuring.is_some() => {
                 measuring = None;
                 // The next look would be too late.
@@ -187,6 +191,9 @@ struct Beats {
     sent_at: VecDeque<(u64, Millis)>,
 }
 
+/// Reports that go out together.
+const MOST_AT_ONCE: usize = 64;
+
 /// More are waiting only where the server does not number its answers.
 const MOST_BEATS: usize = 1_000;
 
@@ -208,9 +215,8 @@ impl Beats {
 }
 
 impl<T: Transport> Sender<T> {
-    /// A peer that takes nothing is given up like one that says nothing: nobody listens while this waits.
     async fn put(&mut self, message: Message) -> Result<(), TransportError> {
-        tokio::time::timeout(self.silence, self.sink.send(message)).await.unwrap_or(Err(TransportError::Silent))
+        self.in_time(|sink| sink.send(message)).await
     }
 
     async fn send(&mut self, message: FromNode) -> Result<(), TransportError> {
@@ -218,11 +224,28 @@ impl<T: Transport> Sender<T> {
         self.put(Message::Text(Frame::numbered(seq, message).encode())).await
     }
 
-    /// Sends what the server acknowledges once it has committed it.
-    async fn send_held(&mut self, message: FromNode) -> Result<(), TransportError> {
-        let FromNode::Report { held, report } = &message else { return self.send(message).await };
-        let seq = self.outgoing.hold((held.attempt, Report::kind(report)));
-        self.put(Message::Text(Frame::numbered(seq, message).encode())).await
+    /// Sends what the server acknowledges once it has committed it: all of it in one write where the line takes that.
+    async fn send_held(&mut self, messages: Vec<FromNode>) -> Result<(), TransportError> {
+        for message in messages {
+            let seq = match &message {
+                FromNode::Report { held, report } => self.outgoing.hold((held.attempt, Report::kind(report))),
+                _ => self.outgoing.number(),
+            };
+            let message = Message::Text(Frame::numbered(seq, message).encode());
+            self.in_time(|sink| sink.feed(message)).await?;
+        }
+        self.in_time(|sink| sink.flush()).await
+    }
+
+    /// A peer that takes nothing is given up like one that says nothing: nobody listens while this waits.
+    async fn in_time<'a, F>(
+        &'a mut self,
+        work: impl FnOnce(&'a mut SplitSink<T, Message>) -> F,
+    ) -> Result<(), TransportError>
+    where
+        F: Future<Output = Result<(), TransportError>> + 'a,
+    {
+        tokio::time::timeout(self.silence, work(&mut self.sink)).await.unwrap_or(Err(TransportError::Silent))
     }
 }
 

@@ -75,7 +75,9 @@ impl Room {
     }
     /// So many bytes more leave the reserve alone. A disk that can't be asked is asked by writing to it.
     pub(super) fn has_disk(&self, dir: &Path, bytes: u64) -> bool {
-        statvfs(dir).map_or(true, |disk| {
+        // Before the first byte there is no such directory yet.
+        let disk = statvfs(dir).or_else(|error| dir.parent().map_or(Err(error), statvfs));
+        disk.map_or(true, |disk| {
             let reserved = RESERVED_BYTES.min(disk.blocks() * disk.fragment_size() / 8);
             disk.blocks_available() * disk.fragment_size() >= reserved + bytes
         })

@@ -41,6 +41,8 @@ pub struct Spool {
     /// Bytes are missing for good.
     gapped: bool,
     synced: bool,
+    /// A file was made, and its name may not be on disk.
+    has_new_names: bool,
     segment_bytes: u64,
 }
 
@@ -76,10 +78,16 @@ fn slot(stream: Stream) -> usize {
 }
 
 impl Spool {
-    /// Opens what is in `dir`, or makes it.
+    /// Opens what is in `dir`. The directory is made when there is something to keep: many tasks say nothing.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
-        let mut found: Vec<(u64, PathBuf)> = fs::read_dir(dir)?
+        let entries = match fs::read_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            entries => Some(entries?),
+        };
+        let is_there = entries.is_some();
+        let mut found: Vec<(u64, PathBuf)> = entries
+            .into_iter()
+            .flatten()
             .filter_map(|entry| {
                 let path = entry.ok()?.path();
                 let index = path.file_name()?.to_str()?.strip_prefix("log.")?.parse().ok()?;
@@ -94,8 +102,9 @@ impl Spool {
             acknowledged: [0; 4],
             ordinal: 0,
             limited: false,
-            gapped: dir.join(GAP_MARK).exists(),
+            gapped: is_there && dir.join(GAP_MARK).exists(),
             synced: true,
+            has_new_names: false,
             segment_bytes: SEGMENT_BYTES,
         };
         for (index, path) in found {
@@ -182,7 +191,8 @@ impl Spool {
         };
         if self.segments.back().is_none_or(|last| last.index != index) {
             let path = self.dir.join(format!("log.{index:08}"));
-            let mut file = OpenOptions::new().read(true).append(true).create_new(true).open(&path)?;
+            let mut file = self.make(&path)?;
+            self.has_new_names = true;
             if let Err(error) = file.write_all(&self.header()) {
                 let _ = fs::remove_file(&path);
                 return Err(error);
@@ -191,6 +201,16 @@ impl Spool {
             self.segments.push_back(Segment { index, file, path, len, start: self.next, end: self.next });
         }
         Ok(self.segments.back_mut().expect("a segment was there or has just been pushed"))
+    }
+
+    fn make(&self, path: &Path) -> io::Result<File> {
+        let make = || OpenOptions::new().read(true).append(true).create_new(true).open(path);
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.dir).and_then(|()| make())
+            }
+            made => made,
+        }
     }
 
     fn header(&self) -> Vec<u8> {
@@ -251,7 +271,8 @@ impl Spool {
     fn set_gapped(&mut self) {
         if !self.gapped {
             self.gapped = true;
-            let _ = File::create(self.dir.join(GAP_MARK));
+            let _ = self.make(&self.dir.join(GAP_MARK));
+            self.has_new_names = true;
         }
     }
 
@@ -362,6 +383,12 @@ impl Spool {
         {
             last.file.sync_data()?;
             self.synced = true;
+        }
+        if std::mem::take(&mut self.has_new_names) {
+            // The file's name, its directory's, and that of the attempt.
+            for dir in self.dir.ancestors().take(3) {
+                File::open(dir)?.sync_all()?;
+            }
         }
         Ok(())
     }

@@ -1,8 +1,7 @@
-//! What became of an attempt while no agent looked, told by the files it left.
+//! What became of an attempt while no agent looked, told by what it left.
 
-use super::{exit::ExitFile, proc_fs, record::Record, supervisor};
-use crate::executor::Adopted;
-use std::path::Path;
+use super::{proc_fs, state::State};
+use crate::executor::{Adopted, Job};
 
 /// What there is to judge by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,17 +15,25 @@ struct Evidence {
     has_exit_file: bool,
 }
 
-pub(super) fn adopt(job_dir: &Path) -> Adopted {
-    let shim_dir = supervisor::dir(job_dir);
-    let record = Record::read(job_dir);
-    let supervisor = supervisor::read_process(&shim_dir, "supervisor");
+pub(super) fn adopt(job: &Job) -> Adopted {
+    // First, since a supervisor that is seen dead then may have told the end in its last moment.
+    let supervisor_is_alive = State::read(&job.dir).supervisor.is_some_and(|process| process.is_alive());
+    judge_state(&State::read(&job.dir), job.is_of_earlier_boot, supervisor_is_alive)
+}
+
+/// As [`adopt`], of what was read before any supervisor was there.
+pub(super) fn adopt_unstarted(job: &Job, state: &State) -> Adopted {
+    if state.supervisor.is_some() { adopt(job) } else { judge_state(state, job.is_of_earlier_boot, false) }
+}
+
+fn judge_state(state: &State, is_of_earlier_boot: bool, supervisor_is_alive: bool) -> Adopted {
+    let is_same_boot = state.record.as_ref().is_some_and(|record| record.boot_id == proc_fs::boot_id());
     judge(Evidence {
-        is_prepared: record.is_some(),
-        is_same_boot: record.is_some_and(|record| record.boot_id == proc_fs::boot_id()),
-        is_supervised: supervisor.is_some(),
-        supervisor_is_alive: supervisor.is_some_and(|process| process.is_alive()),
-        // Last, since a supervisor that was just seen dead may have written it in its last moment.
-        has_exit_file: ExitFile::read(&shim_dir).is_some(),
+        is_prepared: state.record.is_some() || is_of_earlier_boot,
+        is_same_boot: is_same_boot && !is_of_earlier_boot,
+        is_supervised: state.supervisor.is_some(),
+        supervisor_is_alive,
+        has_exit_file: state.exit.is_some(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The environment of a task's process: made from nothing, so that the agent's own (its token, say) can't leak.
 
-use super::{Settings, record::Record};
+use super::{Settings, state::Record};
 use crate::executor::Job;
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The shim's exit file, and what it means to the user.
+//! How a process ended, as its shim tells it, and what it means to the user.
 
 use super::WORKSPACE;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     executor::{Failure, Job},
 };
 use domain::{Timestamp, outcome::ExitFacts, quantity::show_bytes, spec::TaskSpec};
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 /// What a shell answers for a program that is not there, and for one that may not be executed.
 const NOT_FOUND: i32 = 127;
@@ -34,11 +34,7 @@ pub(super) struct ExitFile {
 }
 
 impl ExitFile {
-    pub(super) fn read(shim_dir: &Path) -> Option<Self> {
-        std::fs::read_to_string(shim_dir.join("exit")).ok().map(|text| Self::parse(&text))
-    }
-
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let fields: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
         let number = |key: &str| fields.get(key).and_then(|value| value.parse::<i64>().ok());
         let count = |key: &str| number(key).map_or(0, i64::unsigned_abs);

@@ -1,7 +1,7 @@
 //! Finding and killing what is left of an attempt when its supervisor can't do it any more: it was killed, or gave up on a
 //! process that would not die.
 
-use super::{pidfd::Process, proc_fs, record::Record};
+use super::{pidfd::Process, proc_fs, state::Record};
 use domain::ids::AttemptId;
 use nix::sys::signal::Signal;
 use std::{

@@ -1,6 +1,6 @@
-//! The shim's log file on its way into the attempt's log.
+//! What the shim has kept of the output, on its way into the attempt's log.
 
-use super::supervisor::is_missing;
+use super::{state, supervisor::is_missing};
 use crate::log::AttemptLog;
 use bytes::{Buf, Bytes, BytesMut};
 use protocol::Stream;
@@ -47,14 +47,19 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(shim_dir: &Path, log: &AttemptLog) -> Self {
+    pub(super) fn new(job_dir: &Path, log: &AttemptLog) -> Self {
         let skip = [log.offset(Stream::Stdout), log.offset(Stream::Stderr)];
-        Self { path: shim_dir.join("log"), file: None, position: 0, records: Records::default(), skip }
+        let (path, position) = state::output(job_dir);
+        Self { path, file: None, position, records: Records::default(), skip }
     }
 
     /// Appends all that the file holds now. `is_last`: nothing will be added to it any more.
     pub(super) async fn catch_up(mut self, log: &AttemptLog, is_last: bool) -> io::Result<Self> {
         loop {
+            // A thread of its own is for those who have something to say.
+            if self.has_read_all()? && self.records.waiting.is_empty() {
+                return Ok(self);
+            }
             // The follower travels to a thread that may block and comes back; a future that is dropped meanwhile loses nothing
             // but this reader, since the next one begins again from what the log has.
             let (follower, count) = tokio::task::spawn_blocking(move || self.read().map(|count| (self, count)))
@@ -70,14 +75,24 @@ impl Follower {
         }
     }
 
+    fn open(&mut self) -> io::Result<Option<&File>> {
+        if self.file.is_none() {
+            match File::open(&self.path) {
+                Err(error) if is_missing(&error) => return Ok(None),
+                file => self.file = Some(file?),
+            }
+        }
+        Ok(self.file.as_ref())
+    }
+
+    fn has_read_all(&mut self) -> io::Result<bool> {
+        let position = self.position;
+        Ok(self.open()?.map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()))? <= position)
+    }
+
     fn read(&mut self) -> io::Result<usize> {
-        let file = match &self.file {
-            Some(file) => file,
-            None => match File::open(&self.path) {
-                Err(error) if is_missing(&error) => return Ok(0),
-                file => self.file.insert(file?),
-            },
-        };
+        self.open()?;
+        let Some(file) = &self.file else { return Ok(0) };
         let start = self.records.waiting.len();
         self.records.waiting.resize(start + CHUNK_BYTES, 0);
         let result = file.read_at(&mut self.records.waiting[start..], self.position);

@@ -1,7 +1,7 @@
 //! What /proc says of processes.
 
 use super::pidfd::Process;
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 pub(super) struct Stat {
     pub(super) parent: i32,
@@ -49,8 +49,17 @@ pub(super) fn was_given(pid: i32, name: &str, value: &str) -> bool {
 }
 
 /// Where the machine's present run began. Ids and start times of another run mean nothing.
-pub(super) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+pub(crate) fn boot_id() -> String {
+    // It does not change under a process that lives.
+    static BOOT: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    BOOT.get_or_init(read).clone()
+}
+
+/// How many processes the kernel has killed for lack of memory since boot.
+pub(super) fn kernel_kills() -> u64 {
+    let vmstat = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

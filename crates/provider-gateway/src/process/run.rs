@@ -7,9 +7,8 @@ use super::{
     leftovers::Traces,
     output::Follower,
     pidfd::Process,
-    proc_fs,
-    record::Record,
-    remove_tree, scratch,
+    proc_fs, remove_tree, scratch,
+    state::{self, Record, State},
     supervisor::{self, Doorbell, Rang},
 };
 use crate::executor::{Adopted, Failure, Job, Prepared, Signal};
@@ -25,6 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// Longer than the shim's own time to kill.
 const END_WITHIN: Duration = Duration::from_secs(40);
+/// A shim that has said how it ended has nothing more to do.
+const GO_WITHIN: Duration = Duration::from_secs(5);
 const CLEAN_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Prepared, Failure> {
@@ -36,10 +37,12 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
     let uid = executor.shared.users.choose(job.held.attempt);
     let boot_id = proc_fs::boot_id();
     let mut record = Record { boot_id, uid, scratch: scratch::choose(job, uid), provenance: None };
-    // Before anything is made, so that `remove` finds it all.
-    record.write(&job.dir)?;
-    let (making, job_dir) = (record.clone(), job.dir.clone());
-    blocking(move || scratch::create(&making, &job_dir)).await??;
+    if !scratch::reuse(&record, &job.dir) {
+        // Before anything is made, so that `remove` finds it all.
+        record.write(&job.dir)?;
+        let (making, job_dir) = (record.clone(), job.dir.clone());
+        blocking(move || scratch::create(&making, &job_dir)).await??;
+    }
 
     let mut provenance = serde_json::Map::new();
     if let Some(code) = &job.spec.source.code {
@@ -62,16 +65,18 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
 }
 
 pub(super) async fn start(executor: &ProcessExecutor, job: &Job) -> Result<(), Failure> {
-    let Some(record @ Record { provenance: Some(_), .. }) = Record::read(&job.dir) else {
+    let found = State::read(&job.dir);
+    let adopted = adoption::adopt_unstarted(job, &found);
+    let Some(record @ Record { provenance: Some(_), .. }) = found.record else {
         return Err(Failure::node("The attempt's directory was not prepared, or somebody deleted it."));
     };
-    match adoption::adopt(&job.dir) {
+    match adopted {
         Adopted::NotStarted => {}
         Adopted::Running | Adopted::Exited => return Ok(()),
         Adopted::Gone | Adopted::Unknown => return Err(vanished()),
     }
     let doorbell = Arc::new(supervisor::spawn(executor, job, &record)?);
-    let begun = timeout(START_WITHIN, begin(&doorbell, &job.dir)).await.unwrap_or_else(|_| {
+    let begun = timeout(START_WITHIN, begin(&doorbell, job)).await.unwrap_or_else(|_| {
         Err(Failure::node(format!("The process did not begin within {} s.", START_WITHIN.as_secs())))
     });
     if begun? == Begun::ByThisShim {
@@ -87,21 +92,17 @@ enum Begun {
     ByAnother,
 }
 
-async fn begin(doorbell: &Doorbell, job_dir: &Path) -> Result<Begun, Failure> {
-    let shim_dir = supervisor::dir(job_dir);
+async fn begin(doorbell: &Doorbell, job: &Job) -> Result<Begun, Failure> {
     loop {
-        let rang = doorbell.wait().await;
-        if rang == Rang::Again && (shim_dir.join("started").exists() || shim_dir.join("exit").exists()) {
+        // It rings when the process runs, and when it has ended.
+        if doorbell.wait().await == Rang::Again {
             return Ok(Begun::ByThisShim);
         }
-        if rang == Rang::Again {
-            continue;
-        }
         if !doorbell.shim_ended().await {
-            return Err(Failure::node(supervisor::complaint(&shim_dir)));
+            return Err(Failure::node(doorbell.complaint()));
         }
-        // Without a complaint it leaves only for another shim, which may still be busy with its first file.
-        while !matches!(adoption::adopt(job_dir), Adopted::Running | Adopted::Exited) {
+        // Without a complaint it leaves only for another shim, which may still be busy with its first words.
+        while !matches!(adoption::adopt(job), Adopted::Running | Adopted::Exited) {
             sleep(Duration::from_millis(5)).await;
         }
         return Ok(Begun::ByAnother);
@@ -109,34 +110,41 @@ async fn begin(doorbell: &Doorbell, job_dir: &Path) -> Result<Begun, Failure> {
 }
 
 pub(super) async fn collect(executor: &ProcessExecutor, job: &Job) -> Result<ExitFacts, Failure> {
-    let shim_dir = supervisor::dir(&job.dir);
-    let mut news = News::of(executor, job, &shim_dir);
-    let mut follower = Follower::new(&shim_dir, &job.log);
+    let mut news = News::of(executor, job);
+    let mut follower = Follower::new(&job.dir, &job.log);
     loop {
-        // Asked for before reading: the shim writes nothing after its exit file.
+        // Asked for before reading: the shim writes nothing after its end.
         let has_ended = !news.supervisor_is_alive();
-        let exit = ExitFile::read(&shim_dir);
-        follower = match follower.catch_up(&job.log, exit.is_some() || has_ended).await {
+        let found = State::read(&job.dir);
+        follower = match follower.catch_up(&job.log, found.exit.is_some() || has_ended).await {
             Ok(follower) => follower,
             Err(error) => {
                 tracing::warn!(attempt.id = %job.held.attempt, %error, "the output of a process can't be read; trying again");
                 sleep(Duration::from_secs(1)).await;
-                Follower::new(&shim_dir, &job.log)
+                Follower::new(&job.dir, &job.log)
             }
         };
-        if let Some(exit) = exit {
-            return finish(executor, job, &exit).await;
+        if let Some(exit) = found.exit {
+            return finish(executor, job, found.record, &exit).await;
         }
         if has_ended {
             return Err(vanished());
         }
-        news.wait().await;
+        news.wait(&job.dir).await;
     }
 }
 
-async fn finish(executor: &ProcessExecutor, job: &Job, exit: &ExitFile) -> Result<ExitFacts, Failure> {
-    let record = Record::read(&job.dir).unwrap_or_default();
-    let path = environment(job, &record, &executor.shared.settings).remove("PATH").unwrap_or_default();
+async fn finish(
+    executor: &ProcessExecutor,
+    job: &Job,
+    record: Option<Record>,
+    exit: &ExitFile,
+) -> Result<ExitFacts, Failure> {
+    let path = if exit.not_started.is_some() {
+        environment(job, &record.unwrap_or_default(), &executor.shared.settings).remove("PATH").unwrap_or_default()
+    } else {
+        String::new()
+    };
     for note in exit.explanations(job, &path) {
         job.log.note(&note).await;
     }
@@ -156,31 +164,38 @@ fn vanished() -> Failure {
 
 /// Waits until there may be something new.
 enum News {
-    Bell(Arc<Doorbell>, Option<Process>),
+    Bell(Arc<Doorbell>),
     /// Started by an earlier agent: nobody rings, so the files are looked at, and the kernel says when the shim ends.
     Looking(Option<Process>, Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>),
 }
 
 impl News {
-    fn of(executor: &ProcessExecutor, job: &Job, shim_dir: &Path) -> Self {
-        let supervisor = supervisor::read_process(shim_dir, "supervisor");
+    fn of(executor: &ProcessExecutor, job: &Job) -> Self {
         match executor.doorbells().get(&job.held.attempt).cloned() {
-            Some(bell) => Self::Bell(bell, supervisor),
-            None => Self::Looking(supervisor, supervisor.and_then(Process::watch)),
+            Some(bell) => Self::Bell(bell),
+            None => Self::looking(&job.dir),
         }
     }
 
-    fn supervisor_is_alive(&self) -> bool {
-        let (Self::Bell(_, supervisor) | Self::Looking(supervisor, _)) = self;
-        supervisor.is_some_and(Process::is_alive)
+    fn looking(job_dir: &Path) -> Self {
+        let supervisor = State::read(job_dir).supervisor;
+        Self::Looking(supervisor, supervisor.and_then(Process::watch))
     }
 
-    async fn wait(&mut self) {
+    fn supervisor_is_alive(&self) -> bool {
         match self {
-            Self::Bell(bell, supervisor) => {
+            // It would have closed.
+            Self::Bell(_) => true,
+            Self::Looking(supervisor, _) => supervisor.is_some_and(Process::is_alive),
+        }
+    }
+
+    async fn wait(&mut self, job_dir: &Path) {
+        match self {
+            Self::Bell(bell) => {
                 if bell.wait().await == Rang::Closed {
                     // A closed bell answers at once for ever.
-                    *self = Self::Looking(*supervisor, supervisor.and_then(Process::watch));
+                    *self = Self::looking(job_dir);
                 }
             }
             Self::Looking(_, Some(end)) => {
@@ -195,11 +210,10 @@ impl News {
 }
 
 pub(super) async fn signal(executor: &ProcessExecutor, job: &Job, signal: Signal) {
-    let shim_dir = supervisor::dir(&job.dir);
-    let supervisor = supervisor::read_process(&shim_dir, "supervisor");
+    let State { supervisor, .. } = State::read(&job.dir);
     let Some(alive) = supervisor.filter(|process| process.is_alive()) else {
         // Nobody is left to pass it on. What still lives has lost its supervisor, and can only be killed.
-        if supervisor.is_some() && ExitFile::read(&shim_dir).is_none() {
+        if supervisor.is_some() && State::read(&job.dir).exit.is_none() {
             let _ = kill_leftovers(executor, job).await;
         }
         return;
@@ -216,41 +230,50 @@ pub(super) fn renew(job: &Job) {
         tracing::warn!(attempt.id = %job.held.attempt, %error, "a renewed lease could not be written down");
         return;
     }
-    let supervisor = supervisor::read_process(&supervisor::dir(&job.dir), "supervisor");
-    if let Some(alive) = supervisor.filter(|process| process.is_alive()) {
+    if let Some(alive) = State::read(&job.dir).supervisor.filter(|process| process.is_alive()) {
         alive.signal(supervisor::RENEWED);
     }
 }
 
 pub(super) async fn remove(executor: &ProcessExecutor, job: &Job) -> Result<(), Failure> {
     let doorbell = executor.doorbells().remove(&job.held.attempt);
-    let shim_dir = supervisor::dir(&job.dir);
-    if let Some(supervisor) = supervisor::read_process(&shim_dir, "supervisor") {
-        end_supervisor(supervisor).await;
-        if let Some(doorbell) = doorbell {
-            doorbell.shim_ended().await;
-        }
+    let mut found = State::read(&job.dir);
+    if let Some(supervisor) = found.supervisor {
+        end_shim(doorbell.as_deref(), supervisor, found.exit.is_some()).await;
         // The shim looks after all that it started, so its word that none is left spares a search through all processes.
-        let is_clean = ExitFile::read(&shim_dir).is_some_and(|exit| exit.alive == 0);
-        if !is_clean {
+        found = State::read(&job.dir);
+        if found.exit.is_none_or(|exit| exit.alive > 0) {
             kill_leftovers(executor, job).await?;
         }
     }
-    let (record, job_dir) = (Record::read(&job.dir), job.dir.clone());
-    blocking(move || {
-        if let Some(record) = record {
-            remove_tree(&record.work())?;
-            remove_tree(&record.tmp())?;
-            if record.scratch != job_dir {
-                remove_tree(&record.scratch)?;
-            }
+    let job_dir = job.dir.clone();
+    let failed = |error| Failure::node(format!("What the process left on disk can't be deleted: {error}."));
+    match found.record {
+        Some(record) if scratch::leave_for_next(&record, &job_dir) => {}
+        record => blocking(move || remove_scratch(record, &job_dir)).await?.map_err(failed)?,
+    }
+    state::clear(&job.dir).map_err(failed)
+}
+
+fn remove_scratch(record: Option<Record>, job_dir: &Path) -> std::io::Result<()> {
+    let Some(record) = record else { return Ok(()) };
+    remove_tree(&record.work())?;
+    remove_tree(&record.tmp())?;
+    if record.scratch == job_dir { Ok(()) } else { remove_tree(&record.scratch) }
+}
+
+async fn end_shim(doorbell: Option<&Doorbell>, supervisor: Process, has_exit: bool) {
+    if let Some(doorbell) = doorbell {
+        // Whether or not the exit was wanted: it is of no use any more.
+        doorbell.answer();
+        if has_exit && timeout(GO_WITHIN, doorbell.shim_ended()).await.is_ok() {
+            return;
         }
-        remove_tree(&shim_dir)?;
-        Record::delete(&job_dir);
-        Ok(())
-    })
-    .await?
-    .map_err(|error: std::io::Error| Failure::node(format!("What the process left on disk can't be deleted: {error}.")))
+    }
+    end_supervisor(supervisor).await;
+    if let Some(doorbell) = doorbell {
+        doorbell.shim_ended().await;
+    }
 }
 
 /// Has the shim kill its tree, and waits until it is gone itself.
@@ -271,13 +294,11 @@ async fn end_supervisor(supervisor: Process) {
 }
 
 async fn kill_leftovers(executor: &ProcessExecutor, job: &Job) -> Result<(), Failure> {
-    let Some(record) = Record::read(&job.dir) else { return Ok(()) };
+    let State { record: Some(record), started, supervisor, .. } = State::read(&job.dir) else { return Ok(()) };
     if record.boot_id != proc_fs::boot_id() {
         return Ok(());
     }
-    let shim_dir = supervisor::dir(&job.dir);
-    let [main, supervisor] = ["started", "supervisor"].map(|file| supervisor::read_process(&shim_dir, file));
-    let traces = Traces::new(job.held.attempt, &record, main, supervisor);
+    let traces = Traces::new(job.held.attempt, &record, started, supervisor);
     let shim = executor.shim()?;
     match blocking(move || traces.kill_all(&shim, CLEAN_WITHIN)).await? {
         0 => Ok(()),

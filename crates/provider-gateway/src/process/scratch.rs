@@ -1,11 +1,14 @@
 //! An attempt's own directory: where it is, who owns it, and what a task's workdir means in it.
 
-use super::{WORKSPACE, proc_fs, record::Record};
+use super::{WORKSPACE, proc_fs, state::Record};
 use crate::executor::{Failure, Job};
 use std::{
     fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -33,6 +36,36 @@ pub(super) fn choose(job: &Job, uid: Option<u32>) -> PathBuf {
 fn is_reachable_by_all(dir: &Path) -> bool {
     let Ok(dir) = dir.canonicalize() else { return false };
     dir.ancestors().all(|level| fs::metadata(level).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0))
+}
+
+/// Takes over `work` and `tmp` that an earlier attempt left as they were made. False: they are to be made anew.
+pub(super) fn reuse(record: &Record, job_dir: &Path) -> bool {
+    let me = nix::unistd::geteuid().as_raw();
+    record.scratch == job_dir
+        && [record.work(), record.tmp()]
+            .iter()
+            .all(|dir| is_as_made(dir, me) && std::os::unix::fs::chown(dir, record.uid, record.uid).is_ok())
+}
+
+/// Keeps `work` and `tmp` for the next attempt, where the task left nothing in them or of them. False: they are to be deleted. The
+/// processes that could write to them must be gone.
+pub(super) fn leave_for_next(record: &Record, job_dir: &Path) -> bool {
+    let me = nix::unistd::geteuid();
+    let owner = record.uid.unwrap_or(me.as_raw());
+    let takes_back = |dir: &PathBuf| {
+        record.uid.is_none()
+            || std::os::unix::fs::chown(dir, Some(me.as_raw()), Some(nix::unistd::getegid().as_raw())).is_ok()
+    };
+    record.scratch == job_dir
+        && [record.work(), record.tmp()].iter().all(|dir| is_as_made(dir, owner) && takes_back(dir))
+}
+
+/// Whether a directory is as [`create`] makes it: empty, and without anything that its owner can give it.
+fn is_as_made(dir: &Path, owner: u32) -> bool {
+    let Ok(meta) = fs::symlink_metadata(dir) else { return false };
+    // One that once held many files stays large, and slow.
+    let is_plain = meta.is_dir() && meta.uid() == owner && meta.mode() & 0o7777 == 0o700 && meta.size() <= 4_096;
+    is_plain && has_no_marks(dir) && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Makes `work` and `tmp` anew, empty, for the attempt's user alone.
@@ -83,6 +116,26 @@ pub fn remove_orphans(shared: &Path, attempts: &Path) -> io::Result<Vec<PathBuf>
     Ok(removed)
 }
 
+/// Whether it has no attributes and no flags: an access list or a flag to sync every write would go over to what is made in it.
+#[expect(unsafe_code, reason = "neither nix nor std lists extended attributes or reads the flags of a file")]
+fn has_no_marks(dir: &Path) -> bool {
+    /// FS_SYNC_FL, FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NODUMP_FL, FS_NOATIME_FL, FS_COMPR_FL, FS_JOURNAL_DATA_FL, FS_DIRSYNC_FL,
+    /// FS_TOPDIR_FL, FS_NOCOW_FL, FS_PROJINHERIT_FL, FS_CASEFOLD_FL
+    const MARKS: libc::c_long =
+        0x08 | 0x10 | 0x20 | 0x40 | 0x80 | 0x04 | 0x4000 | 0x1_0000 | 0x2_0000 | 0x80_0000 | 0x2000_0000 | 0x4000_0000;
+    let Ok(file) = fs::File::open(dir) else { return false };
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the descriptor is open; without a buffer only a length is asked for.
+    let attributes = unsafe { libc::flistxattr(file.as_raw_fd(), std::ptr::null_mut(), 0) };
+    // SAFETY: the descriptor is open, and a place for one number is given.
+    let asked = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) };
+    let is_unsupported = |result: i64| {
+        result < 0 && matches!(nix::errno::Errno::last(), nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOTTY)
+    };
+    let has_flags = asked == 0 && flags & MARKS != 0;
+    (attributes == 0 || is_unsupported(attributes as i64)) && !has_flags
+}
+
 /// Whether the attempt's own user still has processes.
 fn is_lived_in(scratch: &Path, me: u32) -> bool {
     let user = fs::symlink_metadata(scratch.join("work")).map(|meta| meta.uid()).ok().filter(|user| *user != me);
@@ -123,6 +176,50 @@ mod tests {
         std::os::unix::fs::symlink(&stay[3], &link).expect("linked");
         assert_eq!(remove_orphans(&shared, &attempts).expect("looked through"), [orphan.as_path()]);
         assert!(!orphan.exists() && stay.iter().all(|dir| dir.join("work/deep").exists()) && link.is_symlink());
+    }
+
+    #[test]
+    fn directories_are_left_to_the_next_attempt_only_as_they_were_made() {
+        let me = nix::unistd::geteuid().as_raw();
+        let root = tempfile::tempdir().expect("a directory");
+        let record = Record { scratch: root.path().to_owned(), ..Record::default() };
+        let run = |program: &str, arguments: &[&str]| {
+            let status = std::process::Command::new(program).args(arguments).arg(record.work()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        assert!(!reuse(&record, root.path()), "nothing is there yet");
+        create(&record, root.path()).expect("made");
+        assert!(leave_for_next(&record, root.path()) && reuse(&record, root.path()));
+        let marks: [(&str, &dyn Fn() -> bool); 6] = [
+            ("a file", &|| fs::write(record.work().join("x"), "").is_ok()),
+            ("a hidden directory", &|| fs::create_dir(record.tmp().join(".x")).is_ok()),
+            ("other rights", &|| fs::set_permissions(record.work(), fs::Permissions::from_mode(0o777)).is_ok()),
+            ("a link in its place", &|| {
+                fs::remove_dir(record.tmp()).is_ok() && std::os::unix::fs::symlink("/", record.tmp()).is_ok()
+            }),
+            // Where the disk knows them.
+            ("a flag", &|| run("chattr", &["+A"])),
+            ("an attribute", &|| run("setfattr", &["-n", "user.x", "-v", "1"])),
+        ];
+        for (what, mark) in marks {
+            if !mark() {
+                continue;
+            }
+            assert!(!leave_for_next(&record, root.path()) && !reuse(&record, root.path()), "{what}");
+            create(&record, root.path()).expect("made anew");
+            assert!(reuse(&record, root.path()), "{what} is gone");
+        }
+        if me == 0 {
+            // The user of one attempt is not that of the next.
+            let (first, second) = (
+                Record { uid: Some(1_900_000_001), ..record.clone() },
+                Record { uid: Some(1_900_000_002), ..record.clone() },
+            );
+            create(&first, root.path()).expect("made");
+            assert!(!reuse(&second, root.path()), "it is not given back yet");
+            assert!(leave_for_next(&first, root.path()) && reuse(&second, root.path()));
+            assert_eq!(fs::metadata(second.work()).expect("there").uid(), 1_900_000_002);
+        }
     }
 
     #[test]

@@ -1,38 +1,38 @@
-//! The agent's side of `unidesk-shim`: its directory, its spec, its doorbell.
+//! The agent's side of `unidesk-shim`: its spec, its doorbell.
 
-use super::{ProcessExecutor, environment::environment, pidfd::Process, record::Record, scratch};
+use super::{
+    ProcessExecutor,
+    environment::environment,
+    proc_fs, scratch,
+    state::{self, Record, STATE},
+};
 use crate::executor::{Failure, Job, JobLease};
 use domain::spec::Network;
-use nix::{errno::Errno, fcntl::OFlag, sys::signal::Signal};
+use nix::{errno::Errno, sys::signal::Signal};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, File},
+    io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     process::Stdio,
     str::FromStr,
+    sync::PoisonError,
+    time::{Duration, Instant},
 };
-use tokio::{net::unix::pipe, process::Child};
+use tokio::{net::UnixStream, process::Child};
 
 /// Bytes that the shim keeps beyond a task's log limit: enough for the log itself to see that there was more.
 const BEYOND_LOG_LIMIT: u64 = 1;
 
-/// Where an attempt's shim and the agent meet. Only the agent's user may look inside.
-pub(super) fn dir(job_dir: &Path) -> PathBuf {
-    job_dir.join("shim")
-}
+/// What was known of the kernel's kills a moment ago is good enough for a new process.
+const KILLS_COUNT_FOR: Duration = Duration::from_millis(200);
 
-/// The process that a file of the shim names.
-pub(super) fn read_process(shim_dir: &Path, file: &str) -> Option<Process> {
-    let text = fs::read_to_string(shim_dir.join(file)).ok()?;
-    let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    Some(Process { pid: field("pid")?.parse().ok()?, start: field("pid_start")?.parse().ok()? })
-}
-
-/// A shim that this agent started. Rings whenever one of its files has grown; closed when it is gone.
+/// A shim that this agent started. Rings whenever its file has grown; closed when it is gone.
 pub(super) struct Doorbell {
-    rings: pipe::Receiver,
+    rings: UnixStream,
     shim: tokio::sync::Mutex<Child>,
+    /// What it says before it gives up.
+    errors: File,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,20 @@ impl Doorbell {
         }
     }
 
+    /// The exit is on disk with the agent, so the shim may go. Repeated or late, it does no harm.
+    pub(super) fn answer(&self) {
+        let _ = self.rings.try_write(b"k");
+    }
+
+    /// What the shim said before it gave up.
+    pub(super) fn complaint(&self) -> String {
+        let mut said = vec![0; 4_096];
+        let count = self.errors.read_at(&mut said, 0).unwrap_or(0);
+        let said = String::from_utf8_lossy(&said[..count]).trim().to_owned();
+        let said = if said.is_empty() { "it said nothing" } else { &said };
+        format!("The supervisor of the process ended before the process began: {said}.")
+    }
+
     /// Waits until the shim has ended and its process id is free. False: it ended with a complaint.
     pub(super) async fn shim_ended(&self) -> bool {
         self.shim.lock().await.wait().await.is_ok_and(|status| status.success())
@@ -69,14 +83,28 @@ impl ProcessExecutor {
     ///
     /// Errors: the node's fault, with what its owner can do.
     pub(super) fn shim(&self) -> Result<PathBuf, Failure> {
+        if let Some(found) = self.shared.shim.get() {
+            return Ok(found.clone());
+        }
         let shim = match &self.shared.settings.shim {
             Some(shim) => shim.clone(),
-            None => std::env::current_exe()
-                .map_err(|error| Failure::node(format!("The agent can't tell where its own program lies: {error}.")))?
-                .with_file_name("unidesk-shim"),
+            None => {
+                let program = std::env::current_exe().map_err(|error| {
+                    Failure::node(format!("The agent can't tell where its own program lies: {error}."))
+                })?;
+                // Without libraries it starts in half of the time. One that an installation forgot to replace is no match for this agent.
+                let [plain, without_libraries] =
+                    ["unidesk-shim", "unidesk-shim-static"].map(|name| program.with_file_name(name));
+                let age = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+                if age(&without_libraries) >= age(&plain) && without_libraries.is_file() {
+                    without_libraries
+                } else {
+                    plain
+                }
+            }
         };
         if shim.is_file() {
-            return Ok(shim);
+            return Ok(self.shared.shim.get_or_init(|| shim).clone());
         }
         Err(Failure::node(format!(
             "The supervisor of processes is missing at {}. Install unidesk-shim beside the agent's program.",
@@ -85,41 +113,62 @@ impl ProcessExecutor {
     }
 }
 
-/// Writes the spec and starts a shim with it. Returns as soon as it is executed; its doorbell tells the rest.
+/// Starts a shim. Returns as soon as it is executed; its doorbell tells the rest.
 pub(super) fn spawn(executor: &ProcessExecutor, job: &Job, record: &Record) -> Result<Doorbell, Failure> {
     let shim = executor.shim()?;
-    let dir = dir(&job.dir);
     let failed = |what: &str, error: io::Error| Failure::node(format!("{what} failed on this node: {error}."));
-    let errors = write_spec(executor, job, record, &dir).map_err(|error| failed("Writing down what to run", error))?;
-    // The shim must never wait for an agent that does not look; we must never block either.
-    let (receiver, sender) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .map_err(|error| failed("Opening a pipe", error.into()))?;
+    let prepared = prepare(executor, job, record).map_err(|error| failed("Writing down what to run", error))?;
+    let Prepared { spec, errors, errors_of_shim, ours, theirs } = prepared;
     // In a process group of its own, where the terminal's Ctrl-C does not reach it.
     let mut command = tokio::process::Command::new(&shim);
-    command.arg("run").arg(&dir).env_clear().current_dir("/").process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::from(sender)).stderr(Stdio::from(errors));
+    command.arg("run").arg(job.dir.join(STATE)).env_clear().process_group(0);
+    command.stdin(Stdio::from(spec)).stdout(Stdio::from(OwnedFd::from(theirs))).stderr(Stdio::from(errors_of_shim));
     let starting = format!("Starting {}", shim.display());
     let shim = command.spawn().map_err(|error| failed(&starting, error))?;
-    // Our own copy of the sender must go, or the bell would never close.
+    // Our own copy of their end must go, or the bell would never close.
     drop(command);
-    let rings = pipe::Receiver::from_owned_fd(receiver).map_err(|error| failed("Opening a pipe", error))?;
-    Ok(Doorbell { rings, shim: tokio::sync::Mutex::new(shim) })
+    let rings = UnixStream::from_std(ours).map_err(|error| failed("Opening a pair of sockets", error))?;
+    Ok(Doorbell { rings, shim: tokio::sync::Mutex::new(shim), errors })
 }
 
-/// What the shim said before it gave up.
-pub(super) fn complaint(shim_dir: &Path) -> String {
-    let said = fs::read_to_string(shim_dir.join("errors")).unwrap_or_default();
-    let said = if said.trim().is_empty() { "it said nothing" } else { said.trim() };
-    format!("The supervisor of the process ended before the process began: {said}.")
+/// What a shim is started with. Nothing of it lies on a disk: the spec holds the task's environment.
+struct Prepared {
+    spec: File,
+    errors: File,
+    errors_of_shim: File,
+    ours: std::os::unix::net::UnixStream,
+    theirs: std::os::unix::net::UnixStream,
 }
 
-/// The spec as the shim reads it, and the file for its complaints.
-fn write_spec(executor: &ProcessExecutor, job: &Job, record: &Record, dir: &Path) -> io::Result<File> {
-    let settings = &executor.shared.settings;
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+fn prepare(executor: &ProcessExecutor, job: &Job, record: &Record) -> io::Result<Prepared> {
+    let spec = state::in_memory(&spec_text(executor, job, record)?)?;
+    let errors = state::in_memory(&[])?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    // The shim must never wait for an agent that does not look; we must never block either.
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok(Prepared { spec, errors_of_shim: errors.try_clone()?, errors, ours, theirs })
+}
+
+/// Counts how often the kernel has run out of memory, now and then.
+#[derive(Default)]
+pub(super) struct KernelKills {
+    known: Option<(Instant, u64)>,
+}
+
+impl KernelKills {
+    fn count(&mut self) -> u64 {
+        match self.known {
+            Some((at, count)) if at.elapsed() < KILLS_COUNT_FOR => count,
+            _ => self.known.insert((Instant::now(), proc_fs::kernel_kills())).1,
+        }
     }
+}
+
+/// The spec as the shim reads it.
+fn spec_text(executor: &ProcessExecutor, job: &Job, record: &Record) -> io::Result<Vec<u8>> {
+    let settings = &executor.shared.settings;
+    let kernel_kills = executor.shared.kernel_kills.lock().unwrap_or_else(PoisonError::into_inner).count();
     let spec = &job.spec;
     let below = scratch::below_workspace(&spec.workdir).unwrap_or_default();
     let mut text = Vec::new();
@@ -139,6 +188,7 @@ fn write_spec(executor: &ProcessExecutor, job: &Job, record: &Record, dir: &Path
     add("stop_signal", &(stop_signal(&spec.stop.signal) as i32).to_string());
     add("memory_limit_bytes", &spec.requirements.amounts.memory_bytes.to_string());
     add("memory_period_ms", &settings.memory_period.as_millis().to_string());
+    add("kernel_kills", &kernel_kills.to_string());
     add("log_limit_bytes", &spec.log_limit_bytes.saturating_add(BEYOND_LOG_LIMIT).to_string());
     add("max_open_files", &settings.max_open_files.to_string());
     if let Some(uid) = record.uid {
@@ -154,12 +204,7 @@ fn write_spec(executor: &ProcessExecutor, job: &Job, record: &Record, dir: &Path
     if spec.network == Network::None {
         add("network", "none");
     }
-    let private =
-        |name: &str| OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(name));
-    // Whole at once, so that a start that is repeated too early takes nothing from under a shim that reads.
-    private("spec.new")?.write_all(&text)?;
-    fs::rename(dir.join("spec.new"), dir.join("spec"))?;
-    private("errors")
+    Ok(text)
 }
 
 fn lease_file(job_dir: &Path) -> PathBuf {

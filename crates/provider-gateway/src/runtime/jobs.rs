@@ -1,6 +1,6 @@
 //! The steps of attempts: each runs as a task of its own and says what came of it.
 
-use super::{Input, Logs, Parts};
+use super::{AttemptsDir, Input, Logs, Parts, attempts_dir::SPOOL, journal::Kept};
 use crate::{
     agent::{Action, Event, Record},
     executor::{Adopted, Executor, Failure, Job, JobLease},
@@ -50,19 +50,22 @@ impl Jobs {
 
     /// What an earlier agent left, opened again.
     pub(super) fn restore(&mut self) -> std::io::Result<Vec<Record>> {
-        let records = self.parts.attempts.read_all()?;
-        for record in &records {
+        let (kept, boot) = (self.parts.attempts.take_found()?, crate::process::boot_id());
+        for Kept { record, prepared_in } in &kept {
             self.open(&record.assign)?;
+            if let Some((job, _)) = self.jobs.get_mut(&record.assign.held.attempt) {
+                job.is_of_earlier_boot = prepared_in.as_ref().is_some_and(|run| *run != boot);
+            }
         }
-        Ok(records)
+        Ok(kept.into_iter().map(|kept| kept.record).collect())
     }
 
     /// Makes an attempt's directory and opens its log.
     pub(super) fn open(&mut self, assign: &Assign) -> std::io::Result<()> {
         let attempt = assign.held.attempt;
-        let dir = self.parts.attempts.create(attempt)?;
+        let dir = self.parts.attempts.create(attempt, assign.project)?;
         let log = AttemptLog::open_in(
-            &dir.join("spool"),
+            &dir.join(SPOOL),
             assign.held,
             assign.spec.log_limit_bytes,
             self.logs.appended.clone(),
@@ -80,6 +83,7 @@ impl Jobs {
             node_name: self.parts.node_name.borrow().clone(),
             dir,
             lease: assign.lease.map(JobLease::new),
+            is_of_earlier_boot: false,
             log,
         };
         let executor =
@@ -94,16 +98,20 @@ impl Jobs {
         self.carry_out(Action::Forget(attempt));
     }
 
-    /// Errors: the record is not on disk.
-    pub(super) fn persist(&self, attempt: AttemptId, record: &Record) -> std::io::Result<()> {
-        // Once its end is on disk nobody reads the container's log again: what it wrote last must be there too.
-        if record.ending.is_some()
-            && let Some((job, _)) = self.jobs.get(&attempt)
-            && let Err(error) = job.log.sync()
-        {
-            tracing::error!(attempt.id = %attempt, %error, "a log could not be synced to disk");
+    pub(super) fn attempts(&self) -> &AttemptsDir {
+        &self.parts.attempts
+    }
+
+    /// What must be on disk before its end is: once that is, nobody reads the container's log again.
+    pub(super) fn log(&self, attempt: AttemptId) -> Option<AttemptLog> {
+        self.jobs.get(&attempt).map(|(job, _)| job.log.clone())
+    }
+
+    /// The record with an attempt's exit is on disk.
+    pub(super) fn exit_is_kept(&self, attempt: AttemptId) {
+        if let Some((job, executor)) = self.jobs.get(&attempt) {
+            executor.exit_is_kept(job);
         }
-        self.parts.attempts.write(attempt, record)
     }
 
     /// Keeps books on what is being looked up.
@@ -172,9 +180,9 @@ impl Jobs {
                 Event::Removed { attempt, outcome }
             }),
             Action::Forget(attempt) => {
-                self.jobs.remove(&attempt);
+                let project = self.jobs.remove(&attempt).map(|(job, _)| job.project);
                 self.logs.remove(attempt);
-                if let Err(error) = self.parts.attempts.remove(attempt) {
+                if let Err(error) = self.parts.attempts.remove(attempt, project) {
                     tracing::warn!(attempt.id = %attempt, %error, "an attempt's directory could not be deleted");
                 }
             }

@@ -169,6 +169,7 @@ impl Rig {
             instance: self.settings.instance,
             node_name: "rig".into(),
             lease: None,
+            is_of_earlier_boot: false,
             dir: dir.path().to_owned(),
             log,
         };

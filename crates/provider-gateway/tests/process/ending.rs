@@ -153,7 +153,8 @@ async fn removing_deletes_whatever_there_is_and_may_be_repeated() {
     rig.executor.remove(&job).await.expect("removed");
     let left: Vec<_> =
         fs::read_dir(&job.dir).expect("the directory").flatten().map(|entry| entry.file_name()).collect();
-    assert_eq!(left, ["spool"]);
+    assert_eq!(left, ["process"]);
+    assert_eq!(fs::metadata(job.dir.join("process")).expect("there").len(), 0, "nothing is said in it any more");
     rig.executor.remove(&job).await.expect("removed again");
 }
 

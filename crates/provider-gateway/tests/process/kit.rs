@@ -75,6 +75,7 @@ impl Rig {
             instance: InstanceId::from_uuid(Uuid::now_v7()),
             node_name: "here".into(),
             lease: None,
+            is_of_earlier_boot: false,
             dir,
         }
     }
@@ -104,14 +105,27 @@ impl Drop for Rig {
     /// Nothing of a test that failed half-way runs on.
     fn drop(&mut self) {
         for attempt in fs::read_dir(self.root.path()).into_iter().flatten().flatten() {
-            let supervisor = fs::read_to_string(attempt.path().join("shim/supervisor")).unwrap_or_default();
-            let pid = supervisor.lines().find_map(|line| line.strip_prefix("pid=")?.parse().ok());
-            let is_ended = attempt.path().join("shim/exit").exists();
-            if let Some(pid) = pid.filter(|_| !is_ended) {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR1);
+            if let Some(pid) = supervisor(&attempt.path()).filter(|_| !has_ended(&attempt.path())) {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1);
             }
         }
     }
+}
+
+/// What the shim of an attempt has said in the page that is its own.
+fn said(attempt: &Path) -> String {
+    let state = fs::read(attempt.join("process")).unwrap_or_default();
+    String::from_utf8_lossy(state.get(4_096..state.len().min(8_192)).unwrap_or_default()).into_owned()
+}
+
+pub(crate) fn supervisor(attempt: &Path) -> Option<nix::unistd::Pid> {
+    let pid = said(attempt).lines().next()?.strip_prefix("pid=")?.parse().ok()?;
+    Some(nix::unistd::Pid::from_raw(pid))
+}
+
+/// The shim has said how it ended.
+pub(crate) fn has_ended(attempt: &Path) -> bool {
+    said(attempt).contains("\nend\n")
 }
 
 /// Opens the log of an attempt as a new agent would.

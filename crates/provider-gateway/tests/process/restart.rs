@@ -6,12 +6,6 @@ use protocol::Stream;
 use provider_gateway::executor::{Adopted, Executor, Signal};
 use serde_json::json;
 
-fn supervisor_of(job: &provider_gateway::executor::Job) -> nix::unistd::Pid {
-    let text = std::fs::read_to_string(job.dir.join("shim/supervisor")).expect("it is supervised");
-    let pid = text.lines().find_map(|line| line.strip_prefix("pid=")).expect("a pid");
-    nix::unistd::Pid::from_raw(pid.parse().expect("a number"))
-}
-
 #[tokio::test]
 async fn a_new_agent_finds_the_process_and_misses_no_byte() {
     let mut rig = Rig::new();
@@ -43,7 +37,7 @@ async fn an_end_that_nobody_saw_is_told_truly() {
     let job = rig.job(json!("echo out; echo err >&2; exit 42"));
     rig.start(&job).await;
     rig.executor = rig.another_agent();
-    until("it has ended", || job.dir.join("shim/exit").exists()).await;
+    until("it has ended", || has_ended(&job.dir)).await;
     let job = reopened(job);
     assert_eq!(rig.executor.adopt(&job).await, Adopted::Exited);
     for _ in 0..2 {
@@ -75,7 +69,8 @@ async fn without_its_supervisor_an_attempt_is_gone_and_so_are_its_processes() {
         rig.start(&job).await;
         until("all are there", || count_marked(&marker) >= 2).await;
         let killing = async {
-            nix::sys::signal::kill(supervisor_of(&job), nix::sys::signal::Signal::SIGKILL).expect("killed");
+            nix::sys::signal::kill(supervisor(&job.dir).expect("it is supervised"), nix::sys::signal::Signal::SIGKILL)
+                .expect("killed");
         };
         let (facts, ()) = within(async { tokio::join!(rig.executor.collect(&job), killing) }).await;
         assert_eq!(facts.expect_err("nobody saw the end").kind, FailureKind::NodeError);
@@ -85,6 +80,51 @@ async fn without_its_supervisor_an_attempt_is_gone_and_so_are_its_processes() {
         assert_eq!(count_marked(&marker), 0);
         assert_eq!(rig.executor.adopt(&job).await, Adopted::NotStarted);
     }
+}
+
+#[tokio::test]
+async fn what_was_got_ready_before_a_restart_of_the_machine_is_not_begun_again_whatever_its_files_say() {
+    let rig = Rig::new();
+    let job = rig.job(json!("echo once"));
+    // A power loss took the files back, but not the agent's record.
+    let job = provider_gateway::executor::Job { is_of_earlier_boot: true, ..job };
+    assert_eq!(rig.executor.adopt(&job).await, Adopted::Gone);
+    rig.executor.prepare(&job).await.expect("prepared");
+    assert_eq!(rig.executor.adopt(&job).await, Adopted::Gone);
+    assert!(rig.executor.start(&job).await.is_err());
+    assert_eq!(supervisor(&job.dir), None, "nothing was begun");
+    within(rig.executor.remove(&job)).await.expect("removed");
+}
+
+#[tokio::test]
+async fn a_supervisor_goes_once_its_end_is_kept_and_not_at_once_before() {
+    let rig = Rig::new();
+    let job = rig.job(json!("exit 4"));
+    rig.start(&job).await;
+    let shim = supervisor(&job.dir).expect("it is supervised");
+    assert_eq!(within(rig.executor.collect(&job)).await.expect("collected").code, Some(4));
+    // A dead one that nobody has waited for yet is still there by this question, so it is asked for its program.
+    let lives = || std::fs::read_link(format!("/proc/{shim}/exe")).is_ok();
+    assert!(lives(), "it waits for the word of its agent");
+    rig.executor.exit_is_kept(&job);
+    let told = std::time::Instant::now();
+    until("it goes", || !lives()).await;
+    assert!(
+        told.elapsed() < std::time::Duration::from_millis(1_500),
+        "it went because it was told, not because time was up"
+    );
+    within(rig.executor.remove(&job)).await.expect("removed");
+}
+
+#[tokio::test]
+async fn without_an_agent_a_supervisor_goes_too() {
+    let mut rig = Rig::new();
+    let job = rig.job(json!("exit 4"));
+    rig.start(&job).await;
+    let shim = supervisor(&job.dir).expect("it is supervised");
+    rig.executor = rig.another_agent();
+    until("it goes", || std::fs::read_link(format!("/proc/{shim}/exe")).is_err()).await;
+    assert!(has_ended(&job.dir));
 }
 
 #[tokio::test]

@@ -1,18 +1,7 @@
-//! The exit file: never lost, and never seen unfinished.
+//! How a process ended, as the agent reads it.
 
 use crate::sys::{self, Status};
-use std::{
-    fmt::Write as _,
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
-
-/// A line is shorter and there are fewer than 20 of them.
-const RESERVED_BYTES: usize = 2048;
+use std::fmt::Write as _;
 
 /// How the process ended. Times are the wall clock's for people; the duration also counts a suspended machine.
 #[derive(Debug, Default)]
@@ -42,7 +31,8 @@ impl Facts {
         self.ended_ms = sys::wall_ms();
     }
 
-    fn to_text(&self) -> String {
+    /// At most 20 lines, each shorter than 64 bytes.
+    pub(crate) fn to_text(&self) -> String {
         let mut text = String::with_capacity(512);
         let mut line = |key: &str, value: &dyn std::fmt::Display| {
             let _ = writeln!(text, "{key}={value}");
@@ -69,37 +59,7 @@ impl Facts {
         line("dropped_stderr", &self.dropped[1]);
         line("alive", &self.alive);
         line("kernel_kills", &self.kernel_kills);
+        text.push_str("end\n");
         text
-    }
-}
-
-/// The file before it has its name. Its room on disk is taken before the process starts, so that a disk which the process has
-/// filled can still hold how it ended.
-pub(crate) struct Reserved {
-    file: File,
-    dir: PathBuf,
-}
-
-impl Reserved {
-    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
-        let file = File::create(dir.join("exit.new"))?;
-        file.write_all_at(&[b'\n'; RESERVED_BYTES], 0)?;
-        Ok(Self { file, dir: dir.to_owned() })
-    }
-
-    /// Tries until it is on disk. Ends without it only when the attempt's directory was deleted.
-    pub(crate) fn publish(self, facts: &Facts) {
-        let text = facts.to_text();
-        while self.try_publish(&text).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
-            thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn try_publish(&self, text: &str) -> io::Result<()> {
-        self.file.write_all_at(text.as_bytes(), 0)?;
-        self.file.set_len(text.len() as u64)?;
-        self.file.sync_all()?;
-        fs::rename(self.dir.join("exit.new"), self.dir.join("exit"))?;
-        File::open(&self.dir)?.sync_all()
     }
 }
