@@ -117,6 +117,7 @@ struct Shared {
     /// Where the supervisor's binary was found.
     shim: OnceLock<PathBuf>,
     kernel_kills: Mutex<KernelKills>,
+    reachable: Mutex<scratch::Reachable>,
 }
 
 impl ProcessExecutor {
@@ -130,6 +131,7 @@ impl ProcessExecutor {
                 doorbells: Mutex::default(),
                 shim: OnceLock::new(),
                 kernel_kills: Mutex::default(),
+                reachable: Mutex::default(),
             }),
         }
     }

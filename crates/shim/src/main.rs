@@ -21,6 +21,8 @@
 //!
 //! `init` is the other way to run it: as the first process of a container of exclusive work. Begin at [`supervise`] or [`init`].
 
+#![cfg_attr(not(test), no_main)]
+
 mod child;
 mod facts;
 mod init;
@@ -40,14 +42,24 @@ use std::{
     io::{self, Read},
     os::fd::{AsFd, AsRawFd},
     path::Path,
-    process::ExitCode,
     time::{Duration, Instant},
 };
 
 /// An agent that is alive and not overwhelmed has an exit on disk long before.
 const KEPT_WITHIN: Duration = Duration::from_secs(2);
 
-fn main() -> ExitCode {
+/// The program begins here and not in a `main` of Rust, which would read the map of its memory to find the end of its stack. That takes as
+/// long as all that this program does for a short task.
+#[cfg(not(test))]
+#[expect(unsafe_code, reason = "the name by which the C library calls a program")]
+// SAFETY: no other function of this program has the name, and its arguments are those of C.
+#[unsafe(no_mangle)]
+extern "C" fn main(_: libc::c_int, _: *const *const libc::c_char) -> libc::c_int {
+    main_with_arguments()
+}
+
+#[cfg_attr(test, expect(dead_code, reason = "tests call what is below"))]
+fn main_with_arguments() -> i32 {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
     let result = match words.as_slice() {
@@ -55,16 +67,16 @@ fn main() -> ExitCode {
         ["kill-user", uid] => kill_user(uid),
         // What comes after is not ours to read as text.
         ["init", ..] => match init::run(&arguments[1..]) {
-            Ok(code) => return ExitCode::from(code.clamp(0, 255) as u8),
+            Ok(code) => return code.clamp(0, 255),
             Err(error) => Err(error),
         },
         _ => Err(io::Error::other("usage: unidesk-shim run FILE < SPEC | init ... -- PROGRAM | kill-user UID")),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("unidesk-shim: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -36,7 +36,8 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
     executor.refuse_when_full()?;
     let uid = executor.shared.users.choose(job.held.attempt);
     let boot_id = proc_fs::boot_id();
-    let mut record = Record { boot_id, uid, scratch: scratch::choose(job, uid), provenance: None };
+    let mut record =
+        Record { boot_id, uid, scratch: scratch::choose(job, uid, &executor.shared.reachable), provenance: None };
     if !scratch::reuse(&record, &job.dir) {
         // Before anything is made, so that `remove` finds it all.
         record.write(&job.dir)?;
@@ -93,20 +94,18 @@ enum Begun {
 }
 
 async fn begin(doorbell: &Doorbell, job: &Job) -> Result<Begun, Failure> {
-    loop {
-        // It rings when the process runs, and when it has ended.
-        if doorbell.wait().await == Rang::Again {
-            return Ok(Begun::ByThisShim);
-        }
-        if !doorbell.shim_ended().await {
-            return Err(Failure::node(doorbell.complaint()));
-        }
-        // Without a complaint it leaves only for another shim, which may still be busy with its first words.
-        while !matches!(adoption::adopt(job), Adopted::Running | Adopted::Exited) {
-            sleep(Duration::from_millis(5)).await;
-        }
-        return Ok(Begun::ByAnother);
+    // It rings when the process runs, and when it has ended.
+    if doorbell.wait().await == Rang::Again {
+        return Ok(Begun::ByThisShim);
     }
+    if !doorbell.shim_ended().await {
+        return Err(Failure::node(doorbell.complaint()));
+    }
+    // Without a complaint it leaves only for another shim, which may still be busy with its first words.
+    while !matches!(adoption::adopt(job), Adopted::Running | Adopted::Exited) {
+        sleep(Duration::from_millis(5)).await;
+    }
+    Ok(Begun::ByAnother)
 }
 
 pub(super) async fn collect(executor: &ProcessExecutor, job: &Job) -> Result<ExitFacts, Failure> {

@@ -10,6 +10,8 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Component, Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// Where scratch goes that can't lie in the data directory.
@@ -26,11 +28,30 @@ pub(super) fn below_workspace(workdir: &str) -> Option<PathBuf> {
 
 /// Where the scratch directory of an attempt goes. An unprivileged user can't reach a data directory that lies, say, in root's
 /// home; then it goes where everybody can.
-pub(super) fn choose(job: &Job, uid: Option<u32>) -> PathBuf {
-    if uid.is_none() || is_reachable_by_all(&job.dir) {
+pub(super) fn choose(job: &Job, uid: Option<u32>, reachable: &Mutex<Reachable>) -> PathBuf {
+    if uid.is_none() || reachable.lock().unwrap_or_else(PoisonError::into_inner).by_all(&job.dir) {
         return job.dir.clone();
     }
     Path::new(SHARED).join(format!("{PREFIX}{}", job.held.attempt))
+}
+
+/// What was found of the directory of all attempts stays true for a moment.
+#[derive(Debug, Default)]
+pub(super) struct Reachable {
+    known: Option<(Instant, PathBuf, bool)>,
+}
+
+const REACHABLE_FOR: Duration = Duration::from_secs(1);
+
+impl Reachable {
+    /// Attempts' own directories are made so that all can pass.
+    fn by_all(&mut self, job_dir: &Path) -> bool {
+        let Some(parent) = job_dir.parent() else { return false };
+        match &self.known {
+            Some((at, of, is_reachable)) if of == parent && at.elapsed() < REACHABLE_FOR => *is_reachable,
+            _ => self.known.insert((Instant::now(), parent.to_owned(), is_reachable_by_all(parent))).2,
+        }
+    }
 }
 
 fn is_reachable_by_all(dir: &Path) -> bool {

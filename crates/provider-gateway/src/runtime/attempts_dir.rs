@@ -9,9 +9,9 @@ use domain::ids::{AttemptId, ProjectId};
 use nix::{fcntl::posix_fallocate, sys::statvfs::statvfs};
 use std::{
     collections::{BTreeSet, HashMap},
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -244,7 +244,7 @@ struct Spare {
 impl Spare {
     /// Nothing is known of what an earlier agent left, so it goes.
     fn open(root: PathBuf) -> Self {
-        let made = crate::process::remove_tree(&root).and_then(|()| fs::create_dir(&root));
+        let made = crate::process::remove_tree(&root).and_then(|()| DirBuilder::new().mode(0o700).create(&root));
         if let Err(error) = made {
             tracing::warn!(%error, "directories of attempts can't be kept for later ones");
         }

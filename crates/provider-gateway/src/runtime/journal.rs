@@ -25,7 +25,7 @@ const MAX_ENTRY_BYTES: usize = 64 << 20;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Entry {
-    Put(Kept),
+    Put(Box<Kept>),
     Gone(AttemptId),
 }
 
@@ -105,7 +105,7 @@ impl Journal {
             is_doubtful: false,
         };
         for one in kept.values() {
-            let entry = encode(&Entry::Put(one.clone()))?;
+            let entry = encode(&Entry::Put(Box::new(one.clone())))?;
             journal.keep(one.attempt(), entry, one.prepared_in.clone());
         }
         // On a disk so full that there is no room for it, the old file goes on.
@@ -127,7 +127,8 @@ impl Journal {
             let attempt = record.assign.held.attempt;
             let before = self.live.get(&attempt).and_then(|live| live.prepared_in.clone());
             let prepared_in = before.or_else(|| record.provenance.is_some().then(|| self.boot.clone()));
-            let entry = encode(&Entry::Put(Kept { record: record.clone(), prepared_in: prepared_in.clone() }))?;
+            let entry =
+                encode(&Entry::Put(Box::new(Kept { record: record.clone(), prepared_in: prepared_in.clone() })))?;
             self.waiting.extend_from_slice(&entry);
             fresh.push((attempt, entry, prepared_in));
         }
@@ -247,7 +248,7 @@ fn replay(bytes: &[u8]) -> (BTreeMap<AttemptId, Kept>, usize) {
     let mut at = 0;
     while let Some((entry, next)) = read_entry(bytes, at) {
         match entry {
-            Entry::Put(one) => drop(kept.insert(one.attempt(), one)),
+            Entry::Put(one) => drop(kept.insert(one.attempt(), *one)),
             Entry::Gone(attempt) => drop(kept.remove(&attempt)),
         }
         at = next;
