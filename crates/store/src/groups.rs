@@ -1,8 +1,10 @@
 //! The operations that are written in groups.
 
 use crate::{
-    LogAck, NewTask, ReportVerdict, SessionPieces, SessionReports, Store, StoreError, Submission, group::Operation,
+    LogAck, NewTask, NodeTokenOwner, OpenSession, Opened, ReportVerdict, SessionPieces, SessionReports, Store,
+    StoreError, Submission, group::Operation,
 };
+use domain::ids::NodeTokenId;
 use std::sync::Arc;
 
 /// Submissions: one call is one request, with one task or a batch.
@@ -60,5 +62,40 @@ impl Operation for Logs {
 
     async fn write(&self, calls: &[SessionPieces]) -> Result<Vec<Vec<LogAck>>, StoreError> {
         self.0.append_logs_of_many(calls).await
+    }
+}
+
+/// Whom tokens let in, for nodes that dial at the same moment. Each is read after it was asked for, so one that was revoked before
+/// lets nobody in.
+pub struct Tokens(pub Store);
+
+impl Operation for Tokens {
+    type Call = NodeTokenId;
+    type Answer = Option<NodeTokenOwner>;
+    const MAX_WEIGHT: usize = 512;
+
+    fn weight(_: &NodeTokenId) -> usize {
+        1
+    }
+
+    async fn write(&self, calls: &[NodeTokenId]) -> Result<Vec<Option<NodeTokenOwner>>, StoreError> {
+        self.0.node_tokens(calls).await
+    }
+}
+
+/// Sessions of nodes that have nothing. No answer: nothing was changed, and [`Store::open_session`] is to be asked.
+pub struct IdleSessions(pub Store);
+
+impl Operation for IdleSessions {
+    type Call = OpenSession;
+    type Answer = Option<Opened>;
+    const MAX_WEIGHT: usize = 128;
+
+    fn weight(_: &OpenSession) -> usize {
+        1
+    }
+
+    async fn write(&self, calls: &[OpenSession]) -> Result<Vec<Option<Opened>>, StoreError> {
+        self.0.open_idle_sessions(calls).await
     }
 }

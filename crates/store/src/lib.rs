@@ -33,7 +33,7 @@ pub use attempts::{
 };
 pub use error::StoreError;
 pub use group::Group;
-pub use groups::{Logs, Reports, Submissions};
+pub use groups::{IdleSessions, Logs, Reports, Submissions, Tokens};
 pub use invariants::{Depth, Finding, Outcome};
 pub use leader::{Leadership, Role as LeaderRole};
 pub use limits::in_time;

@@ -10,6 +10,7 @@ use domain::{
     ids::{NodeId, NodeTokenId, PrincipalId, ProjectId, TaskId},
     principal::Origin,
 };
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 pub struct NewNodeToken {
@@ -98,20 +99,30 @@ impl Store {
     }
 
     pub async fn node_token(&self, id: NodeTokenId) -> Result<Option<NodeTokenOwner>, StoreError> {
-        let row = sqlx::query!(
-            r#"SELECT k.node_id, n.name, k.secret_hash, (k.revoked_at IS NOT NULL OR n.admission = 'revoked') AS "is_revoked!", l.session_epoch
-               FROM node_tokens k JOIN nodes n ON n.id = k.node_id JOIN node_live l ON l.node_id = n.id WHERE k.id = $1"#,
-            id.as_uuid()
+        Ok(self.node_tokens(&[id]).await?.pop().flatten())
+    }
+
+    /// One answer for each, in their order.
+    pub async fn node_tokens(&self, ids: &[NodeTokenId]) -> Result<Vec<Option<NodeTokenOwner>>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT k.id, k.node_id, n.name, k.secret_hash, (k.revoked_at IS NOT NULL OR n.admission = 'revoked') AS "is_revoked!", l.session_epoch
+               FROM node_tokens k JOIN nodes n ON n.id = k.node_id JOIN node_live l ON l.node_id = n.id WHERE k.id = ANY($1)"#,
+            &ids.iter().map(|id| id.as_uuid()).collect::<Vec<_>>()
         )
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        Ok(row.map(|row| NodeTokenOwner {
-            node: NodeId::from_uuid(row.node_id),
-            name: row.name,
-            secret_hash: row.secret_hash,
-            is_revoked: row.is_revoked,
-            newest_epoch: row.session_epoch,
-        }))
+        let owners = rows.into_iter().map(|row| {
+            let owner = NodeTokenOwner {
+                node: NodeId::from_uuid(row.node_id),
+                name: row.name,
+                secret_hash: row.secret_hash,
+                is_revoked: row.is_revoked,
+                newest_epoch: row.session_epoch,
+            };
+            (NodeTokenId::from_uuid(row.id), owner)
+        });
+        let owners: BTreeMap<NodeTokenId, NodeTokenOwner> = owners.collect();
+        Ok(ids.iter().map(|id| owners.get(id).cloned()).collect())
     }
 
     /// All tokens, newest first.

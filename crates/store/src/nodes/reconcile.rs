@@ -44,14 +44,6 @@ pub(crate) async fn reconcile(
     is_new_instance: bool,
     is_first_hello: bool,
 ) -> Result<Settled, StoreError> {
-    // A node that was made after the restore can have nothing from before it.
-    let cluster = sqlx::query!(
-        "SELECT c.epoch, CASE WHEN n.created_at < c.restored_at THEN c.restored_at END AS restored_at FROM cluster c, nodes n WHERE n.id = $1",
-        hello.node.as_uuid()
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    let epoch = ClusterEpoch(cluster.epoch);
     let expected = sqlx::query!(
         r#"SELECT a.id, t.spec->>'executor' AS "executor!", (s.died_with IS NOT NULL AND s.ended_at IS NULL) AS "suspected!",
                   (s.queued AND s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "to_be_replaced!"
@@ -62,6 +54,18 @@ pub(crate) async fn reconcile(
     .await?;
     let has: BTreeSet<Uuid> = hello.attempts.iter().map(|said| said.held.attempt.as_uuid()).collect();
     let ids: Vec<Uuid> = expected.iter().map(|row| row.id).chain(has.iter().copied()).collect();
+    // Nothing here, nothing there: nothing to settle.
+    if ids.is_empty() {
+        return Ok(Settled::default());
+    }
+    // A node that was made after the restore can have nothing from before it.
+    let cluster = sqlx::query!(
+        "SELECT c.epoch, CASE WHEN n.created_at < c.restored_at THEN c.restored_at END AS restored_at FROM cluster c, nodes n WHERE n.id = $1",
+        hello.node.as_uuid()
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let epoch = ClusterEpoch(cluster.epoch);
     let rows: BTreeMap<Uuid, AttemptRow> =
         load_attempts(&mut *connection, &ids).await?.into_iter().map(|row| (row.id.as_uuid(), row)).collect();
 
@@ -101,8 +105,10 @@ pub(crate) async fn reconcile(
         .map(TaskId::as_uuid)
         .collect();
     let concerned: Vec<Uuid> = concerned.into_iter().collect();
-    let tasks: BTreeMap<TaskId, TaskRow> =
-        lock_tasks(&mut *connection, &concerned).await?.into_iter().map(|task| (task.id, task)).collect();
+    let tasks: BTreeMap<TaskId, TaskRow> = match concerned.is_empty() {
+        true => BTreeMap::new(),
+        false => lock_tasks(&mut *connection, &concerned).await?.into_iter().map(|task| (task.id, task)).collect(),
+    };
 
     // As they are now that nobody else changes them: a lease may have been committed while this waited.
     let rows: BTreeMap<Uuid, AttemptRow> = match concerned.is_empty() {
@@ -110,20 +116,26 @@ pub(crate) async fn reconcile(
         false => load_attempts(&mut *connection, &ids).await?.into_iter().map(|row| (row.id.as_uuid(), row)).collect(),
     };
 
-    let since = cluster.restored_at.filter(|_| is_first_hello);
-    let of_backup =
-        sqlx::query_scalar!("SELECT id FROM tasks WHERE id = ANY($1) AND created_at < $2", &concerned, since)
-            .fetch_all(&mut *connection)
-            .await?;
+    let since = cluster.restored_at.filter(|_| is_first_hello && !concerned.is_empty());
+    let of_backup = match since {
+        None => Vec::new(),
+        Some(since) => {
+            sqlx::query_scalar!("SELECT id FROM tasks WHERE id = ANY($1) AND created_at < $2", &concerned, since)
+                .fetch_all(&mut *connection)
+                .await?
+        }
+    };
 
     let old_ids: Vec<Uuid> = old().map(|said| said.held.attempt.as_uuid()).collect();
-    let logs: BTreeMap<Uuid, Vec<i64>> =
-        sqlx::query!("SELECT attempt_id, next_offsets FROM log_heads WHERE attempt_id = ANY($1)", &old_ids)
+    let logs: BTreeMap<Uuid, Vec<i64>> = match old_ids.is_empty() {
+        true => BTreeMap::new(),
+        false => sqlx::query!("SELECT attempt_id, next_offsets FROM log_heads WHERE attempt_id = ANY($1)", &old_ids)
             .fetch_all(&mut *connection)
             .await?
             .into_iter()
             .map(|row| (row.attempt_id, row.next_offsets))
-            .collect();
+            .collect(),
+    };
     let as_report = |said: &HeldAttempt| {
         let stored = |stream: &str| {
             let slot = STREAMS.iter().position(|name| *name == stream)?;

@@ -3,16 +3,17 @@
 use crate::{
     Store, StoreError, Topic,
     json::{JsonText, read_json, write_json},
-    nodes::reconcile::{absolve, hear, reconcile},
+    nodes::reconcile::{Settled, absolve, hear, reconcile},
     rows::lock_tasks,
 };
+use chrono::{DateTime, Utc};
 use domain::{
     attempt::Report,
     ids::{AttemptId, Fence, Held, InstanceId, NodeId},
     node::{NodeFacts, NodeMetrics},
     reconcile::HeldAttempt,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Names one session of one node.
@@ -74,77 +75,158 @@ pub enum Opened {
     Revoked,
 }
 
+/// What is known of a node when it says hello.
+struct Seen {
+    id: Uuid,
+    name: String,
+    admission: String,
+    facts: JsonText,
+    instance: Option<Uuid>,
+    session_epoch: i64,
+    connected_since: Option<DateTime<Utc>>,
+    /// Its session is open, and it was heard a moment ago.
+    is_alive: bool,
+}
+
+impl Seen {
+    /// Why this hello opens no session.
+    fn refuses(&self, hello: &OpenSession) -> Result<Option<Opened>, StoreError> {
+        if self.admission == "revoked" {
+            return Ok(Some(Opened::Revoked));
+        }
+        if self.is_alive && self.instance.is_some_and(|instance| instance != hello.instance.as_uuid()) {
+            return Ok(Some(Opened::OtherInstance));
+        }
+        // Two that take the session from each other would both be given the same work.
+        if self.is_alive && read_json::<NodeFacts>(self.facts.clone())?.is_of_another_boot(&hello.facts) {
+            return Ok(Some(Opened::OtherBoot));
+        }
+        // A hello can wait here for long, while its node has given up and connected anew: what it was given since would seem missing.
+        // Counted in sessions, not in time: a clock that was set back would refuse every node until it is as late again.
+        Ok((self.session_epoch > hello.newest_epoch).then_some(Opened::Superseded))
+    }
+
+    fn opened(self, epoch: i64, settled: Settled, log_offsets: Vec<(AttemptId, Vec<i64>)>) -> Opened {
+        Opened::Session {
+            key: SessionKey { node: NodeId::from_uuid(self.id), epoch },
+            name: self.name,
+            draining: matches!(self.admission.as_str(), "draining" | "drained"),
+            stop: settled.stop,
+            orphans: settled.orphans,
+            adopted: settled.adopted,
+            log_offsets,
+        }
+    }
+}
+
 impl Store {
     /// Opens a session and settles the difference between what the node has and what it should have. Attempts that the node should
     /// have and has not are placed again; those that it has and should not have are named.
     pub async fn open_session(&self, hello: &OpenSession) -> Result<Opened, StoreError> {
         let mut transaction = self.begin().await?;
-        let node = hello.node.as_uuid();
-        let row = sqlx::query!(
-            r#"SELECT n.name, n.admission, n.facts AS "facts: JsonText", l.instance, l.session_epoch, l.connected_since, (l.connected AND l.beat_at > now() - make_interval(secs => $2)) AS alive
+        let seen = sqlx::query_as!(
+            Seen,
+            r#"SELECT n.id, n.name, n.admission, n.facts AS "facts: JsonText", l.instance, l.session_epoch, l.connected_since,
+                      COALESCE(l.connected AND l.beat_at > now() - make_interval(secs => $2), false) AS "is_alive!"
                FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = $1 FOR UPDATE OF l"#,
-            node,
+            hello.node.as_uuid(),
             self.silence_s()
         )
         .fetch_one(&mut *transaction)
         .await?;
-        if row.admission == "revoked" {
-            return Ok(Opened::Revoked);
-        }
-        if row.instance.is_some_and(|instance| instance != hello.instance.as_uuid()) && row.alive == Some(true) {
-            return Ok(Opened::OtherInstance);
-        }
-        // Two that take the session from each other would both be given the same work.
-        if row.alive == Some(true) && read_json::<NodeFacts>(row.facts)?.is_of_another_boot(&hello.facts) {
-            return Ok(Opened::OtherBoot);
-        }
-        // A hello can wait here for long, while its node has given up and connected anew: what it was given since would seem missing.
-        // Counted in sessions, not in time: a clock that was set back would refuse every node until it is as late again.
-        if row.session_epoch > hello.newest_epoch {
-            return Ok(Opened::Superseded);
+        if let Some(refused) = seen.refuses(hello)? {
+            return Ok(refused);
         }
         // What was sent to another installation may have begun there.
-        let is_new_instance = row.instance.is_some_and(|instance| instance != hello.instance.as_uuid());
+        let is_new_instance = seen.instance.is_some_and(|instance| instance != hello.instance.as_uuid());
         let epoch = sqlx::query_scalar!(
-            "UPDATE node_live SET instance = $2, session_epoch = session_epoch + 1, connected = true, connected_since = now(), away_from = beat_at, beat_at = now(),
+            "WITH facts AS (UPDATE nodes SET facts = $4 WHERE id = $1 AND facts <> $4)
+             UPDATE node_live SET instance = $2, session_epoch = session_epoch + 1, connected = true, connected_since = now(), away_from = beat_at, beat_at = now(),
                     offline_since = NULL, metrics = $3 WHERE node_id = $1 RETURNING session_epoch",
-            node,
+            hello.node.as_uuid(),
             hello.instance.as_uuid(),
-            write_json(&hello.metrics) as JsonText
+            write_json(&hello.metrics) as JsonText,
+            write_json(&hello.facts) as JsonText
         )
         .fetch_one(&mut *transaction)
         .await?;
-        sqlx::query!(
-            "UPDATE nodes SET facts = $2 WHERE id = $1 AND facts <> $2",
-            node,
-            write_json(&hello.facts) as JsonText
-        )
-        .execute(&mut *transaction)
-        .await?;
-        let settled = reconcile(&mut transaction, hello, is_new_instance, row.connected_since.is_none()).await?;
+        let mut settled = reconcile(&mut transaction, hello, is_new_instance, seen.connected_since.is_none()).await?;
         let ids: Vec<Uuid> = hello.attempts.iter().map(|said| said.held.attempt.as_uuid()).collect();
-        let offsets = sqlx::query!(
-            r#"SELECT a.id AS "attempt_id!", COALESCE(h.next_offsets, '{0,0,0,0}') AS "next_offsets!"
-               FROM attempts a LEFT JOIN log_heads h ON h.attempt_id = a.id WHERE a.id = ANY($1)"#,
-            &ids
+        let mut log_offsets = Vec::new();
+        if !ids.is_empty() {
+            let offsets = sqlx::query!(
+                r#"SELECT a.id AS "attempt_id!", COALESCE(h.next_offsets, '{0,0,0,0}') AS "next_offsets!"
+                   FROM attempts a LEFT JOIN log_heads h ON h.attempt_id = a.id WHERE a.id = ANY($1)"#,
+                &ids
+            );
+            let rows = offsets.fetch_all(&mut *transaction).await?.into_iter();
+            log_offsets = rows.map(|row| (AttemptId::from_uuid(row.attempt_id), row.next_offsets)).collect();
+        }
+        transaction.commit().await?;
+        let node = [Topic::Room(hello.node), Topic::Queue, Topic::Node(hello.node)];
+        self.wakeups.publish(std::mem::take(&mut settled.topics).into_iter().chain(node));
+        Ok(seen.opened(epoch, settled, log_offsets))
+    }
+
+    /// As [`Store::open_session`], for the many nodes that come back at once and have nothing: four statements for all of them. Those
+    /// with an inventory, with something that they should have, or whose row somebody else changes at this moment get no answer
+    /// here, and nothing is changed of theirs: each is to be opened alone.
+    pub async fn open_idle_sessions(&self, hellos: &[OpenSession]) -> Result<Vec<Option<Opened>>, StoreError> {
+        // Of two connections of one node the second one waits for the first.
+        let mut by_node: BTreeMap<Uuid, usize> = BTreeMap::new();
+        for (at, hello) in hellos.iter().enumerate().filter(|(_, hello)| hello.attempts.is_empty()) {
+            by_node.entry(hello.node.as_uuid()).or_insert(at);
+        }
+        let mut answers: Vec<Option<Opened>> = hellos.iter().map(|_| None).collect();
+        let mut transaction = self.begin().await?;
+        // Whoever waits for a row while it holds others may be waited for in turn; here nothing is waited for.
+        let all_seen = sqlx::query_as!(
+            Seen,
+            r#"SELECT n.id, n.name, n.admission, n.facts AS "facts: JsonText", l.instance, l.session_epoch, l.connected_since,
+                      COALESCE(l.connected AND l.beat_at > now() - make_interval(secs => $2), false) AS "is_alive!"
+               FROM nodes n JOIN node_live l ON l.node_id = n.id WHERE n.id = ANY($1) FOR UPDATE OF l SKIP LOCKED"#,
+            &by_node.keys().copied().collect::<Vec<_>>(),
+            self.silence_s()
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut welcome: BTreeMap<Uuid, Seen> = BTreeMap::new();
+        for seen in all_seen {
+            let Some(at) = by_node.get(&seen.id) else { continue };
+            match seen.refuses(&hellos[*at])? {
+                Some(refused) => answers[*at] = Some(refused),
+                None => _ = welcome.insert(seen.id, seen),
+            }
+        }
+        let said: Vec<&OpenSession> = welcome.keys().filter_map(|id| by_node.get(id)).map(|at| &hellos[*at]).collect();
+        // Asked under the lock, by a statement of its own: what was leased while this waited for nobody is seen.
+        let opened = sqlx::query!(
+            r#"WITH said AS (SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::jsonb[], $4::jsonb[]) AS s(node_id, instance, metrics, facts)
+                             WHERE NOT EXISTS (SELECT 1 FROM attempts a WHERE a.node_id = s.node_id AND a.reserved)),
+                    facts AS (UPDATE nodes n SET facts = s.facts FROM said s WHERE n.id = s.node_id AND n.facts <> s.facts)
+               UPDATE node_live l SET instance = s.instance, session_epoch = session_epoch + 1, connected = true, connected_since = now(), away_from = beat_at,
+                      beat_at = now(), offline_since = NULL, metrics = s.metrics
+               FROM said s WHERE l.node_id = s.node_id RETURNING l.node_id, l.session_epoch"#,
+            &said.iter().map(|hello| hello.node.as_uuid()).collect::<Vec<_>>(),
+            &said.iter().map(|hello| hello.instance.as_uuid()).collect::<Vec<_>>(),
+            &said.iter().map(|hello| write_json(&hello.metrics)).collect::<Vec<_>>() as &[JsonText],
+            &said.iter().map(|hello| write_json(&hello.facts)).collect::<Vec<_>>() as &[JsonText],
         )
         .fetch_all(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        let node = [Topic::Room(hello.node), Topic::Queue, Topic::Node(hello.node)];
-        self.wakeups.publish(settled.topics.into_iter().chain(node));
-        Ok(Opened::Session {
-            key: SessionKey { node: hello.node, epoch },
-            name: row.name,
-            draining: matches!(row.admission.as_str(), "draining" | "drained"),
-            stop: settled.stop,
-            orphans: settled.orphans,
-            adopted: settled.adopted,
-            log_offsets: offsets
-                .into_iter()
-                .map(|row| (AttemptId::from_uuid(row.attempt_id), row.next_offsets))
-                .collect(),
-        })
+        let mut topics = Vec::new();
+        for row in opened {
+            let Some((seen, at)) = welcome.remove(&row.node_id).zip(by_node.get(&row.node_id)) else { continue };
+            let node = NodeId::from_uuid(row.node_id);
+            topics.extend([Topic::Room(node), Topic::Node(node)]);
+            answers[*at] = Some(seen.opened(row.session_epoch, Settled::default(), Vec::new()));
+        }
+        if !topics.is_empty() {
+            topics.push(Topic::Queue);
+        }
+        self.wakeups.publish(topics);
+        Ok(answers)
     }
 
     /// One statement for the heartbeats of many nodes. Returns the sessions whose heartbeat counted. Of the others some are not the

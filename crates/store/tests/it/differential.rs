@@ -153,7 +153,13 @@ impl Real {
                     complete_executors: BTreeSet::from(["process".to_owned()]),
                     newest_epoch: i64::MAX,
                 };
-                match store.open_session(&hello).await.expect("answered") {
+                // As a gateway does: those that have nothing are let in together.
+                let idle = store.open_idle_sessions(std::slice::from_ref(&hello)).await.expect("answered");
+                let opened = match idle.into_iter().next().flatten() {
+                    Some(opened) => opened,
+                    None => store.open_session(&hello).await.expect("answered"),
+                };
+                match opened {
                     Opened::Session { key, draining, stop, .. } => {
                         let unknown: Vec<String> = stop.iter().map(|held| self.attempt_label(held)).collect();
                         format!("session {} draining {draining} unknown {unknown:?}", key.epoch)

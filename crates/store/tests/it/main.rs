@@ -17,6 +17,7 @@ mod plans;
 mod reports;
 mod restore;
 mod returning;
+mod sessions;
 mod submit;
 mod tasks;
 mod world;
