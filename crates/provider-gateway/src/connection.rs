@@ -71,6 +71,8 @@ impl Link {
     /// Connects and reconnects until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut failures: u32 = 0;
+        // Answers in a row that the server is busy.
+        let mut busy: u32 = 0;
         loop {
             let began = boot_millis();
             let end = tokio::select! {
@@ -79,9 +81,12 @@ impl Link {
             };
             self.connected.send_replace(false);
             self.handle.session_closed();
-            failures = failures_after(failures, Duration::from_millis(boot_millis().saturating_sub(began)));
+            busy = if matches!(end, SessionEnd::RetryAfter(_)) { busy.saturating_add(1) } else { 0 };
+            if busy == 0 {
+                failures = failures_after(failures, Duration::from_millis(boot_millis().saturating_sub(began)));
+            }
             let jittered = Duration::from_millis(backoff::delay_ms(
-                failures,
+                if busy == 0 { failures } else { busy },
                 BACKOFF_BASE_MS,
                 self.reconnect_cap_ms,
                 rand::random(),
@@ -100,7 +105,12 @@ impl Link {
                     tracing::error!(reason = %detail, again_in_s = REFUSED_WAIT.as_secs(), "the server does not take this node's token; make a new one with `unidesk node-token create`");
                     REFUSED_WAIT
                 }
-                SessionEnd::RetryAfter(after) => *after + jittered,
+                // The server gave this node a turn of its own: what failed before it makes the node no later.
+                SessionEnd::RetryAfter(after) => {
+                    let wait = *after + jittered;
+                    tracing::info!(again_in_ms = wait.as_millis() as u64, "the server is busy; work goes on");
+                    wait
+                }
             };
             tokio::select! {
                 () = stop.cancelled() => return,

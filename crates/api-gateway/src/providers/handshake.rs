@@ -1,6 +1,6 @@
 //! Hello and its answer.
 
-use super::session::Caller;
+use super::{admission::Place, session::Caller, socket::Door};
 use domain::ids::{AttemptId, Held};
 use futures::{SinkExt, StreamExt};
 use protocol::{
@@ -9,10 +9,12 @@ use protocol::{
     version,
 };
 use std::{collections::BTreeSet, time::Duration};
-use store::{OpenSession, Opened, SessionKey, Store};
+use store::{OpenSession, Opened, SessionKey, StoreError, in_time};
 
 /// An agent may take its time to ask Docker what runs; a stranger may not hold a socket for ever.
 const HELLO_WITHIN: Duration = Duration::from_secs(30);
+/// Whoever takes longer for it keeps nobody else away meanwhile.
+const PLACE_KEPT: Duration = Duration::from_secs(2);
 
 /// What an opened session begins with.
 pub(super) struct Greeted {
@@ -25,12 +27,21 @@ pub(super) struct Greeted {
 
 /// Waits for the hello, settles with the store what the node has and should have, and answers. None: the node was refused.
 pub(super) async fn greet<T: Transport>(
-    store: &Store,
+    door: &Door,
     caller: &Caller,
-    heartbeat: Duration,
+    place: Place,
     transport: &mut T,
 ) -> Result<Option<Greeted>, TransportError> {
-    let first = tokio::time::timeout(HELLO_WITHIN, transport.next()).await.map_err(|_| TransportError::Silent)?;
+    let heartbeat = door.settings.heartbeat;
+    let mut place = Some(place);
+    let first = match tokio::time::timeout(PLACE_KEPT, transport.next()).await {
+        Ok(first) => first,
+        Err(_) => {
+            place = None;
+            let rest = HELLO_WITHIN - PLACE_KEPT;
+            tokio::time::timeout(rest, transport.next()).await.map_err(|_| TransportError::Silent)?
+        }
+    };
     let text = match first {
         Some(Ok(Message::Text(text))) => text,
         Some(Ok(Message::Binary(_))) => return Err(TransportError::Protocol("bytes before the hello".into())),
@@ -60,13 +71,16 @@ pub(super) async fn greet<T: Transport>(
         );
         return refuse(transport, RefusalCode::IncompatibleVersion, &detail, None).await;
     };
-    let opened = match store::in_time(store.open_session(&request(caller, &hello))).await {
+    let opened = match open(door, request(caller, &hello)).await {
         Ok(opened) => opened,
         Err(error) => {
             tracing::warn!(error = %service_kit::lifecycle::Chain(&error), "a session could not be opened");
-            return refuse(transport, RefusalCode::Unknown, "The server can't reach its database.", Some(2_000)).await;
+            let after = door.admission.come_back().as_millis() as u64;
+            let detail = "The server can't reach its database.";
+            return refuse(transport, RefusalCode::Unknown, detail, Some(after.max(2_000))).await;
         }
     };
+    place.into_iter().for_each(Place::served);
     match opened {
         Opened::Revoked => refuse(transport, RefusalCode::Revoked, "The node's token was revoked.", None).await,
         Opened::OtherInstance => {
@@ -108,6 +122,17 @@ pub(super) async fn greet<T: Transport>(
             Ok(Some(Greeted { key, stop, inventory }))
         }
     }
+}
+
+/// Nodes that have nothing are let in together: after an outage all of them come at once.
+async fn open(door: &Door, hello: OpenSession) -> Result<Opened, StoreError> {
+    if hello.attempts.is_empty()
+        && let Some(opened) = in_time(door.idle_sessions.call(hello.clone())).await?
+    {
+        return Ok(opened);
+    }
+    let _turn = door.opening.acquire().await.map_err(|_| StoreError::Stopping)?;
+    in_time(door.store.open_session(&hello)).await
 }
 
 fn request(caller: &Caller, hello: &Hello) -> OpenSession {

@@ -2,11 +2,13 @@
 
 use super::{
     Settings,
+    admission::Admission,
     beats::Beats,
     session::{self, Caller},
     teller::Teller,
 };
 use crate::failed::failed;
+use api_types::Problem;
 use axum::{
     Router,
     body::Body,
@@ -18,20 +20,30 @@ use axum::{
 use domain::ids::NodeTokenId;
 use futures::{Sink, Stream};
 use protocol::{
-    CONNECT_PATH, MAX_FRAME_BYTES, SUBPROTOCOL,
+    CONNECT_PATH, MAX_FRAME_BYTES, SUBPROTOCOL, silence_after,
     transport::{Message, TransportError},
 };
 use service_kit::{ApiError, Service, secret};
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
-use store::{Group, Logs, Reports, Store};
+use store::{Group, IdleSessions, Logs, Reports, Store, StoreError, Tokens};
+use tokio::sync::Semaphore;
+
+/// Sessions of nodes with work that are opened at once: each is a transaction of its own, and others need connections too.
+const OPENED_AT_ONCE: usize = 8;
 
 #[derive(Clone)]
 pub(super) struct Door {
     pub(super) service: Service,
     pub(super) store: Store,
+    pub(super) admission: Admission,
+    pub(super) tokens: Group<Tokens>,
+    pub(super) idle_sessions: Group<IdleSessions>,
+    pub(super) opening: Arc<Semaphore>,
     pub(super) beats: Beats,
     pub(super) reports: Group<Reports>,
     pub(super) logs: Group<Logs>,
@@ -47,8 +59,14 @@ impl Door {
         service.spawn("reports", written);
         let (logs, written) = Group::new(Logs(store.clone()), service.stopping().clone());
         service.spawn("logs", written);
-        let teller = Teller::start(&service, store.clone(), settings.outbox_every);
-        Self { service, store, beats, reports, logs, teller, settings }
+        let (tokens, read) = Group::new(Tokens(store.clone()), service.stopping().clone());
+        service.spawn("node tokens", read);
+        let (idle_sessions, opened) = Group::new(IdleSessions(store.clone()), service.stopping().clone());
+        service.spawn("sessions", opened);
+        let silence = silence_after(settings.heartbeat);
+        let teller = Teller::start(&service, store.clone(), settings.outbox_every, silence);
+        let (admission, opening) = (Admission::new(), Arc::new(Semaphore::new(OPENED_AT_ONCE)));
+        Self { service, store, admission, tokens, idle_sessions, opening, beats, reports, logs, teller, settings }
     }
 }
 
@@ -61,8 +79,15 @@ async fn connect(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
+    let place = match door.admission.enter() {
+        Ok(place) => place,
+        Err(after) => {
+            let detail = "More nodes connect at this moment than are served at once. The agent comes back by itself.";
+            return come_back(detail, after).into_response();
+        }
+    };
     // Before the agent can say its hello: a session that is newer than what is read here was opened after it connected.
-    let caller = match authenticate(&door.store, &headers).await {
+    let caller = match authenticate(&door, &headers).await {
         Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(),
     };
@@ -83,11 +108,15 @@ async fn connect(
         .on_upgrade(move |socket| async move {
             let service = door.service.clone();
             // On the tracker: axum does not wait for upgraded sockets.
-            service.spawn("node session", session::run(door, caller, Socket { inner: socket }));
+            service.spawn("node session", session::run(door, caller, place, Socket { inner: socket }));
         })
 }
 
-async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller, ApiError> {
+fn come_back(detail: &str, after: Duration) -> ApiError {
+    Problem::new("unavailable", detail).retry_after_ms(after.as_millis() as u64).into()
+}
+
+async fn authenticate(door: &Door, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let unknown = || {
         ApiError::new(
             "not-authenticated",
@@ -101,7 +130,7 @@ async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller, ApiE
         .ok_or_else(unknown)?;
     // A mistyped one never reaches the database.
     let (id, hash) = secret::parse(secret::Kind::Node, text).ok_or_else(unknown)?;
-    let owner = store.node_token(NodeTokenId::from_uuid(id)).await.map_err(failed)?;
+    let owner = door.tokens.call(NodeTokenId::from_uuid(id)).await.map_err(|error| away(door, error))?;
     // The same work whether the id is known or not.
     let stored = owner.as_ref().map_or(vec![0; hash.len()], |owner| owner.secret_hash.clone());
     let is_same = secret::same(&stored, &hash);
@@ -112,6 +141,15 @@ async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller, ApiE
         Some(owner) if is_same => Ok(Caller { node: owner.node, name: owner.name, newest_epoch: owner.newest_epoch }),
         _ => Err(unknown()),
     }
+}
+
+/// While the database is away all nodes ask again and again: they are told when, one after the other.
+fn away(door: &Door, error: StoreError) -> ApiError {
+    let mut refusal = failed(error);
+    if let Some(after) = &mut refusal.0.retry_after_ms {
+        *after = (*after).max(door.admission.come_back().as_millis() as u64);
+    }
+    refusal
 }
 
 struct Socket {

@@ -23,6 +23,8 @@ use tokio::{
 const PER_QUERY: usize = 2_000;
 /// Between two tries when the database is away.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A silence is noticed late by at most this part of it.
+const LOOKS_PER_SILENCE: u32 = 10;
 
 /// The open sessions of this gateway. Cheap to clone.
 #[derive(Clone, Default)]
@@ -45,7 +47,7 @@ struct Line {
     sent: Sent,
 }
 
-/// A session that is told what it must know until this is dropped.
+/// A session that is told what it must know, and given up when it is silent, until this is dropped.
 pub(super) struct Listening {
     teller: Teller,
     key: SessionKey,
@@ -69,8 +71,10 @@ impl Drop for Listening {
 }
 
 impl Teller {
-    pub(super) fn start(service: &Service, store: Store, every: Duration) -> Self {
+    /// `silence`: a node that says or takes nothing for so long is given up.
+    pub(super) fn start(service: &Service, store: Store, every: Duration, silence: Duration) -> Self {
         let teller = Self::default();
+        service.spawn_until_stopped("silence", teller.clone().give_up_the_silent(silence));
         service.spawn_until_stopped("node hints", teller.clone().hear(store.wakeups().subscribe()));
         service.spawn_until_stopped("outbox", teller.clone().run(store, every));
         teller
@@ -83,6 +87,15 @@ impl Teller {
         lines.due.insert(key, Look::All);
         self.wake.notify_one();
         Listening { teller: self.clone(), key }
+    }
+
+    /// One timer for all, where each session of its own would set one anew at each message.
+    async fn give_up_the_silent(self, silence: Duration) {
+        loop {
+            tokio::time::sleep(silence / LOOKS_PER_SILENCE).await;
+            let now = Instant::now();
+            self.lock().open.values().for_each(|line| line.outbound.close_if_silent(now, silence));
+        }
     }
 
     async fn hear(self, mut hints: broadcast::Receiver<Topic>) {

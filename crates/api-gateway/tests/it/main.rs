@@ -4,6 +4,7 @@ mod access;
 mod batch;
 mod events;
 mod feed;
+mod idle_nodes;
 mod logs;
 mod refusals;
 mod submit;

@@ -49,6 +49,8 @@ struct Seat {
     /// Which of the node's lines it is: timers of an older one mean nothing.
     lines: u32,
     failures: u32,
+    /// Answers in a row that the server is busy.
+    busy: u32,
     dialled_at: Instant,
     opened_at: Instant,
     heard_at: Instant,
@@ -100,6 +102,7 @@ impl Fleet {
             line: Line::Down,
             lines: 0,
             failures: 0,
+            busy: 0,
             dialled_at: now,
             opened_at: now,
             heard_at: now,
@@ -330,13 +333,15 @@ impl Fleet {
             self.figures.lost_at = unix_micros();
             let is_healthy = seat.opened_at.elapsed() >= HEALTHY_AFTER;
             seat.failures = if is_healthy { 1 } else { seat.failures.saturating_add(1) };
-        } else {
+        } else if asked.is_none() {
             seat.failures = seat.failures.saturating_add(1);
         }
+        seat.busy = if asked.is_some() { seat.busy.saturating_add(1) } else { 0 };
+        let tries = if seat.busy == 0 { seat.failures } else { seat.busy };
         seat.node.closed();
         seat.line = Line::Down;
         seat.beat_sent = None;
-        let jittered = backoff::delay_ms(seat.failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, rand::random());
+        let jittered = backoff::delay_ms(tries, BACKOFF_BASE_MS, BACKOFF_CAP_MS, rand::random());
         let wait = asked.unwrap_or_default() + Duration::from_millis(jittered);
         self.after(at, wait, Timer::Dial);
     }

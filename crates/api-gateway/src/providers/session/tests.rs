@@ -6,7 +6,7 @@ use domain::{
     principal::{Origin, Principal, PrincipalKind, Role},
 };
 use futures::{
-    Sink, Stream,
+    Sink, Stream, StreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
 };
 use protocol::{Hello, Inventory, LogPayload, Stream as LogStream, version};
@@ -81,7 +81,8 @@ impl Node {
         let door = Door::new(service.clone(), store, Settings::default());
         let caller = Caller { node, name: "lab-3".into(), newest_epoch: 0 };
         let ((says, heard), (said, hears)) = (unbounded(), unbounded());
-        service.spawn("node session", run(door, caller, Pipe { heard, said }));
+        let place = door.admission.enter().expect("there is room");
+        service.spawn("node session", run(door, caller, place, Pipe { heard, said }));
         let mut node = Self { says, hears, service, _database: database };
         let hello = Hello {
             versions: version::SUPPORTED,
