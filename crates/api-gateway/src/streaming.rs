@@ -13,11 +13,8 @@ use std::{
     io,
     time::{Duration, Instant},
 };
-use store::{StoreError, Topic, Wakeups};
-use tokio::sync::{
-    broadcast::{self, error::RecvError},
-    mpsc,
-};
+use store::{StoreError, Subscription, Topic, Wakeups};
+use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 /// Pieces between a producer and its connection. Beside them a producer holds one page of what it read, of about a megabyte.
 const QUEUE: usize = 16;
@@ -91,7 +88,7 @@ impl Sink {
 
 /// Wake-ups of the topics that one stream is about. Made before the first read, so that no change falls between the two.
 pub(crate) struct Changes {
-    wakeups: broadcast::Receiver<Topic>,
+    wakeups: Subscription,
     pub(crate) topics: Vec<Topic>,
     every_task: bool,
 }
@@ -123,7 +120,7 @@ impl Changes {
         };
         let _ = tokio::time::timeout(at_most, heard).await;
         // The next read sees all that was announced until now.
-        while self.wakeups.try_recv().is_ok() {}
+        self.wakeups.skip();
     }
 }
 

@@ -56,7 +56,7 @@ pub use tasks::{
     retry::Retried,
     submit::{NewTask, Submission, Submitted},
 };
-pub use wakeup::{Topic, Wakeups};
+pub use wakeup::{Subscription, Topic, Wakeups};
 
 use sqlx::{
     Connection as _, Postgres, Transaction,

@@ -1,13 +1,24 @@
 //! Wake-ups: a hint that something changed, never the change itself. A lost one costs latency, since every loop polls too.
 //!
-//! Inside one process they stay in memory. Where several processes share the database they also travel by NOTIFY, sent after the
-//! commit on a connection of its own and coalesced: inside the transaction it would cost most of the throughput.
+//! Inside one process they stay in memory; what one operation tells is one piece there, however many topics it has. Where several
+//! processes share the database they also travel by NOTIFY, sent after the commit on a connection of its own: inside the
+//! transaction it would cost most of the throughput. One that comes alone is sent at once; under load one statement carries all
+//! that came within a moment.
 
 use crate::{StoreError, limits::in_time};
 use domain::ids::{AttemptId, NodeId, TaskId};
 use sqlx::{PgPool, postgres::PgListener};
-use std::{collections::BTreeSet, time::Duration};
-use tokio::sync::{broadcast, mpsc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::{
+    sync::{
+        broadcast::{
+            self,
+            error::{RecvError, TryRecvError},
+        },
+        mpsc,
+    },
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -15,7 +26,14 @@ const CHANNEL: &str = "unidesk";
 /// A line on which nothing is heard for so long is asked whether it is there.
 const ASK_EVERY: Duration = Duration::from_secs(30);
 /// PostgreSQL takes payloads of under 8,000 bytes.
-const TOPICS_PER_NOTIFY: usize = 150;
+const PAYLOAD_BYTES: usize = 7_900;
+/// Between two statements that notify. What is told meanwhile travels in the next one.
+const NOTIFIED_EVERY: Duration = Duration::from_millis(5);
+/// Pieces that a slow listener may be behind. Each is what one operation told, so that even tens of thousands of changes a second
+/// leave it seconds.
+const PIECES_KEPT: usize = 4_096;
+/// An operation that changes more tells it in several pieces.
+const TOPICS_PER_PIECE: usize = 64;
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,71 +57,128 @@ pub enum Topic {
 }
 
 impl Topic {
-    fn encode(self) -> String {
+    /// What kind it is, and of what.
+    fn parts(self) -> (char, Option<Uuid>) {
         match self {
-            Self::Room(id) => format!("r{}", id.as_uuid().simple()),
-            Self::Freed(id) => format!("f{}", id.as_uuid().simple()),
-            Self::Queue => "q".into(),
-            Self::Access => "a".into(),
-            Self::Leased(id) => format!("e{}", id.as_uuid().simple()),
-            Self::Node(id) => format!("n{}", id.as_uuid().simple()),
-            Self::Task(id) => format!("t{}", id.as_uuid().simple()),
-            Self::Log(id) => format!("l{}", id.as_uuid().simple()),
+            Self::Room(id) => ('r', Some(id.as_uuid())),
+            Self::Freed(id) => ('f', Some(id.as_uuid())),
+            Self::Queue => ('q', None),
+            Self::Access => ('a', None),
+            Self::Leased(id) => ('e', Some(id.as_uuid())),
+            Self::Node(id) => ('n', Some(id.as_uuid())),
+            Self::Task(id) => ('t', Some(id.as_uuid())),
+            Self::Log(id) => ('l', Some(id.as_uuid())),
         }
     }
-    fn decode(text: &str) -> Option<Self> {
-        let (kind, id) = text.split_at_checked(1)?;
-        let uuid = || Uuid::try_parse(id).ok();
+    fn of(kind: char, id: Option<Uuid>) -> Option<Self> {
         Some(match kind {
-            "r" => Self::Room(NodeId::from_uuid(uuid()?)),
-            "f" => Self::Freed(AttemptId::from_uuid(uuid()?)),
-            "q" => Self::Queue,
-            "a" => Self::Access,
-            "e" => Self::Leased(NodeId::from_uuid(uuid()?)),
-            "n" => Self::Node(NodeId::from_uuid(uuid()?)),
-            "t" => Self::Task(TaskId::from_uuid(uuid()?)),
-            "l" => Self::Log(AttemptId::from_uuid(uuid()?)),
+            'r' => Self::Room(NodeId::from_uuid(id?)),
+            'f' => Self::Freed(AttemptId::from_uuid(id?)),
+            'q' => Self::Queue,
+            'a' => Self::Access,
+            'e' => Self::Leased(NodeId::from_uuid(id?)),
+            'n' => Self::Node(NodeId::from_uuid(id?)),
+            't' => Self::Task(TaskId::from_uuid(id?)),
+            'l' => Self::Log(AttemptId::from_uuid(id?)),
             _ => return None,
         })
     }
+    fn decode(text: &str) -> Option<Self> {
+        let (kind, id) = text.split_at_checked(1)?;
+        Self::of(kind.chars().next()?, Uuid::try_parse(id).ok())
+    }
+}
+
+/// As few payloads as hold these topics, each after its sender.
+fn payloads(sender: &str, topics: &BTreeSet<Topic>) -> Vec<String> {
+    let mut payloads: Vec<String> = Vec::new();
+    for topic in topics {
+        let (kind, id) = topic.parts();
+        let id = id.map(|id| id.simple().to_string()).unwrap_or_default();
+        let has_room = |payload: &&mut String| payload.len() + 2 + id.len() <= PAYLOAD_BYTES;
+        match payloads.last_mut().filter(has_room) {
+            Some(payload) => payload.extend([",", kind.encode_utf8(&mut [0; 4]), &id]),
+            None => payloads.push(format!("{sender}:{kind}{id}")),
+        }
+    }
+    payloads
 }
 
 /// Publishes and hears wake-ups. Cheap to clone.
 #[derive(Clone)]
 pub struct Wakeups {
-    local: broadcast::Sender<Topic>,
+    local: broadcast::Sender<Arc<[Topic]>>,
     /// To other processes, when there are any.
-    outgoing: Option<mpsc::UnboundedSender<Topic>>,
+    outgoing: Option<mpsc::UnboundedSender<Arc<[Topic]>>>,
     bridge: std::sync::Arc<std::sync::Mutex<Option<Bridge>>>,
+}
+
+/// What one listener hears, topic by topic.
+#[derive(Debug)]
+pub struct Subscription {
+    pieces: broadcast::Receiver<Arc<[Topic]>>,
+    piece: Arc<[Topic]>,
+    at: usize,
+}
+
+impl Subscription {
+    /// The next topic. Safe to give up at any point.
+    pub async fn recv(&mut self) -> Result<Topic, RecvError> {
+        loop {
+            if let Some(topic) = self.of_this_piece() {
+                return Ok(topic);
+            }
+            (self.piece, self.at) = (self.pieces.recv().await?, 0);
+        }
+    }
+
+    /// Passes over all that was told until now.
+    pub fn skip(&mut self) {
+        (self.piece, self.at) = (Arc::new([]), 0);
+        while !matches!(self.pieces.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
+    }
+
+    fn of_this_piece(&mut self) -> Option<Topic> {
+        let topic = self.piece.get(self.at).copied()?;
+        self.at += 1;
+        Some(topic)
+    }
 }
 
 struct Bridge {
     pool: PgPool,
-    outgoing: mpsc::UnboundedReceiver<Topic>,
+    outgoing: mpsc::UnboundedReceiver<Arc<[Topic]>>,
 }
 
 impl Wakeups {
     pub(crate) fn new(shared_pool: Option<PgPool>) -> Self {
-        let (local, _) = broadcast::channel(4_096);
+        let (local, _) = broadcast::channel(PIECES_KEPT);
         let (sender, receiver) = mpsc::unbounded_channel();
         let outgoing = shared_pool.is_some().then_some(sender);
         let bridge = shared_pool.map(|pool| Bridge { pool, outgoing: receiver });
         Self { local, outgoing, bridge: std::sync::Arc::new(std::sync::Mutex::new(bridge)) }
     }
 
+    /// One operation tells what it changed.
     pub fn publish(&self, topics: impl IntoIterator<Item = Topic>) {
-        for topic in topics {
-            // Nobody listening is fine.
-            let _ = self.local.send(topic);
+        let topics: Vec<Topic> = topics.into_iter().collect();
+        for piece in topics.chunks(TOPICS_PER_PIECE) {
+            let piece: Arc<[Topic]> = piece.into();
             if let Some(outgoing) = &self.outgoing {
-                let _ = outgoing.send(topic);
+                let _ = outgoing.send(piece.clone());
             }
+            self.tell(piece);
         }
     }
 
+    /// To this process only. Nobody listening is fine.
+    fn tell(&self, topics: Arc<[Topic]>) {
+        let _ = self.local.send(topics);
+    }
+
     /// Hears every topic from now on. A slow listener gets `Lagged`: then anything may have changed.
-    pub fn subscribe(&self) -> broadcast::Receiver<Topic> {
-        self.local.subscribe()
+    pub fn subscribe(&self) -> Subscription {
+        Subscription { pieces: self.local.subscribe(), piece: Arc::new([]), at: 0 }
     }
 
     /// Carries wake-ups to and from other processes until `stop`. Returns at once where nothing is shared; to be run once.
@@ -133,7 +208,7 @@ impl Wakeups {
         let mut listener = in_time(async { Ok(PgListener::connect_with(pool).await?) }).await?;
         in_time(async { Ok(listener.listen(CHANNEL).await?) }).await?;
         // What was notified while nobody listened is lost: the queue at least is looked at.
-        let _ = self.local.send(Topic::Queue);
+        self.tell([Topic::Queue].into());
         loop {
             let heard = match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {
                 Ok(heard) => heard?,
@@ -146,25 +221,31 @@ impl Wakeups {
             let Some(notification) = heard else { return Ok(()) };
             let Some((sender, topics)) = notification.payload().split_once(':') else { continue };
             if sender != own {
-                for topic in topics.split(',').filter_map(Topic::decode) {
-                    let _ = self.local.send(topic);
-                }
+                self.tell(topics.split(',').filter_map(Topic::decode).collect());
             }
         }
     }
 }
 
-async fn send_notifications(pool: &PgPool, mut outgoing: mpsc::UnboundedReceiver<Topic>, sender: &str) {
+async fn send_notifications(pool: &PgPool, mut outgoing: mpsc::UnboundedReceiver<Arc<[Topic]>>, sender: &str) {
     let mut waiting = Vec::new();
-    while outgoing.recv_many(&mut waiting, 1_024).await > 0 {
-        let topics: BTreeSet<Topic> = waiting.drain(..).collect();
-        let topics: Vec<String> = topics.into_iter().map(Topic::encode).collect();
-        for chunk in topics.chunks(TOPICS_PER_NOTIFY) {
-            let payload = format!("{sender}:{}", chunk.join(","));
-            let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload);
-            if let Err(error) = in_time(async { Ok(notify.execute(pool).await?) }).await {
-                tracing::debug!(%error, "a wake-up was not sent; polling makes up for it");
+    let mut last_sent: Option<Instant> = None;
+    while outgoing.recv_many(&mut waiting, PIECES_KEPT).await > 0 {
+        if let Some(until) = last_sent.map(|at| at + NOTIFIED_EVERY).filter(|until| *until > Instant::now()) {
+            tokio::time::sleep_until(until).await;
+            while let Ok(piece) = outgoing.try_recv() {
+                waiting.push(piece);
             }
         }
+        let topics: BTreeSet<Topic> = waiting.drain(..).flat_map(|piece: Arc<[Topic]>| piece.to_vec()).collect();
+        let notify = sqlx::query("SELECT pg_notify($1, payload) FROM UNNEST($2::text[]) AS payload");
+        let notify = notify.bind(CHANNEL).bind(payloads(sender, &topics));
+        if let Err(error) = in_time(async { Ok(notify.execute(pool).await?) }).await {
+            tracing::debug!(%error, "a wake-up was not sent; polling makes up for it");
+        }
+        last_sent = Some(Instant::now());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use store::{ApiKeyRecord, JwtKey, Store, StoreError, Topic};
-use tokio::sync::broadcast::{self, error::RecvError};
+use store::{ApiKeyRecord, JwtKey, Store, StoreError, Subscription, Topic};
+use tokio::sync::broadcast::error::RecvError;
 use uuid::Uuid;
 
 const REMEMBERED_FOR: Duration = Duration::from_secs(2);
@@ -99,7 +99,7 @@ impl Access {
     }
 
     /// Forgets what is remembered as soon as somebody says that a key was revoked.
-    pub(crate) async fn forget_what_is_revoked(self, mut wakeups: broadcast::Receiver<Topic>) {
+    pub(crate) async fn forget_what_is_revoked(self, mut wakeups: Subscription) {
         loop {
             match wakeups.recv().await {
                 Ok(Topic::Access) | Err(RecvError::Lagged(_)) => self.forget(),

@@ -10,12 +10,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use store::{Look, Outbox, SessionKey, Store, StoreError, Topic};
+use store::{Look, Outbox, SessionKey, Store, StoreError, Subscription, Topic};
 use tokio::{
-    sync::{
-        Notify,
-        broadcast::{self, error::RecvError},
-    },
+    sync::{Notify, broadcast::error::RecvError},
     time::Instant,
 };
 
@@ -98,7 +95,7 @@ impl Teller {
         }
     }
 
-    async fn hear(self, mut hints: broadcast::Receiver<Topic>) {
+    async fn hear(self, mut hints: Subscription) {
         loop {
             match hints.recv().await {
                 Ok(Topic::Leased(node)) => self.mark(Some(node), Look::New),
