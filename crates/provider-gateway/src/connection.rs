@@ -70,9 +70,7 @@ enum SessionEnd {
 impl Link {
     /// Connects and reconnects until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let mut failures: u32 = 0;
-        // Answers in a row that the server is busy.
-        let mut busy: u32 = 0;
+        let mut tries = Tries::default();
         loop {
             let began = boot_millis();
             let end = tokio::select! {
@@ -81,12 +79,10 @@ impl Link {
             };
             self.connected.send_replace(false);
             self.handle.session_closed();
-            busy = if matches!(end, SessionEnd::RetryAfter(_)) { busy.saturating_add(1) } else { 0 };
-            if busy == 0 {
-                failures = failures_after(failures, Duration::from_millis(boot_millis().saturating_sub(began)));
-            }
+            let lasted = Duration::from_millis(boot_millis().saturating_sub(began));
+            let in_a_row = tries.count(matches!(end, SessionEnd::RetryAfter(_)), lasted);
             let jittered = Duration::from_millis(backoff::delay_ms(
-                if busy == 0 { failures } else { busy },
+                in_a_row,
                 BACKOFF_BASE_MS,
                 self.reconnect_cap_ms,
                 rand::random(),
@@ -132,9 +128,26 @@ impl Link {
     }
 }
 
-/// Failures in a row, after a session that lasted so long.
-fn failures_after(failures: u32, lasted: Duration) -> u32 {
-    if lasted >= HEALTHY_AFTER { 1 } else { failures.saturating_add(1) }
+/// What the pause before the next dial depends on.
+#[derive(Default)]
+struct Tries {
+    failures: u32,
+    /// Answers that the server is busy.
+    busy: u32,
+}
+
+impl Tries {
+    /// How often in a row that happened which just has. A server that is busy gives a turn of its own to each: what failed before makes
+    /// nobody later, only being turned away again does.
+    fn count(&mut self, is_busy: bool, lasted: Duration) -> u32 {
+        if is_busy {
+            self.busy = self.busy.saturating_add(1);
+            return self.busy;
+        }
+        self.busy = 0;
+        self.failures = if lasted >= HEALTHY_AFTER { 1 } else { self.failures.saturating_add(1) };
+        self.failures
+    }
 }
 
 #[cfg(test)]
@@ -145,15 +158,28 @@ mod tests {
     fn it_dials_for_ever_ever_more_slowly_and_begins_anew_only_after_a_healthy_minute() {
         let longest = |failures| backoff::delay_ms(failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, 1.0);
         let shortest = |failures| backoff::delay_ms(failures, BACKOFF_BASE_MS, BACKOFF_CAP_MS, 0.0);
-        let mut failures = 0;
+        let mut tries = Tries::default();
         let mut waits = Vec::new();
         for _ in 0..100_000 {
-            failures = failures_after(failures, Duration::from_secs(59));
-            waits.push(longest(failures));
+            waits.push(longest(tries.count(false, Duration::from_secs(59))));
         }
         assert_eq!(waits[..6], [1_000, 2_000, 4_000, 8_000, 16_000, 30_000]);
         assert!(waits[6..].iter().all(|wait| *wait == 30_000), "no wait is longer, and there is no last one");
         assert_eq!((shortest(1), shortest(u32::MAX), longest(u32::MAX)), (0, 0, 30_000), "drawn from all of it");
-        assert_eq!(longest(failures_after(failures, Duration::from_secs(60))), 1_000);
+        assert_eq!(longest(tries.count(false, Duration::from_secs(60))), 1_000);
+    }
+
+    #[test]
+    fn a_server_that_is_busy_is_asked_again_in_the_turn_that_it_gave_whatever_failed_before() {
+        let mut tries = Tries::default();
+        let none = Duration::ZERO;
+        assert_eq!([(); 4].map(|()| tries.count(false, none)), [1, 2, 3, 4]);
+        assert_eq!(
+            [(); 3].map(|()| tries.count(true, none)),
+            [1, 2, 3],
+            "turned away again and again, it comes more slowly"
+        );
+        assert_eq!(tries.count(false, none), 5);
+        assert_eq!(tries.count(true, none), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Settings,
-    admission::Admission,
+    admission::{Admission, Place},
     beats::Beats,
     session::{self, Caller},
     teller::Teller,
@@ -28,7 +28,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 use store::{Group, IdleSessions, Logs, Reports, Store, StoreError, Tokens};
 use tokio::sync::Semaphore;
@@ -79,16 +78,8 @@ async fn connect(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
-    let place = match door.admission.enter() {
-        Ok(place) => place,
-        Err(after) => {
-            let detail = "More nodes connect at this moment than are served at once. The agent comes back by itself.";
-            return come_back(detail, after).into_response();
-        }
-    };
-    // Before the agent can say its hello: a session that is newer than what is read here was opened after it connected.
-    let caller = match authenticate(&door, &headers).await {
-        Ok(caller) => caller,
+    let (caller, place) = match let_in(&door, &headers).await {
+        Ok(let_in) => let_in,
         Err(refusal) => return refusal.into_response(),
     };
     let Ok(upgrade) = upgrade else {
@@ -112,8 +103,14 @@ async fn connect(
         })
 }
 
-fn come_back(detail: &str, after: Duration) -> ApiError {
-    Problem::new("unavailable", detail).retry_after_ms(after.as_millis() as u64).into()
+/// If there is room now. Who it is, is asked before the agent can say its hello: a session that is newer than what is read here was
+/// opened after it connected.
+async fn let_in(door: &Door, headers: &HeaderMap) -> Result<(Caller, Place), ApiError> {
+    let place = door.admission.enter().map_err(|after| {
+        let detail = "More nodes connect at this moment than are served at once. The agent comes back by itself.";
+        Problem::new("unavailable", detail).retry_after_ms(after.as_millis() as u64)
+    })?;
+    Ok((authenticate(door, headers).await?, place))
 }
 
 async fn authenticate(door: &Door, headers: &HeaderMap) -> Result<Caller, ApiError> {
@@ -195,3 +192,6 @@ impl Sink<Message> for Socket {
         Pin::new(&mut self.inner).poll_close(context).map_err(broken)
     }
 }
+
+#[cfg(test)]
+mod tests;
