@@ -108,6 +108,8 @@ impl Wanted {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sent {
     pub(super) assigned: BTreeSet<AttemptId>,
+    /// The newest assignment: leases are made in the order of their ids.
+    pub(super) newest: Option<AttemptId>,
     cancelled: BTreeSet<AttemptId>,
     stopped: BTreeSet<AttemptId>,
     evicted: BTreeSet<AttemptId>,
@@ -118,7 +120,7 @@ impl Sent {
     /// `known`: what the hello named. It has arrived; an assignment that was read before the reports of a short attempt were
     /// recorded would reach the node after it had forgotten the attempt, and begin it once more.
     pub(super) fn known(known: BTreeSet<AttemptId>) -> Self {
-        Self { assigned: known, ..Self::default() }
+        Self { newest: known.last().copied(), assigned: known, ..Self::default() }
     }
 
     /// The node has it, and the platform knows: no look finds it as new any more.
@@ -157,6 +159,7 @@ pub(super) fn tell(outbox: Outbox, look: Look, key: SessionKey, outbound: &Outbo
 fn tell_of(item: OutboxItem, outbound: &Outbound, sent: &mut Sent) {
     match item {
         OutboxItem::Assign { held, task, project, number, gpu_ids, lease, spec } => {
+            sent.newest = sent.newest.max(Some(held.attempt));
             if sent.assigned.insert(held.attempt) {
                 let assign = Assign { held, task, project, number, gpu_ids, lease, spec: *spec };
                 outbound.send(ToNode::Assign(Box::new(assign)));

@@ -147,7 +147,7 @@ impl Teller {
 
     /// Tells some of those that are due. False: none is.
     async fn tell_due(&self, store: &Store) -> Result<bool, StoreError> {
-        let (keys, look, sent) = {
+        let (keys, nodes, look, sent) = {
             let lines = &mut *self.lock();
             // From where the last query ended, so that nodes that are always due keep no others waiting.
             let from_there = lines.due.range((Bound::Excluded(lines.last), Bound::Unbounded));
@@ -159,12 +159,13 @@ impl Teller {
             lines.due.retain(|key, _| !keys.contains_key(key));
             let keys: Vec<SessionKey> = keys.into_keys().collect();
             lines.last = *keys.last().unwrap_or(&SessionKey::FIRST);
+            // Of two sessions of one node, the later counts.
+            let newest = |key: &SessionKey| lines.open.get(key).and_then(|line| line.sent.newest);
+            let nodes: BTreeMap<NodeId, Option<AttemptId>> = keys.iter().map(|key| (key.node, newest(key))).collect();
             let sent = keys.iter().filter_map(|key| lines.open.get(key)).flat_map(|line| &line.sent.assigned);
-            let sent: Vec<AttemptId> = sent.copied().collect();
-            (keys, look, sent)
+            let sent: Vec<AttemptId> = if look == Look::All { sent.copied().collect() } else { Vec::new() };
+            (keys, nodes, look, sent)
         };
-        let nodes: BTreeSet<NodeId> = keys.iter().map(|key| key.node).collect();
-        let nodes: Vec<NodeId> = nodes.into_iter().collect();
         let mut outboxes = match store::in_time(store.outboxes(&nodes, &sent, look)).await {
             Ok(outboxes) => outboxes,
             Err(error) => {

@@ -53,7 +53,8 @@ pub struct Outbox {
 /// How much of an outbox is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Look {
-    /// Assignments that were not sent: what a hint of a lease is about, and all that most nodes ever need. Costs what is new.
+    /// Assignments that are newer than any that was sent: what a hint of a lease is about, and all that most nodes ever need. Costs
+    /// what is new. What another leader leased, whose clock is behind, may be found by the next look at all only.
     New,
     /// Also what must be cancelled, stopped or moved there. Costs what runs there.
     All,
@@ -82,18 +83,23 @@ struct Row {
 impl Store {
     /// [`Store::outboxes`] of one node.
     pub async fn outbox(&self, node: NodeId, sent: &[AttemptId]) -> Result<Outbox, StoreError> {
-        Ok(self.outboxes(&[node], sent, Look::All).await?.remove(&node).unwrap_or_else(Outbox::of_nobody))
+        Ok(self
+            .outboxes(&[(node, None)].into(), sent, Look::All)
+            .await?
+            .remove(&node)
+            .unwrap_or_else(Outbox::of_nobody))
     }
 
-    /// What these nodes should know now; none for a node that is not there. `sent`: attempts whose assignment went out in the
-    /// sessions of now, so that their specs need not be read again.
+    /// What these nodes should know now, each with the newest assignment that went out to it in its session of now; none for a node
+    /// that is not there. `sent`: attempts whose assignment went out, so that a look at all need not read their specs again.
     pub async fn outboxes(
         &self,
-        nodes: &[NodeId],
+        nodes: &BTreeMap<NodeId, Option<AttemptId>>,
         sent: &[AttemptId],
         look: Look,
     ) -> Result<BTreeMap<NodeId, Outbox>, StoreError> {
-        let nodes: Vec<Uuid> = nodes.iter().map(|node| node.as_uuid()).collect();
+        let (nodes, newest): (Vec<Uuid>, Vec<Uuid>) =
+            nodes.iter().map(|(node, newest)| (node.as_uuid(), newest.map_or(Uuid::nil(), AttemptId::as_uuid))).unzip();
         let sent: Vec<Uuid> = sent.iter().map(|attempt| attempt.as_uuid()).collect();
         macro_rules! of_which {
             ($condition:literal) => {
@@ -106,19 +112,21 @@ impl Store {
                               COALESCE(a.offline_after_ms, (SELECT offline_after_ms FROM cluster)) AS "offline_after_ms?",
                               CASE WHEN a.accepted_at IS NULL AND s.live_attempt_id = a.id AND NOT s.cancel_requested AND a.id <> ALL($2)
                                 THEN (SELECT spec FROM tasks t WHERE t.id = a.task_id) END AS "spec?: JsonText"
-                       FROM (SELECT id, admission, (admission = 'draining' AND drain_deadline <= now()) IS TRUE AS overdue FROM nodes WHERE id = ANY($1)) n
+                       FROM (SELECT id, admission, (admission = 'draining' AND drain_deadline <= now()) IS TRUE AS overdue, newest
+                             FROM nodes JOIN UNNEST($1::uuid[], $3::uuid[]) AS asked(node, newest) ON id = asked.node) n
                        JOIN node_live l ON l.node_id = n.id
                        LEFT JOIN (attempts a JOIN task_state s ON s.task_id = a.task_id) ON a.node_id = n.id AND a.reserved AND "# + $condition +
                     " ORDER BY n.id, a.id",
                     &nodes,
-                    &sent
+                    &sent,
+                    &newest
                 )
                 .fetch_all(&self.pool)
                 .await?
             };
         }
         let rows = match look {
-            Look::New => of_which!("a.accepted_at IS NULL AND a.id <> ALL($2)"),
+            Look::New => of_which!("a.accepted_at IS NULL AND a.id > n.newest"),
             Look::All => of_which!(
                 "(a.accepted_at IS NULL OR s.cancel_requested OR s.live_attempt_id IS DISTINCT FROM a.id OR n.admission = 'revoked' OR n.overdue)"
             ),

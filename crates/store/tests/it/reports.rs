@@ -311,8 +311,8 @@ async fn a_look_for_what_is_new_finds_leases_that_were_not_sent_and_a_look_at_al
     let (first, second) = ((first, world.place(first, node).await), (second, world.place(second, node).await));
     let look = async |look: Look, sent: &[Held]| {
         let sent: Vec<AttemptId> = sent.iter().map(|held| held.attempt).collect();
-        let outbox =
-            world.store.outboxes(&[node.id], &sent, look).await.expect("read").remove(&node.id).expect("there");
+        let nodes = [(node.id, sent.last().copied())].into();
+        let outbox = world.store.outboxes(&nodes, &sent, look).await.expect("read").remove(&node.id).expect("there");
         let word = |item: &OutboxItem| match item {
             OutboxItem::Assign { held, .. } => ("assign", *held),
             OutboxItem::Cancel { held } => ("cancel", *held),
@@ -343,7 +343,7 @@ async fn an_assignment_that_can_not_be_read_keeps_no_other_from_its_node_or_its_
         .database
         .execute(&format!("UPDATE tasks SET spec = '{{\"of\": \"the future\"}}' WHERE id = '{strange}'"))
         .await;
-    let outboxes = world.store.outboxes(&[one.id, two.id], &[], Look::New).await.expect("read");
+    let outboxes = world.store.outboxes(&[(one.id, None), (two.id, None)].into(), &[], Look::New).await.expect("read");
     let assigned = |node: crate::world::Node| -> Vec<Held> {
         let held = |item: &OutboxItem| match item {
             OutboxItem::Assign { held, .. } => *held,
