@@ -61,6 +61,8 @@ start_server() {
         say 'max_connections = 400'
         say 'max_wal_size = 4GB'
         say 'autovacuum_naptime = 10min'
+        # Tests of what a statement costs count the buffers that it reads.
+        say "shared_preload_libraries = 'pg_stat_statements'"
         say "timezone = 'UTC'"
     } >>"$dir/data/postgresql.conf"
     # Away from the caller in every way: its session, its terminal, its pipes (a test runner waits for those to close),

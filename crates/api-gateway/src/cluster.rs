@@ -12,20 +12,20 @@ pub(crate) async fn status(
     Extension(principal): Extension<Principal>,
 ) -> Result<Json<ClusterStatus>, ApiError> {
     let counts = state.store.count_tasks(principal.scope()).await.map_err(failed)?;
-    let all = state.store.list_nodes().await.map_err(failed)?;
+    let all = state.fleet.current().await.map_err(failed)?;
     let alarm = state.store.silence_alarm().await.map_err(failed)?;
     let mut tasks: BTreeMap<String, u64> = TaskState::ALL.map(|state| (state.to_string(), 0)).into();
     tasks.extend(counts.into_iter().map(|(state, count)| (state.to_string(), count)));
     let mut nodes: BTreeMap<String, u64> = [Presence::Connected, Presence::Disconnected, Presence::Offline]
         .map(|presence| (presence.to_string(), 0))
         .into();
-    for node in &all {
+    for node in all.iter() {
         *nodes.entry(node.node.presence.to_string()).or_default() += 1;
     }
     // What is offline is no capacity, and what is held there is none of it.
     let here = || all.iter().filter(|node| node.node.presence != Presence::Offline);
     let total = |amount: fn(&domain::resources::Capacity) -> u64| here().map(|n| amount(&n.node.facts.capacity)).sum();
-    let reserved = |amount: fn(&domain::resources::Reservation) -> u64| here().map(|n| amount(&n.reserved)).sum();
+    let reserved = |amount: fn(&domain::resources::Reservation) -> u64| here().map(|n| amount(&n.ledger.held())).sum();
     Ok(Json(ClusterStatus {
         tasks,
         nodes,

@@ -20,6 +20,7 @@ impl AppState {
         access.load_signing_keys().await?;
         let (submissions, written) = Group::new(Submissions(store.clone()), service.stopping().clone());
         service.spawn("submissions", written);
-        Ok(Self { service, access, fleet: FleetCache::new(store.clone()), store, submissions })
+        let fleet = FleetCache::new(service.clone(), store.clone());
+        Ok(Self { service, access, fleet, store, submissions })
     }
 }

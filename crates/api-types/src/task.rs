@@ -120,6 +120,10 @@ pub struct TaskPage {
     /// Of all tasks that the filter finds, and of those, the live ones.
     pub found: u64,
     pub live: u64,
+    /// They were not counted to the end: there are at least so many.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub counts_are_minimum: bool,
+    /// Only this says whether there are more: a page may have fewer tasks than were asked for, even none.
     pub next_cursor: Option<String>,
 }
 

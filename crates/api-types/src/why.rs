@@ -36,8 +36,11 @@ pub struct Waiting {
     pub needs: String,
     pub nodes: u32,
     pub verdicts: Vec<Verdict>,
-    /// Waiting tasks that come before it.
+    /// Waiting tasks that come before it; counted up to 1,000.
     pub before: u64,
+    /// There are more than that.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub more_before: bool,
     /// Not tried before this moment: backoff after a failure.
     pub not_before: Option<DateTime<Utc>>,
     /// No node of this fleet could take it even when empty and well.

@@ -4,12 +4,22 @@ use crate::{Client, ClientError};
 use api_types::node::{
     ClusterStatus, CreateNodeToken, CreatedNodeToken, DrainRequest, Node, NodeList, NodeToken, NodeTokenList,
 };
+use api_types::page::PageQuery;
 use domain::ids::{NodeId, NodeTokenId};
 use serde_json::json;
 
 impl Client {
     pub async fn nodes(&self) -> Result<Vec<Node>, ClientError> {
-        self.get::<NodeList>("/nodes", &()).await.map(|list| list.nodes)
+        let mut nodes = Vec::new();
+        let mut query = PageQuery::default();
+        loop {
+            let mut page = self.get::<NodeList>("/nodes", &query).await?;
+            nodes.append(&mut page.nodes);
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(nodes),
+            }
+        }
     }
 
     pub async fn node(&self, id: NodeId) -> Result<Node, ClientError> {

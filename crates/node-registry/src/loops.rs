@@ -9,6 +9,7 @@ use store::{Depth, Finding, Outcome, Store, StoreError};
 use tokio::sync::{Mutex, Notify};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const COUNT_EVERY: Duration = Duration::from_secs(2);
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// Of the invariants that cost little.
 const AUDIT_EVERY: Duration = Duration::from_secs(600);
@@ -28,9 +29,10 @@ pub(crate) fn start(service: &Service, config: &Config, store: Store) {
         stop.cancelled().await;
         last.lock().await.resign().await;
     });
-    let (queue, drains, audited) = (store.clone(), store.clone(), store.clone());
+    let (queue, drains, audited, counted) = (store.clone(), store.clone(), store.clone(), store.clone());
     service.repeat("queue timeouts", SWEEP_EVERY, never(), move || expire_queued(queue.clone()));
     service.repeat("drains", SWEEP_EVERY, never(), move || finish_drains(drains.clone()));
+    service.repeat("counts", COUNT_EVERY, never(), move || sum_up_counts(counted.clone()));
     service.repeat("audit", AUDIT_EVERY, never(), move || audit(audited.clone()));
     service.repeat("forget", FORGET_EVERY, never(), move || forget_keys(store.clone()));
 }
@@ -48,6 +50,10 @@ async fn expire_queued(store: Store) -> Result<Pass, StoreError> {
 async fn finish_drains(store: Store) -> Result<Pass, StoreError> {
     store.finish_drains().await?;
     Ok(Pass::Idle)
+}
+
+async fn sum_up_counts(store: Store) -> Result<Pass, StoreError> {
+    Ok(if store.sum_up_counts().await? { Pass::More } else { Pass::Idle })
 }
 
 /// What should never be is an error in the log, with the rows: nobody looks at an audit that nobody asked for.

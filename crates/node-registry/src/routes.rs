@@ -47,6 +47,12 @@ fn bad_field(pointer: &str, code: &str, detail: impl Into<String>) -> ApiError {
     Problem::new("invalid-request", detail.clone()).errors(vec![Fault::new(pointer, code, detail)]).into()
 }
 
+/// A parameter of the query is wrong.
+fn bad_parameter(name: &str, detail: impl Into<String>) -> ApiError {
+    let detail = detail.into();
+    Problem::new("invalid-request", detail.clone()).errors(vec![Fault::parameter(name, "bad_value", detail)]).into()
+}
+
 /// What a path names is not there.
 fn missing(word: &str, detail: String) -> ApiError {
     Problem::new(word, detail.clone()).errors(vec![Fault::parameter("id", &word.replace('-', "_"), detail)]).into()

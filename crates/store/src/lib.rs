@@ -53,6 +53,7 @@ pub use tasks::{
     get::{AttemptView, TaskDetail, TaskView},
     history::EventRow,
     list::{ListCursor, TaskFilter, TaskList},
+    queue::PLACES_COUNTED,
     retry::Retried,
     submit::{NewTask, Submission, Submitted},
 };

@@ -1,10 +1,12 @@
 //! Operations on tasks.
 
 pub(crate) mod cancel;
+pub(crate) mod counts;
 pub(crate) mod feed;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod list;
+mod list_sources;
 pub(crate) mod queue;
 pub(crate) mod retry;
 pub(crate) mod submit;

@@ -4,6 +4,7 @@ pub mod database;
 pub mod docker;
 pub mod git_host;
 pub mod pg_proxy;
+pub mod statements;
 
 /// Runs a script of `scripts/` that prepares something for tests, and gives the line that it prints.
 fn script(name: &str) -> String {

@@ -29,6 +29,7 @@ pub(crate) async fn list(
         tasks: found.tasks.into_iter().map(view::summary).collect(),
         found: found.found,
         live: found.live,
+        counts_are_minimum: found.counts_are_minimum,
         next_cursor: found.next.map(write_cursor),
     }))
 }

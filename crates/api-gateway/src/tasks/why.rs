@@ -19,9 +19,9 @@ use service_kit::ApiError;
 use store::{EventRow, Store, StoreError};
 
 const TAIL_BYTES: usize = 4 * 1024;
-const HISTORY_PAGE: i64 = 1_000;
+const HISTORY_PAGE: i64 = 200;
 /// A task with a longer history is shown by the first part of it; no real one has so many entries.
-const HISTORY_PAGES: usize = 20;
+const HISTORY_PAGES: usize = 100;
 
 pub(crate) async fn why(
     State(state): State<AppState>,
@@ -38,8 +38,7 @@ pub(crate) async fn why(
         }
         _ => Vec::new(),
     };
-    // Asked for by a person who may just have changed something: never from the cache.
-    let nodes = state.store.candidates().await.map_err(failed)?;
+    let nodes = state.fleet.current().await.map_err(failed)?;
     let now = state.store.now().await.map_err(failed)?;
     Ok(Json(explain(&Known { now, task: &task, nodes: &nodes, history: &history, before, log_tail: &log_tail })))
 }

@@ -1,6 +1,6 @@
 //! A waiting task: every node counted once, what never fits apart from what is busy now, and what would help.
 
-use super::{Known, hints, lasted, nodes_that, queued_since};
+use super::{Known, counted, hints, lasted, nodes_that, queued_since};
 use crate::fleet::{self, cores, pairs};
 use api_types::why::{Verdict, Waiting, Why};
 use domain::{
@@ -10,6 +10,7 @@ use domain::{
     spec::{Needs, TaskSpec},
 };
 use std::collections::BTreeMap;
+use store::PLACES_COUNTED;
 
 const EXAMPLES: usize = 5;
 
@@ -65,7 +66,11 @@ impl Fleet {
             (0, 2) => "2 nodes fit, and both are full".to_owned(),
             (0, full) => format!("{full} nodes fit, and all are full"),
             (fit, _) if before > 0 => {
-                let tasks = if before == 1 { "1 task is".to_owned() } else { format!("{before} tasks are") };
+                let tasks = match before {
+                    1 => "1 task is".to_owned(),
+                    before if before > PLACES_COUNTED => format!("more than {} tasks are", counted(PLACES_COUNTED)),
+                    before => format!("{} tasks are", counted(before)),
+                };
                 format!("{} and {} room; {tasks} before it", nodes_that(*fit, "fit"), has(*fit))
             }
             (fit, _) => format!("{} and {} room; it is placed in a moment", nodes_that(*fit, "fit"), has(*fit)),
@@ -122,7 +127,8 @@ pub(super) fn verdicts(known: &Known<'_>) -> (Waiting, Fleet) {
         needs: needs_text(&known.task.spec),
         nodes: known.nodes.len() as u32,
         verdicts: verdicts.into_iter().map(|(_, verdict)| verdict).collect(),
-        before: known.before,
+        before: known.before.min(PLACES_COUNTED),
+        more_before: known.before > PLACES_COUNTED,
         not_before: known.task.view.not_before.filter(|moment| *moment > known.now),
         never_fits: fleet::impossible(known.nodes, &needs).is_some(),
     };

@@ -6,6 +6,7 @@ mod events;
 mod feed;
 mod idle_nodes;
 mod logs;
+mod reads;
 mod refusals;
 mod submit;
 mod tasks;

@@ -67,7 +67,9 @@ impl World {
                 }
             }),
         );
-        api_gateway::run(&service, served, listener, panics).await.expect("it starts");
+        // As in `unidesk up`: one server for all routes.
+        let others = panics.merge(node_registry::routes(served.clone()));
+        api_gateway::run(&service, served, listener, others).await.expect("it starts");
         let admin = make_key(&store, "ben", Role::Admin, DEFAULT_PROJECT, None).await;
         let member = make_key(&store, "ana", Role::Member, DEFAULT_PROJECT, None).await;
         let viewer = make_key(&store, "vera", Role::Viewer, DEFAULT_PROJECT, None).await;

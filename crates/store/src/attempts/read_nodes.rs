@@ -4,6 +4,7 @@ use crate::{
     Store, StoreError,
     json::{JsonText, read_json},
     nodes::view::NodeRecord,
+    tasks::list::reversed_ending,
 };
 use domain::{
     ids::{AttemptId, NodeId},
@@ -13,7 +14,13 @@ use domain::{
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-/// The text is needed three times, since one statement that serves all ways is planned for none.
+/// So many nodes are read by one statement: each costs a page or two, and three more where its faults are looked up.
+const NODES_AT_ONCE: usize = 75;
+/// So many reservations are read by one statement. Each may lie on a page of its own.
+const HELD_AT_ONCE: usize = 250;
+
+/// The text is needed for each way, since one statement that serves all is planned for none. What belongs to a node is looked up node by
+/// node (that is what OFFSET 0 and the inner SELECT are for): the planner would read all of it to join it with a few nodes.
 macro_rules! node_records {
     ($which:literal, $store:expr $(, $argument:expr)*) => {
         sqlx::query_as!(
@@ -21,10 +28,11 @@ macro_rules! node_records {
             r#"SELECT n.id AS "id!", n.name AS "name!", n.admission AS "admission!", n.admission_note AS "admission_note!", n.facts AS "facts!: JsonText",
                       n.created_at AS "created_at!", l.metrics AS "metrics!: JsonText", l.connected AS "connected!", l.connected_since, l.beat_at,
                       n.drain_deadline, f.record AS "faults?: JsonText", now() AS "at!",
-                      EXISTS (SELECT 1 FROM attempts p WHERE p.id = (f.record #>> '{cordon,probe}')::uuid AND p.ended_at IS NULL) AS probe_is_under_way,
+                      (SELECT p.ended_at IS NULL FROM attempts p WHERE p.id = (f.record #>> '{cordon,probe}')::uuid) AS probe_is_under_way,
                       (l.beat_at IS NULL OR l.offline_since IS NOT NULL) AS "offline!",
                       (l.beat_at NOT BETWEEN now() - make_interval(secs => $1) AND now() + interval '5 seconds') AS silent
-               FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
+               FROM nodes n CROSS JOIN LATERAL (SELECT * FROM node_live WHERE node_id = n.id OFFSET 0) l
+               LEFT JOIN LATERAL (SELECT record FROM node_faults WHERE node_id = n.id OFFSET 0) f ON true
                WHERE n.admission <> 'revoked' "# + $which,
             $store.silence_s()
             $(, $argument)*
@@ -35,15 +43,96 @@ macro_rules! node_records {
 }
 
 impl Store {
-    /// All nodes that are not revoked, with what is held on them, in the order of their ids.
+    /// All nodes that are not revoked, with what is held on them, in the order of their ids: each as it was at one moment, but not all
+    /// at the same one, since no statement reads more than a part of them.
     pub async fn candidates(&self) -> Result<Vec<Candidate>, StoreError> {
-        let records = node_records!("ORDER BY n.id", self);
-        let held =
-            sqlx::query!(r#"SELECT id, node_id, reservation AS "reservation: JsonText" FROM attempts WHERE reserved"#)
-                .fetch_all(&self.pool)
-                .await?;
-        let held = held.into_iter().map(|row| (row.id, row.node_id, row.reservation));
-        Ok(readings(records, held)?.iter().map(Reading::candidate).collect())
+        let mut nodes: Vec<Reading> = Vec::new();
+        loop {
+            let from = nodes.last().map_or(Uuid::nil(), |it| it.node.id.as_uuid());
+            let records = node_records!("AND n.id > $2 ORDER BY n.id LIMIT $3", self, from, NODES_AT_ONCE as i64);
+            let is_last = records.len() < NODES_AT_ONCE;
+            nodes.extend(self.with_all_that_is_held(records).await?);
+            if is_last {
+                return Ok(nodes.iter().map(Reading::candidate).collect());
+            }
+        }
+    }
+
+    /// The next nodes in the order of their names, up to `limit`.
+    pub(crate) async fn nodes_by_name(&self, after: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
+        let mut nodes: Vec<Reading> = Vec::new();
+        loop {
+            let from = nodes.last().map_or(after, |it| &it.node.name).to_owned();
+            let at_once = NODES_AT_ONCE.min(limit - nodes.len());
+            let records = node_records!(
+                "AND n.name COLLATE \"C\" > $2 ORDER BY n.name COLLATE \"C\", n.id LIMIT $3",
+                self,
+                from,
+                at_once as i64
+            );
+            let is_last = records.len() < at_once;
+            nodes.extend(self.with_all_that_is_held(records).await?);
+            if is_last || nodes.len() >= limit {
+                return Ok(nodes);
+            }
+        }
+    }
+
+    /// As [`Store::with_what_is_held`], in statements that read little each, however much is held.
+    async fn with_all_that_is_held(&self, records: Vec<NodeRecord>) -> Result<Vec<Reading>, StoreError> {
+        let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
+        let mut held: Vec<(Uuid, Uuid, JsonText)> = Vec::new();
+        let (mut left, mut at_once) = (&ids[..], HELD_AT_ONCE);
+        while !left.is_empty() {
+            let page = sqlx::query!(
+                r#"SELECT a.id AS "id!", w.node AS "node!", a.reservation AS "reservation!: JsonText" FROM UNNEST($1::uuid[]) AS w(node)
+                   CROSS JOIN LATERAL (SELECT id, reservation FROM attempts WHERE node_id = w.node AND reserved OFFSET 0) AS a LIMIT $2"#,
+                left,
+                at_once as i64
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            // Of the last node there may be more: it is read again, from its first.
+            let last = page.last().map(|row| row.node).filter(|_| page.len() == at_once);
+            let rows = page.into_iter().filter(|row| Some(row.node) != last);
+            held.extend(rows.map(|row| (row.id, row.node, row.reservation)));
+            match last.and_then(|last| left.iter().position(|node| *node == last)) {
+                None => break,
+                // More is held on one node than is read at once.
+                Some(0) => at_once *= 2,
+                Some(at) => (left, at_once) = (&left[at..], HELD_AT_ONCE),
+            }
+        }
+        readings(records, held.into_iter())
+    }
+
+    /// The node of this name, of this id, or whose id ends so.
+    pub(crate) async fn find_reading(&self, name_or_id: &str) -> Result<Option<Reading>, StoreError> {
+        let is_ending = name_or_id.len() >= 6 && name_or_id.bytes().all(|b| b.is_ascii_hexdigit());
+        let found = match self.node_ids(name_or_id).await?.pop() {
+            None if is_ending => sqlx::query_scalar!(
+                r#"SELECT id FROM nodes WHERE reverse(right(id::text, 8)) ~>=~ left($1, 8) AND reverse(right(id::text, 8)) ~<~ (left($1, 8) || 'g')
+                     AND starts_with(reverse(replace(id::text, '-', '')), $1) AND admission <> 'revoked' ORDER BY id LIMIT 1"#,
+                reversed_ending(name_or_id)
+            )
+            .fetch_optional(&self.pool)
+            .await?,
+            found => found,
+        };
+        let Some(found) = found else { return Ok(None) };
+        Ok(self.read_nodes(&BTreeSet::from([NodeId::from_uuid(found)])).await?.pop())
+    }
+
+    /// Nodes of this name or id: those that were revoked first, the one that is not last.
+    pub(crate) async fn node_ids(&self, name_or_id: &str) -> Result<Vec<Uuid>, StoreError> {
+        let id = name_or_id.parse::<NodeId>().ok().map(NodeId::as_uuid);
+        Ok(sqlx::query_scalar!(
+            r#"SELECT id FROM nodes WHERE name COLLATE "C" = $1 OR id = $2 ORDER BY admission <> 'revoked', id LIMIT 100"#,
+            name_or_id,
+            id
+        )
+        .fetch_all(&self.pool)
+        .await?)
     }
 
     /// These nodes; who is revoked or unknown is not among the answers.

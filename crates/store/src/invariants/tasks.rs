@@ -84,6 +84,18 @@ pub(super) const INVARIANTS: &[Invariant] = &[
            GROUP BY a.task_id
            HAVING count(*) > 1 + (SELECT count(*) FROM task_events e WHERE e.task_id = a.task_id AND e.events @> '[{"event": "retry_asked"}]')"#
     ),
+    invariant!(
+        Whole,
+        "counts-are-true",
+        "As many tasks as are counted are in each state.",
+        r#"SELECT 'of project ' || project_id || ', ' || COALESCE(t.tasks, 0) || ' tasks are ' || state || ', and '
+             || COALESCE(c.tasks, 0) || ' are counted' AS "row!"
+           FROM (SELECT project_id, state, count(*) AS tasks FROM task_state GROUP BY project_id, state) AS t
+           FULL JOIN (SELECT project_id, state, sum(tasks) AS tasks FROM (
+             SELECT project_id, state, tasks FROM task_counts UNION ALL SELECT project_id, state, change FROM task_count_changes) AS all_of_them
+             GROUP BY project_id, state) AS c USING (project_id, state)
+           WHERE COALESCE(t.tasks, 0) <> COALESCE(c.tasks, 0)"#
+    ),
     // A node that is away is waited for as long as the task says, and nobody can stop what runs there.
     invariant!(
         Living,

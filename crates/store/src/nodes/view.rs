@@ -10,6 +10,7 @@ use domain::{
     black_hole::NodeFaults,
     ids::NodeId,
     node::{Admission, NodeView, Presence},
+    placement::Reading,
     resources::Reservation,
 };
 use uuid::Uuid;
@@ -77,30 +78,21 @@ impl NodeRecord {
     }
 }
 
+impl From<Reading> for NodeWithLoad {
+    fn from(reading: Reading) -> Self {
+        let candidate = reading.candidate();
+        Self { reserved: candidate.ledger.held(), tasks: candidate.holding, node: candidate.node }
+    }
+}
+
 impl Store {
-    /// All nodes that are not revoked, by name.
-    pub async fn list_nodes(&self) -> Result<Vec<NodeWithLoad>, StoreError> {
-        let mut nodes: Vec<NodeWithLoad> = self
-            .candidates()
-            .await?
-            .into_iter()
-            .map(|candidate| NodeWithLoad {
-                reserved: candidate.ledger.held(),
-                tasks: candidate.holding,
-                node: candidate.node,
-            })
-            .collect();
-        nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
-        Ok(nodes)
+    /// Nodes that are not revoked, by name, after this one: up to `limit` of them.
+    pub async fn list_nodes(&self, after: Option<&str>, limit: usize) -> Result<Vec<NodeWithLoad>, StoreError> {
+        Ok(self.nodes_by_name(after.unwrap_or(""), limit).await?.into_iter().map(NodeWithLoad::from).collect())
     }
 
     /// A node by its name, its id, or the end of its id.
     pub async fn find_node(&self, name_or_id: &str) -> Result<Option<NodeWithLoad>, StoreError> {
-        let nodes = self.list_nodes().await?;
-        let is_ending = name_or_id.len() >= 6 && name_or_id.bytes().all(|b| b.is_ascii_hexdigit());
-        let exact = nodes.iter().position(|n| n.node.name == name_or_id || n.node.id.to_string() == name_or_id);
-        let found =
-            exact.or_else(|| nodes.iter().position(|n| is_ending && n.node.id.to_string().ends_with(name_or_id)));
-        Ok(found.map(|at| nodes[at].clone()))
+        Ok(self.find_reading(name_or_id).await?.map(NodeWithLoad::from))
     }
 }

@@ -6,19 +6,94 @@ use crate::{
 };
 use domain::{ids::TaskId, lifecycle, quantity::show_duration_ms};
 
+/// A task's place in the queue is told exactly up to here.
+pub const PLACES_COUNTED: u64 = 1_000;
+/// Places that one statement counts. Each may lie on a page of its own.
+const PLACES_AT_ONCE: usize = 200;
+/// Classes that one statement counts, each by two paths through the index.
+const CLASSES_COUNTED_AT_ONCE: usize = 25;
+/// Classes that one statement finds.
+const CLASSES_AT_ONCE: usize = 80;
+
 impl Store {
-    /// Waiting tasks that come before this one. Counts at most 10,000.
+    /// Waiting tasks that come before this one, counted to one more than [`PLACES_COUNTED`].
+    ///
+    /// Counted from the task's own place towards the front, class by class: what was placed lately leaves its entries at the front, and
+    /// whoever waits behind many never comes there.
     pub async fn tasks_before(&self, task: TaskId) -> Result<u64, StoreError> {
-        let count = sqlx::query_scalar!(
-            r#"SELECT count(*) AS "count!" FROM (
-                 SELECT 1 FROM task_state o, task_state t
-                 WHERE t.task_id = $1 AND o.queued AND (o.priority > t.priority OR o.priority = t.priority AND (o.queued_at, o.task_id) < (t.queued_at, t.task_id))
-                 LIMIT 10000) AS before"#,
-            task.as_uuid()
+        let Some(own) = sqlx::query!("SELECT priority, queued_at FROM task_state WHERE task_id = $1", task.as_uuid())
+            .fetch_optional(&self.pool)
+            .await?
+        else {
+            return Ok(0);
+        };
+        let most = PLACES_COUNTED + 1;
+        let (mut count, mut below) = (0, i64::MAX);
+        loop {
+            let classes = self.waiting_classes_below(below).await?;
+            let mut left = &classes[..];
+            // The place before which the first class that is left goes on.
+            let mut from = (own.priority, own.queued_at, task.as_uuid());
+            while !left.is_empty() {
+                let first = &left[..left.len().min(if from.2 == task.as_uuid() { CLASSES_COUNTED_AT_ONCE } else { 1 })];
+                let rows = sqlx::query!(
+                    r#"SELECT c.class AS "class!", o.priority AS "priority!", o.queued_at AS "queued_at!", o.task_id AS "task_id!"
+                       FROM UNNEST($1::bigint[]) AS c(class) CROSS JOIN LATERAL (
+                         (SELECT priority, queued_at, task_id FROM task_state
+                          WHERE queued AND class = c.class AND priority = $2 AND (queued_at, task_id) < ($3, $4)
+                          ORDER BY priority, queued_at DESC, task_id DESC LIMIT $5)
+                         UNION ALL
+                         (SELECT priority, queued_at, task_id FROM task_state WHERE queued AND class = c.class AND priority > $2
+                          ORDER BY priority, queued_at DESC, task_id DESC LIMIT $5)) AS o
+                       LIMIT $5"#,
+                    first,
+                    from.0,
+                    from.1,
+                    from.2,
+                    PLACES_AT_ONCE as i64
+                )
+                .fetch_all(&self.pool)
+                .await?;
+                count += rows.len() as u64;
+                if count >= most {
+                    return Ok(most);
+                }
+                match rows.last().filter(|_| rows.len() == PLACES_AT_ONCE) {
+                    // The others of these classes were counted to their end.
+                    Some(last) => {
+                        let at = left.iter().position(|class| *class == last.class).unwrap_or(0);
+                        left = &left[at..];
+                        from = (last.priority, last.queued_at, last.task_id);
+                    }
+                    None => {
+                        left = &left[first.len()..];
+                        from = (own.priority, own.queued_at, task.as_uuid());
+                    }
+                }
+            }
+            match classes.last().filter(|_| classes.len() == CLASSES_AT_ONCE) {
+                Some(last) => below = *last,
+                None => return Ok(count),
+            }
+        }
+    }
+
+    /// Classes of which something waits, the highest number first. Each is found by its last task: entries of what was placed are not
+    /// there but at its front.
+    async fn waiting_classes_below(&self, below: i64) -> Result<Vec<i64>, StoreError> {
+        Ok(sqlx::query_scalar!(
+            r#"WITH RECURSIVE classes AS (
+                 SELECT $1::bigint AS class
+                 UNION ALL
+                 SELECT (SELECT s.class FROM task_state s WHERE s.queued AND s.class < c.class
+                         ORDER BY s.class DESC, s.priority, s.queued_at DESC, s.task_id DESC LIMIT 1)
+                 FROM classes c WHERE c.class IS NOT NULL
+               ) SELECT class AS "class!" FROM classes WHERE class < $1 LIMIT $2"#,
+            below,
+            CLASSES_AT_ONCE as i64
         )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(count as u64)
+        .fetch_all(&self.pool)
+        .await?)
     }
 
     /// Ends tasks whose queue timeout has passed, up to `limit`. Returns how many; fewer than the limit: none is left.

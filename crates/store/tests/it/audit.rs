@@ -520,3 +520,22 @@ async fn an_audit_that_takes_too_long_says_what_it_did_not_look_at() {
     world.leads(LeaderRole::Sweeper).await;
     assert_eq!(broken(&world, Depth::Whole).await, []);
 }
+
+#[tokio::test]
+async fn a_count_that_is_not_true_is_found() {
+    planted(
+        &["counts-are-true"],
+        |_| ", 0 tasks are preparing, and 2 are counted".into(),
+        |_| "INSERT INTO task_count_changes SELECT id, 'preparing', 2 FROM projects".into(),
+    )
+    .await;
+    planted(
+        &["counts-are-true"],
+        |_| "tasks are pending, and 0 are counted".into(),
+        |_| {
+            "DELETE FROM task_count_changes WHERE state = 'pending'; DELETE FROM task_counts WHERE state = 'pending'"
+                .into()
+        },
+    )
+    .await;
+}

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod blackhole;
+mod counts;
 mod differential;
 mod exclusive;
 mod failures;

@@ -42,9 +42,6 @@ pub struct Args {
     cursor: Option<String>,
 }
 
-const LIVE: &str = "pending,assigned,preparing,running,finishing";
-const ENDED: &str = "succeeded,failed,cancelled";
-
 pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
     let server = context.server()?;
     let out = &context.out;
@@ -58,12 +55,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
         limit: None,
         cursor: args.cursor,
     };
-    // A cursor belongs to one order of the server's; live-first is an order of ours.
-    let page = if out.is_json() || query.state.is_some() || query.cursor.is_some() {
-        fetch(&server, query, args.limit).await?
-    } else {
-        live_first(&server, query, args.limit).await?
-    };
+    let page = fetch(&server, query, args.limit).await?;
     if out.is_json() {
         out.json(&page)?;
         return Ok(DONE);
@@ -74,33 +66,28 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
     } else if !page.tasks.is_empty() {
         out.data(&render::list::for_people(&page.tasks, &view))?;
     }
-    out.hint(&render::list::footer(page.tasks.len(), page.found, page.live));
+    out.hint(&render::list::footer(page.tasks.len(), &page));
     Ok(DONE)
 }
 
-async fn live_first(server: &Server, query: TaskQuery, limit: u32) -> Result<TaskPage, Failure> {
-    let of = |state: &str| TaskQuery { state: Some(state.to_owned()), ..query.clone() };
-    let mut page = fetch(server, of(LIVE), limit).await?;
-    let room = limit.saturating_sub(page.tasks.len() as u32);
-    // Asked even without room for them: the count is shown.
-    let ended = fetch(server, of(ENDED), room.max(1)).await?;
-    page.tasks.extend(ended.tasks.into_iter().take(room as usize));
-    page.live = page.found;
-    page.found += ended.found;
-    page.next_cursor = None;
-    Ok(page)
-}
-
-/// As many pages as `limit` needs.
+/// As many pages as `limit` needs. A page may be short, even empty, and not the last one.
 async fn fetch(server: &Server, mut query: TaskQuery, limit: u32) -> Result<TaskPage, Failure> {
+    let is_whole = query.cursor.is_none();
     let mut tasks: Vec<Task> = Vec::new();
     loop {
         query.limit = Some((limit - tasks.len() as u32).clamp(1, MAX_LIMIT));
         let mut page = server.client.tasks(&query).await.or_tell(server)?;
         tasks.append(&mut page.tasks);
         query.cursor.clone_from(&page.next_cursor);
-        if query.cursor.is_none() || tasks.len() as u32 >= limit {
-            return Ok(TaskPage { tasks, ..page });
+        if query.cursor.is_some() && (tasks.len() as u32) < limit {
+            continue;
         }
+        if page.counts_are_minimum {
+            // Counted page by page: all pages together are what is known.
+            page.found = page.found.max(tasks.len() as u64 + u64::from(query.cursor.is_some()));
+            page.live = page.live.max(tasks.iter().filter(|task| !task.state.is_terminal()).count() as u64);
+            page.counts_are_minimum = !is_whole || query.cursor.is_some();
+        }
+        return Ok(TaskPage { tasks, ..page });
     }
 }

@@ -112,7 +112,7 @@ async fn list(context: &Context, server: &Server) -> Result<(), Failure> {
     let nodes = server.client.nodes().await.or_tell(server)?;
     let out = &context.out;
     if out.is_json() {
-        return out.json(&NodeList { nodes });
+        return out.json(&NodeList { nodes, next_cursor: None });
     }
     // To mark agents that are older, and for an alarm; the list is worth showing without.
     let status = server.client.cluster_status().await.ok();

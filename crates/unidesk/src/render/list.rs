@@ -6,7 +6,7 @@ use crate::{
     table::{Cell, Table},
     text::{show_age, show_count, show_span, split_not_retried},
 };
-use api_types::task::Task;
+use api_types::task::{Task, TaskPage};
 use domain::{quantity::show_duration_ms, task::TaskState};
 
 pub fn for_people(tasks: &[Task], view: &View) -> String {
@@ -61,14 +61,16 @@ fn note(task: &Task) -> String {
 }
 
 /// The line below: how much of how much this is.
-pub fn footer(shown: usize, found: u64, live: u64) -> String {
+pub fn footer(shown: usize, page: &TaskPage) -> String {
+    let TaskPage { found, live, counts_are_minimum, .. } = *page;
+    let at_least = if counts_are_minimum { "at least " } else { "" };
     match (shown as u64, found) {
         (0, _) => "No tasks here. Submit one: unidesk run \"ls -la /tmp\"".into(),
-        (shown, found) if shown >= found => {
+        (shown, found) if shown >= found && !counts_are_minimum => {
             format!("{} ({} live)", crate::text::plural(found, "task"), show_count(live))
         }
         (shown, found) => format!(
-            "{} of {} ({} live). Others: --state failed, --limit 50",
+            "{} of {at_least}{} ({at_least}{} live). Others: --state failed, --limit 50",
             show_count(shown),
             show_count(found),
             show_count(live)

@@ -53,7 +53,8 @@ fn waiting_lines(waiting: &Waiting, view: &View) -> Vec<String> {
         lines.push(format!("not tried again before {} (it pauses after a failure)", show_clock(moment, view.now)));
     }
     if waiting.before > 0 {
-        lines.push(format!("before it: {}", plural(waiting.before, "task")));
+        let more = if waiting.more_before { "more than " } else { "" };
+        lines.push(format!("before it: {more}{}", plural(waiting.before, "task")));
     }
     lines
 }

@@ -1,7 +1,7 @@
 //! Every rendering as people see it. A changed golden is a changed interface.
 
 use crate::values::{ID, attempt, ended, moved, node, now, provenance, spec, task, view};
-use api_types::{Problem, node::SilenceAlarm, why::Why};
+use api_types::{Problem, node::SilenceAlarm, task::TaskPage, why::Why};
 use domain::fault::Fault;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
@@ -46,9 +46,13 @@ fn list() {
         "list_in_colour",
         render::list::for_people(&tasks, &View { style: colour, ..view() }).replace('\x1b', "<ESC>")
     );
+    let footer = |shown, found, live, counts_are_minimum| {
+        let page = TaskPage { tasks: Vec::new(), found, live, counts_are_minimum, next_cursor: None };
+        render::list::footer(shown, &page)
+    };
     assert_snapshot!(
         "list_footers",
-        [render::list::footer(0, 0, 0), render::list::footer(4, 1204, 2), render::list::footer(1, 1, 0)].join("\n")
+        [footer(0, 0, 0, false), footer(4, 1204, 2, false), footer(1, 1, 0, false), footer(10, 11, 2, true)].join("\n")
     );
 }
 

@@ -1,0 +1,120 @@
+//! How many tasks are in which state, and lists that are read page by page.
+
+use crate::world::{World, exited, origin, other_project, succeeded};
+use domain::{
+    ids::{DEFAULT_PROJECT, TaskId},
+    principal::Scope,
+    task::TaskState,
+};
+use serde_json::json;
+use store::TaskFilter;
+
+const ALL: Scope = Scope::All;
+
+/// As the store counts, checked against the rows.
+async fn counted(world: &World) -> Vec<(TaskState, u64)> {
+    let counts = world.store.count_tasks(ALL).await.expect("counted");
+    for state in TaskState::ALL {
+        let rows = world.count(&format!("SELECT count(*) FROM task_state WHERE state = '{state}'")).await;
+        let told = counts.iter().find(|(told, _)| *told == state).map_or(0, |(_, count)| *count);
+        assert_eq!(told, rows as u64, "{state}");
+    }
+    counts
+}
+
+#[tokio::test]
+async fn counts_follow_every_change_and_stay_when_they_are_summed_up() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    assert_eq!(counted(&world).await, []);
+    let (task, other) = (world.submit(json!({})).await, world.submit(json!({})).await);
+    assert_eq!(counted(&world).await, [(TaskState::Pending, 2)]);
+    let held = world.start_on(task, node).await;
+    assert_eq!(counted(&world).await, [(TaskState::Pending, 1), (TaskState::Running, 1)]);
+    world.report(node, held, exited(0)).await;
+    world.report(node, held, succeeded()).await;
+    world.store.cancel_task(ALL, other, &origin()).await.expect("cancelled");
+    let ended = [(TaskState::Succeeded, 1), (TaskState::Cancelled, 1)];
+    assert_eq!(counted(&world).await, ended);
+    assert_eq!(world.store.count_tasks(Scope::Project(DEFAULT_PROJECT)).await.expect("counted"), ended);
+    assert_eq!(world.store.count_tasks(other_project()).await.expect("counted"), []);
+
+    // Few changes are left where they are; many are summed up, by one of those who try.
+    assert!(!world.store.sum_up_counts().await.expect("looked"));
+    assert!(world.count("SELECT count(*) FROM task_count_changes").await > 0);
+    let more = "INSERT INTO task_count_changes SELECT id, 'succeeded', change FROM projects, generate_series(1, 200), (VALUES (1), (-1)) v(change)";
+    world.database.execute(more).await;
+    let (one, two) = tokio::join!(world.store.sum_up_counts(), world.store.sum_up_counts());
+    assert_eq!((one.expect("summed up"), two.expect("summed up")), (false, false));
+    assert_eq!(world.count("SELECT count(*) FROM task_count_changes").await, 0);
+    assert_eq!(counted(&world).await, ended);
+    world.store.retry_task(ALL, task, &origin()).await.expect("queued");
+    assert_eq!(counted(&world).await, [(TaskState::Pending, 1), (TaskState::Cancelled, 1)]);
+}
+
+/// All pages of so many, one after another.
+async fn pages(world: &World, filter: &TaskFilter, limit: u32) -> Vec<TaskId> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = world.store.list_tasks(ALL, filter, after, limit).await.expect("listed");
+        assert!(page.tasks.len() <= limit as usize);
+        found.extend(page.tasks.iter().map(|task| task.id));
+        after = page.next;
+        if after.is_none() {
+            return found;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_of_any_size_make_up_the_same_list() {
+    let world = World::start().await;
+    let (one, two) = (world.node("one").await, world.node("two").await);
+    let mut tasks = Vec::new();
+    for number in 0..24 {
+        tasks.push(
+            world.submit(json!({"name": format!("task-{}", number % 5), "metadata": {"third": number % 3}})).await,
+        );
+    }
+    // Old and new ones live, old and new ones ended; of some the node has not yet said that it is free.
+    for (number, task) in tasks.iter().enumerate().filter(|(number, _)| number % 2 == 0) {
+        let node = if number % 4 == 0 { one } else { two };
+        let held = world.start_on(*task, node).await;
+        if number % 6 == 0 {
+            world.report(node, held, exited(0)).await;
+            world.report(node, held, succeeded()).await;
+        }
+    }
+    let is_ended = |number: &usize| number % 6 == 0;
+    let listed = |fits: &dyn Fn(usize) -> bool| -> Vec<TaskId> {
+        let (ended, live): (Vec<usize>, Vec<usize>) = (0..24).rev().filter(|number| fits(*number)).partition(is_ended);
+        live.into_iter().chain(ended).map(|number| tasks[number]).collect()
+    };
+    let none = TaskFilter::default();
+    let filters: [(TaskFilter, Vec<TaskId>); 9] = [
+        (none.clone(), listed(&|_| true)),
+        (TaskFilter { states: vec![TaskState::Succeeded], ..none.clone() }, listed(&|n| n % 6 == 0)),
+        (TaskFilter { states: vec![TaskState::Running], ..none.clone() }, listed(&|n| n % 2 == 0 && n % 6 != 0)),
+        (
+            TaskFilter { states: vec![TaskState::Pending, TaskState::Succeeded], ..none.clone() },
+            listed(&|n| n % 2 == 1 || n % 6 == 0),
+        ),
+        (TaskFilter { name: Some("task-3".into()), ..none.clone() }, listed(&|n| n % 5 == 3)),
+        (TaskFilter { name: Some("task-".into()), name_is_prefix: true, ..none.clone() }, listed(&|_| true)),
+        (TaskFilter { name: Some("TASK-".into()), name_is_prefix: true, ..none.clone() }, Vec::new()),
+        (TaskFilter { node: Some("one".into()), ..none.clone() }, listed(&|n| n % 4 == 0)),
+        (
+            TaskFilter { project: Some("default".into()), node: Some("two".into()), ..none.clone() },
+            listed(&|n| n % 4 == 2),
+        ),
+    ];
+    for (filter, expected) in &filters {
+        let whole = world.store.list_tasks(ALL, filter, None, 1_000).await.expect("listed");
+        assert_eq!((whole.found, whole.counts_are_minimum), (expected.len() as u64, false), "{filter:?}");
+        let live = whole.tasks.iter().filter(|task| !task.state.is_terminal()).count();
+        assert_eq!(whole.live, live as u64, "{filter:?}");
+        for limit in [1, 3, 24, 100] {
+            assert_eq!(&pages(&world, filter, limit).await, expected, "{limit} of {filter:?}");
+        }
+    }
+}
