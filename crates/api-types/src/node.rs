@@ -68,7 +68,10 @@ pub struct NodeToken {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeTokenList {
+    /// The newest first.
     pub tokens: Vec<NodeToken>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_cursor: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

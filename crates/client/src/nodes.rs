@@ -42,7 +42,16 @@ impl Client {
     }
 
     pub async fn node_tokens(&self) -> Result<Vec<NodeToken>, ClientError> {
-        self.get::<NodeTokenList>("/node-tokens", &()).await.map(|list| list.tokens)
+        let mut tokens = Vec::new();
+        let mut query = PageQuery::default();
+        loop {
+            let mut page = self.get::<NodeTokenList>("/node-tokens", &query).await?;
+            tokens.append(&mut page.tokens);
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(tokens),
+            }
+        }
     }
 
     /// Its node is cut off at once and can't come back with it. `evict`: what runs there is placed elsewhere at once.

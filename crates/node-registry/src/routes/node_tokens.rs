@@ -1,6 +1,6 @@
 //! Tokens of nodes: one token, one node.
 
-use super::{bad_field, cut, failed, missing, permit};
+use super::{bad_cursor, bad_field, cut, failed, missing, page, permit, write_cursor};
 use crate::issue::{self, name_fault};
 use api_types::{
     Problem,
@@ -9,7 +9,7 @@ use api_types::{
 use axum::{
     Extension, Json,
     extract::{Path, Query, Request, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::IntoResponse,
 };
 use domain::{
@@ -43,9 +43,13 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(store): State<Store>,
     Extension(principal): Extension<Principal>,
+    uri: Uri,
 ) -> Result<Json<NodeTokenList>, ApiError> {
     permit(&principal, Permission::Administer)?;
-    let tokens = store.list_node_tokens().await.map_err(failed)?;
+    let (limit, cursor) = page(&uri)?;
+    let before = cursor.map(|id| id.parse().map_err(|_| bad_cursor())).transpose()?;
+    let tokens = store.list_node_tokens(before, limit).await.map_err(failed)?;
+    let next_cursor = tokens.last().filter(|_| tokens.len() == limit).map(|last| write_cursor(&last.id.to_string()));
     let tokens = tokens
         .into_iter()
         .map(|token| NodeToken {
@@ -57,7 +61,7 @@ pub(super) async fn list(
             revoked_at: token.revoked_at,
         })
         .collect();
-    Ok(Json(NodeTokenList { tokens }))
+    Ok(Json(NodeTokenList { tokens, next_cursor }))
 }
 
 /// By the token's id, or by the name or id of its node. What runs there is told to stop, the node's session is closed, and its tasks

@@ -1,16 +1,12 @@
 //! Nodes: look at them, drain and resume them.
 
-use super::{bad_field, bad_parameter, cut, failed, missing, permit};
-use api_types::{
-    node::{DrainRequest, Node, NodeList},
-    page::{MAX_LIMIT, PageQuery},
-};
+use super::{bad_field, cut, failed, missing, page, permit, write_cursor};
+use api_types::node::{DrainRequest, Node, NodeList};
 use axum::{
     Extension, Json,
     extract::{Path, Request, State},
     http::Uri,
 };
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
 use domain::{
     principal::{Origin, Permission, Principal},
@@ -28,23 +24,10 @@ pub(super) async fn list(
     uri: Uri,
 ) -> Result<Json<NodeList>, ApiError> {
     permit(&principal, Permission::Look)?;
-    let PageQuery { limit, cursor } = request_body::query(&uri)?;
-    let limit = limit.unwrap_or(MAX_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(bad_parameter("limit", format!("limit is {limit}; 1 to {MAX_LIMIT} are taken.")));
-    }
-    let after = cursor.as_deref().map(read_cursor).transpose()?;
-    let nodes = store.list_nodes(after.as_deref(), limit as usize).await.map_err(failed)?;
-    let last = nodes.last().filter(|_| nodes.len() == limit as usize);
-    let next_cursor = last.map(|last| BASE64_URL_SAFE_NO_PAD.encode(&last.node.name));
+    let (limit, after) = page(&uri)?;
+    let nodes = store.list_nodes(after.as_deref(), limit).await.map_err(failed)?;
+    let next_cursor = nodes.last().filter(|_| nodes.len() == limit).map(|last| write_cursor(&last.node.name));
     Ok(Json(NodeList { nodes: nodes.into_iter().map(view).collect(), next_cursor }))
-}
-
-/// The name of the last node of the page before.
-fn read_cursor(text: &str) -> Result<String, ApiError> {
-    let name = BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|name| String::from_utf8(name).ok());
-    name.filter(|name| !name.is_empty() && !name.contains('\0'))
-        .ok_or_else(|| bad_parameter("cursor", "This is no cursor; take next_cursor of the page before as it is."))
 }
 
 pub(super) async fn get(

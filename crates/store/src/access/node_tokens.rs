@@ -11,6 +11,7 @@ use domain::{
     principal::Origin,
 };
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 #[derive(Clone, Debug)]
 pub struct NewNodeToken {
@@ -53,6 +54,9 @@ pub enum Revoked {
     /// Nothing was changed: this task must never run twice at once, and whether it stopped there nobody could say.
     IsExclusive(TaskId),
 }
+
+/// Tokens that one statement reads, each with its node's name and its maker's.
+const TOKENS_AT_ONCE: usize = 50;
 
 impl Store {
     /// Makes a node and its token. False: a node of this name is there.
@@ -126,24 +130,38 @@ impl Store {
     }
 
     /// All tokens, newest first.
-    pub async fn list_node_tokens(&self) -> Result<Vec<NodeTokenRecord>, StoreError> {
-        let rows = sqlx::query!(
-            r#"SELECT k.id, k.node_id, n.name, COALESCE(m.name, 'platform') AS "created_by!", k.created_at, k.revoked_at
-               FROM node_tokens k JOIN nodes n ON n.id = k.node_id LEFT JOIN api_keys m ON m.id = k.created_by ORDER BY k.created_at DESC LIMIT 1000"#
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| NodeTokenRecord {
+    /// The next tokens before this one, the newest first: up to `limit`.
+    pub async fn list_node_tokens(
+        &self,
+        before: Option<NodeTokenId>,
+        limit: usize,
+    ) -> Result<Vec<NodeTokenRecord>, StoreError> {
+        let mut tokens: Vec<NodeTokenRecord> = Vec::new();
+        loop {
+            let from = tokens.last().map(|token| token.id).or(before).map_or(Uuid::max(), NodeTokenId::as_uuid);
+            let at_once = TOKENS_AT_ONCE.min(limit - tokens.len());
+            let rows = sqlx::query!(
+                r#"SELECT k.id, k.node_id, n.name, COALESCE(m.name, 'platform') AS "created_by!", k.created_at, k.revoked_at
+                   FROM node_tokens k JOIN nodes n ON n.id = k.node_id LEFT JOIN api_keys m ON m.id = k.created_by
+                   WHERE k.id < $1 ORDER BY k.id DESC LIMIT $2"#,
+                from,
+                at_once as i64
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            let is_last = rows.len() < at_once;
+            tokens.extend(rows.into_iter().map(|row| NodeTokenRecord {
                 id: NodeTokenId::from_uuid(row.id),
                 node: NodeId::from_uuid(row.node_id),
                 name: row.name,
                 created_by: row.created_by,
                 created_at: row.created_at,
                 revoked_at: row.revoked_at,
-            })
-            .collect())
+            }));
+            if is_last || tokens.len() >= limit {
+                return Ok(tokens);
+            }
+        }
     }
 
     /// Revokes a token and with it its node: what runs there is told to stop and the session is closed. It is placed again once the

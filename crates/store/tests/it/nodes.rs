@@ -30,7 +30,7 @@ async fn a_name_belongs_to_one_node_until_it_is_revoked() {
     assert!(world.store.create_node_token(&new_node(another, "n"), &origin()).await.expect("made"));
     assert_eq!(world.store.open_session(&hello(node.id, node.instance, &[])).await.expect("asked"), Opened::Revoked);
     assert!(world.store.node_token(token).await.expect("read").expect("there").is_revoked);
-    assert_eq!(world.store.list_node_tokens().await.expect("listed").len(), 2);
+    assert_eq!(world.store.list_node_tokens(None, 10).await.expect("listed").len(), 2);
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
             let view = View { style: out.style, width: out.width(), now: local_now() };
             let table = render::node::tokens(&tokens, &view);
             if out.is_json() {
-                out.json(&NodeTokenList { tokens })?;
+                out.json(&NodeTokenList { tokens, next_cursor: None })?;
             } else if !out.stdout_is_terminal {
                 out.data(&table.for_programs())?;
             } else if table.is_empty() {
