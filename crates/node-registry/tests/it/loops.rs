@@ -77,7 +77,7 @@ async fn when_the_whole_fleet_falls_silent_an_alarm_is_raised_first() {
     platform_is_there(&world);
     node_registry::run(&world.service, &node_registry::Config { offline_after_s: 4 }, world.store.clone());
     let offline = async || {
-        let nodes = world.store.list_nodes().await.expect("read");
+        let nodes = world.store.list_nodes(None, 10).await.expect("read");
         nodes
             .into_iter()
             .filter(|node| node.node.presence == Presence::Offline)

@@ -125,6 +125,10 @@ impl Store {
 
     /// Nodes of this name or id: those that were revoked first, the one that is not last.
     pub(crate) async fn node_ids(&self, name_or_id: &str) -> Result<Vec<Uuid>, StoreError> {
+        // No text of the database has one, so it can't be asked for.
+        if name_or_id.contains('\0') {
+            return Ok(Vec::new());
+        }
         let id = name_or_id.parse::<NodeId>().ok().map(NodeId::as_uuid);
         Ok(sqlx::query_scalar!(
             r#"SELECT id FROM nodes WHERE name COLLATE "C" = $1 OR id = $2 ORDER BY admission <> 'revoked', id LIMIT 100"#,
