@@ -122,16 +122,7 @@ async fn no_statement_reads_more_the_more_there_is() {
         assert!(ids(&page).len() == 50 || !page["next_cursor"].is_null(), "{common}: {} found", ids(&page).len());
         assert!(page["found"].as_u64() >= Some(ids(&page).len() as u64), "{common}");
     }
-    for nothing in [
-        "name=nobody",
-        "label=team%3Dnobody",
-        "project=nobody",
-        "node=nobody",
-        "state=preparing",
-        "name=a%00b",
-        "node=a%00b",
-        "label=a%3Db%00",
-    ] {
+    for nothing in ["name=nobody", "label=team%3Dnobody", "project=nobody", "node=nobody", "state=preparing"] {
         let page = large.ask(&format!("/tasks?{nothing}")).await;
         assert_eq!((page["found"].as_u64(), page["next_cursor"].is_null()), (Some(0), true), "{nothing}");
     }
