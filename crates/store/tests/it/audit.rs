@@ -253,7 +253,7 @@ async fn a_second_live_attempt_is_found() {
     planted(
         &["one-live-attempt", "live-attempts-are-named", "attempts-are-told"],
         |m| format!("task {} has 2 live attempts", m.running.0),
-        |m| format!("{}", intruder(m.running.1, "running", "NULL")),
+        |m| intruder(m.running.1, "running", "NULL"),
     )
     .await;
 }

@@ -85,7 +85,7 @@ async fn pages_of_any_size_make_up_the_same_list() {
             world.report(node, held, succeeded()).await;
         }
     }
-    let is_ended = |number: &usize| number % 6 == 0;
+    let is_ended = |number: &usize| number.is_multiple_of(6);
     let listed = |fits: &dyn Fn(usize) -> bool| -> Vec<TaskId> {
         let (ended, live): (Vec<usize>, Vec<usize>) = (0..24).rev().filter(|number| fits(*number)).partition(is_ended);
         live.into_iter().chain(ended).map(|number| tasks[number]).collect()
