@@ -5,7 +5,7 @@ use crate::{
 };
 use futures::future::join_all;
 use provider_gateway::executor::Executor;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ROUNDS: usize = 3;
 
@@ -31,7 +31,7 @@ async fn collecting_without_pause_takes_no_image_from_an_attempt_that_wants_it()
         assert!(!notes.contains("emptied"), "a build lost what it had uploaded: {notes}");
         rig.executor.remove(&attempt.job).await.unwrap();
     };
-    let removed = AtomicUsize::new(0);
+    let is_done = AtomicBool::new(false);
     let work = async {
         for _ in 0..ROUNDS {
             // Of each environment three attempts, the last when the first lets go of the image.
@@ -45,16 +45,17 @@ async fn collecting_without_pause_takes_no_image_from_an_attempt_that_wants_it()
             join_all(of_one).await;
             until("what nobody wants is gone", || rig.executor.warm().is_empty()).await;
         }
+        is_done.store(true, Ordering::Relaxed);
     };
     let collecting = async {
-        loop {
-            removed.fetch_add(rig.executor.collect_garbage().await.removed_images.len(), Ordering::Relaxed);
+        let mut removed = 0;
+        // An image is gone before the collection that takes it has ended, and only then it says so: the last one ends too.
+        while !is_done.load(Ordering::Relaxed) {
+            removed += rig.executor.collect_garbage().await.removed_images.len();
             tokio::task::yield_now().await;
         }
+        removed
     };
-    tokio::select! {
-        () = work => {}
-        () = collecting => {}
-    }
-    assert!(removed.into_inner() >= 2 * ROUNDS);
+    let ((), removed) = tokio::join!(work, collecting);
+    assert!(removed >= 2 * ROUNDS, "{removed} images were removed");
 }
