@@ -1,5 +1,6 @@
 //! The agent's one connection to the platform: dialled out, redialled for ever.
 
+mod gather;
 mod log_pump;
 mod session;
 mod websocket;

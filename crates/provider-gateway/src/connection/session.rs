@@ -1,6 +1,6 @@
 //! One session: hello, then both directions until the line breaks.
 
-use super::{Dialled, Link, SessionEnd, dial, log_pump::LogPump};
+use super::{Dialled, Link, SessionEnd, dial, gather::Gathering, log_pump::LogPump};
 use crate::{
     agent::{Event, Millis},
     runtime::boot_millis,
@@ -22,7 +22,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 
 const WELCOME_WITHIN: Duration = Duration::from_secs(30);
 /// How often the node is looked at. What it can't do (Docker is away) is told at once: until the server knows, it sends work here that
@@ -96,7 +96,13 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
     let (sink, mut stream) = transport.split();
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.clamp(100, 60_000));
     let silence = silence_after(heartbeat);
-    let mut sender = Sender { sink, silence, outgoing: Outgoing::default(), held_since: None, beats: Beats::default() };
+    let mut sender = Sender {
+        sink,
+        silence,
+        outgoing: Outgoing::default(),
+        gathering: Gathering::default(),
+        beats: Beats::default(),
+    };
     let mut incoming = Incoming::default();
     let mut pump = LogPump::new(link.handle.logs.clone());
     let mut facts = link.facts.clone();
@@ -122,15 +128,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                     None => Err(TransportError::Closed("without a word".into())),
                 }
             }
-            () = sender.may_report(), if sender.is_holding_back() => {
-                sender.held_since = None;
-                Ok(())
-            }
-            Some(message) = reports.recv(), if !sender.is_holding_back() => {
-                let waiting = std::iter::from_fn(|| reports.try_recv().ok()).take(MOST_AT_ONCE);
-                let all: Vec<_> = std::iter::once(message).chain(waiting).collect();
-                sender.send_held(all).await
-            }
+            Some(gathered) = sender.gathering.next(&mut reports, !sender.outgoing.is_empty()) => sender.send_held(gathered).await,
             metrics = async { measuring.as_mut().expect("polled only while measuring").await }, if measuring.is_some() => {
                 measuring = None;
                 // The next look would be too late.
@@ -185,8 +183,7 @@ struct Sender<T: Transport> {
     silence: Duration,
     sink: SplitSink<T, Message>,
     outgoing: Outgoing<(AttemptId, &'static str)>,
-    /// When the last reports were sent.
-    held_since: Option<Instant>,
+    gathering: Gathering,
     beats: Beats,
 }
 
@@ -196,11 +193,6 @@ struct Beats {
     last: u64,
     sent_at: VecDeque<(u64, Millis)>,
 }
-
-/// Reports that go out together.
-const MOST_AT_ONCE: usize = 256;
-/// How long reports wait for an answer to those before them.
-const GATHER_FOR: Duration = Duration::from_millis(15);
 
 /// More are waiting only where the server does not number its answers.
 const MOST_BEATS: usize = 1_000;
@@ -232,22 +224,9 @@ impl<T: Transport> Sender<T> {
         self.put(Message::Text(Frame::numbered(seq, message).encode())).await
     }
 
-    /// While the server is busy with reports of this node, others gather for a moment: it takes them together, and what an attempt has been
-    /// through meanwhile costs it one write.
-    fn is_holding_back(&self) -> bool {
-        self.held_since.is_some() && !self.outgoing.is_empty()
-    }
-
-    /// Returns when what has gathered may go, whatever the server does.
-    async fn may_report(&self) {
-        if let Some(since) = self.held_since {
-            tokio::time::sleep_until(since + GATHER_FOR).await;
-        }
-    }
-
     /// Sends what the server acknowledges once it has committed it: all of it in one write where the line takes that.
     async fn send_held(&mut self, messages: Vec<FromNode>) -> Result<(), TransportError> {
-        self.held_since = Some(Instant::now());
+        self.gathering.sent();
         for message in messages {
             let seq = match &message {
                 FromNode::Report { held, report } => self.outgoing.hold((held.attempt, Report::kind(report))),

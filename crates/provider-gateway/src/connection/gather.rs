@@ -1,0 +1,39 @@
+//! When reports go to the server. While it is busy with reports of this node, others gather for a moment: it takes them together, and what
+//! an attempt has been through meanwhile costs it one write. Where nothing is unanswered, nothing waits.
+
+use std::time::Duration;
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, sleep_until},
+};
+
+/// Reports that go out together.
+const MOST_AT_ONCE: usize = 256;
+/// How long reports wait for an answer to those before them.
+pub(super) const GATHER_FOR: Duration = Duration::from_millis(15);
+
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    /// When the last reports went out.
+    sent_at: Option<Instant>,
+}
+
+impl Gathering {
+    pub(super) fn sent(&mut self) {
+        self.sent_at = Some(Instant::now());
+    }
+
+    /// The reports that are to go out next, as soon as they may: all that have gathered, at least one. `is_unanswered`: the server owes an
+    /// answer to earlier ones; when that comes, drop the future and ask again. None: no more will come. Dropping it loses no report.
+    pub(super) async fn next<R>(&self, reports: &mut UnboundedReceiver<R>, is_unanswered: bool) -> Option<Vec<R>> {
+        if let Some(sent_at) = self.sent_at.filter(|_| is_unanswered) {
+            // Whatever the server does.
+            sleep_until(sent_at + GATHER_FOR).await;
+        }
+        let first = reports.recv().await?;
+        Some(std::iter::once(first).chain(std::iter::from_fn(|| reports.try_recv().ok()).take(MOST_AT_ONCE)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

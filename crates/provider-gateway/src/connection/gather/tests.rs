@@ -1,0 +1,65 @@
+use super::*;
+use tokio::sync::mpsc;
+
+/// A session as it uses it: `(when, what)` of all that went out, in ms since the start. The server answers `answers_in` after each sending.
+async fn session(arrivals: &[(u64, &'static str)], answers_in: Duration) -> Vec<(u64, Vec<&'static str>)> {
+    let began = Instant::now();
+    let (sender, mut reports) = mpsc::unbounded_channel();
+    let arriving = async {
+        for (at, what) in arrivals {
+            sleep_until(began + Duration::from_millis(*at)).await;
+            sender.send(*what).expect("somebody listens");
+        }
+        drop(sender);
+    };
+    let sending = async {
+        let (mut gathering, mut sent, mut answer_at) = (Gathering::default(), Vec::new(), None);
+        loop {
+            tokio::select! {
+                biased;
+                () = async { sleep_until(answer_at.expect("polled only while one is due")).await }, if answer_at.is_some() => answer_at = None,
+                gathered = gathering.next(&mut reports, answer_at.is_some()) => {
+                    let Some(gathered) = gathered else { return sent };
+                    gathering.sent();
+                    sent.push((began.elapsed().as_millis() as u64, gathered));
+                    // The answer to the last covers those before it.
+                    answer_at = Some(Instant::now() + answers_in);
+                }
+            }
+        }
+    };
+    tokio::join!(arriving, sending).1
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_node_waits_for_nothing() {
+    let sent = session(&[(0, "a"), (100, "b"), (101, "c")], Duration::from_micros(500)).await;
+    assert_eq!(sent, [(0, vec!["a"]), (100, vec!["b"]), (101, vec!["c"])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_gather_while_earlier_ones_are_unanswered_and_go_at_the_answer() {
+    let sent = session(&[(0, "a"), (2, "b"), (4, "c"), (9, "d")], Duration::from_millis(8)).await;
+    assert_eq!(sent, [(0, vec!["a"]), (8, vec!["b", "c"]), (16, vec!["d"])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_report_waits_longer_than_15_ms_however_long_the_server_says_nothing() {
+    let arrivals: Vec<(u64, &str)> = (0..60).map(|at| (at, "r")).collect();
+    let sent = session(&arrivals, Duration::from_secs(3_600)).await;
+    assert_eq!(sent.iter().map(|(_, gathered)| gathered.len()).sum::<usize>(), arrivals.len(), "none is lost");
+    let mut waiting = arrivals.iter().map(|(at, _)| *at);
+    for (at, gathered) in &sent {
+        for arrived in waiting.by_ref().take(gathered.len()) {
+            assert!((arrived..=arrived + 16).contains(at), "one of {arrived} ms went at {at} ms");
+        }
+    }
+    // Not one by one either.
+    assert!(sent.len() <= 6, "{sent:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_comes_long_after_an_unanswered_one_goes_at_once() {
+    let sent = session(&[(0, "a"), (40, "b")], Duration::from_secs(3_600)).await;
+    assert_eq!(sent, [(0, vec!["a"]), (40, vec!["b"])]);
+}
