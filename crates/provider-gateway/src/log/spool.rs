@@ -40,7 +40,6 @@ pub struct Spool {
     limited: bool,
     /// Bytes are missing for good.
     gapped: bool,
-    synced: bool,
     /// A file was made, and its name may not be on disk.
     has_new_names: bool,
     segment_bytes: u64,
@@ -51,6 +50,8 @@ struct Segment {
     file: File,
     path: PathBuf,
     len: u64,
+    /// Its bytes survive a power loss.
+    is_synced: bool,
     /// Where each stream stands at its start,
     start: [u64; 4],
     /// and at its end.
@@ -103,7 +104,6 @@ impl Spool {
             ordinal: 0,
             limited: false,
             gapped: is_there && dir.join(GAP_MARK).exists(),
-            synced: true,
             has_new_names: false,
             segment_bytes: SEGMENT_BYTES,
         };
@@ -144,7 +144,15 @@ impl Spool {
             position = after;
         }
         file.set_len(position)?;
-        self.segments.push_back(Segment { index, file, path, len: position, start: header.offsets, end: self.next });
+        self.segments.push_back(Segment {
+            index,
+            file,
+            path,
+            len: position,
+            is_synced: false,
+            start: header.offsets,
+            end: self.next,
+        });
         Ok(())
     }
 
@@ -179,7 +187,7 @@ impl Spool {
             return Err(error);
         }
         segment.len += record.len() as u64;
-        self.synced = false;
+        segment.is_synced = false;
         Ok(())
     }
 
@@ -198,7 +206,15 @@ impl Spool {
                 return Err(error);
             }
             let len = HEADER_BYTES as u64;
-            self.segments.push_back(Segment { index, file, path, len, start: self.next, end: self.next });
+            self.segments.push_back(Segment {
+                index,
+                file,
+                path,
+                len,
+                is_synced: false,
+                start: self.next,
+                end: self.next,
+            });
         }
         Ok(self.segments.back_mut().expect("a segment was there or has just been pushed"))
     }
@@ -207,7 +223,8 @@ impl Spool {
         let make = || OpenOptions::new().read(true).append(true).create_new(true).open(path);
         match make() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.dir).and_then(|()| make())
+                // In the attempt's directory, which is gone after its end: what comes late must not make it again.
+                fs::create_dir(&self.dir).and_then(|()| make())
             }
             made => made,
         }
@@ -378,17 +395,17 @@ impl Spool {
         let _ = self.write_record(KIND_LIMITED, 0, 0, &[]);
     }
     pub fn sync(&mut self) -> io::Result<()> {
-        if !self.synced
-            && let Some(last) = self.segments.back()
-        {
-            last.file.sync_data()?;
-            self.synced = true;
+        // More than one, where much was said since the last time.
+        for segment in self.segments.iter_mut().filter(|segment| !segment.is_synced) {
+            segment.file.sync_data()?;
+            segment.is_synced = true;
         }
-        if std::mem::take(&mut self.has_new_names) {
+        if self.has_new_names {
             // The file's name, its directory's, and that of the attempt.
             for dir in self.dir.ancestors().take(3) {
                 File::open(dir)?.sync_all()?;
             }
+            self.has_new_names = false;
         }
         Ok(())
     }
@@ -443,3 +460,6 @@ fn read_record(file: &File, position: u64, size: u64) -> io::Result<Option<(Opti
     };
     Ok(Some((Some(Record { stream, ordinal: number(2), offset: number(10), payload }), after)))
 }
+
+#[cfg(test)]
+mod tests;
