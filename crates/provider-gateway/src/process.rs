@@ -20,6 +20,7 @@ mod users;
 
 pub(crate) use proc_fs::boot_id;
 pub use remove_tree::remove_tree;
+pub(crate) use scratch::has_no_marks;
 pub use scratch::{SHARED as SHARED_SCRATCH, remove_orphans as remove_orphaned_scratch};
 pub use state::STATE;
 

@@ -139,7 +139,7 @@ pub fn remove_orphans(shared: &Path, attempts: &Path) -> io::Result<Vec<PathBuf>
 
 /// Whether it has no attributes and no flags: an access list or a flag to sync every write would go over to what is made in it.
 #[expect(unsafe_code, reason = "neither nix nor std lists extended attributes or reads the flags of a file")]
-fn has_no_marks(dir: &Path) -> bool {
+pub(crate) fn has_no_marks(dir: &Path) -> bool {
     /// FS_SYNC_FL, FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NODUMP_FL, FS_NOATIME_FL, FS_COMPR_FL, FS_JOURNAL_DATA_FL, FS_DIRSYNC_FL,
     /// FS_TOPDIR_FL, FS_NOCOW_FL, FS_PROJINHERIT_FL, FS_CASEFOLD_FL
     const MARKS: libc::c_long =

@@ -119,20 +119,24 @@ impl Record {
     }
 }
 
-/// Forgets all that was said, and keeps the empty file for the next attempt.
+/// Forgets all that was said, and keeps the empty file for the next attempt: unless a shim still has it, which may go on writing.
 pub(super) fn clear(job_dir: &Path) -> io::Result<()> {
     super::remove_tree(&job_dir.join(OLD_SHIM))?;
     super::remove_tree(&job_dir.join(LONG_RECORD))?;
-    match OpenOptions::new().write(true).truncate(true).open(job_dir.join(STATE)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let path = job_dir.join(STATE);
+    match OpenOptions::new().write(true).open(&path) {
+        Ok(file) if file.try_lock().is_ok() => file.set_len(0),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
 /// The file that the shim's output is in, and where it begins.
 pub(super) fn output(job_dir: &Path) -> (PathBuf, u64) {
-    let old = job_dir.join(OLD_SHIM);
-    if old.is_dir() { (old.join("log"), 0) } else { (job_dir.join(STATE), LOG_AT as u64) }
+    let (state, old) = (job_dir.join(STATE), job_dir.join(OLD_SHIM));
+    // Both are there where the earlier version was killed on its way to a start.
+    if old.is_dir() && !state.exists() { (old.join("log"), 0) } else { (state, LOG_AT as u64) }
 }
 
 /// A file that nobody else can open and that lies on no disk.
@@ -165,7 +169,9 @@ fn text_at(head: &[u8], range: std::ops::Range<usize>) -> &str {
     std::str::from_utf8(text).unwrap_or_default()
 }
 
+/// None also while it is being written.
 fn process(text: &str) -> Option<Process> {
+    let text = text.strip_suffix('\n')?;
     let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     Some(Process { pid: field("pid")?.parse().ok()?, start: field("pid_start")?.parse().ok()? })
 }
@@ -226,5 +232,32 @@ mod tests {
         assert_eq!(state.started, Some(Process { pid: 13, start: 14 }));
         assert_eq!(state.exit.and_then(|exit| exit.code), Some(9));
         assert_eq!(output(dir.path()), (dir.path().join("shim/log"), 0));
+        // Begun by this version after all, its output is where this version's shim puts it.
+        open(dir.path()).expect("made");
+        assert_eq!(output(dir.path()), (dir.path().join(STATE), LOG_AT as u64));
+    }
+
+    #[test]
+    fn a_file_that_a_shim_still_has_is_not_left_for_the_next_attempt() {
+        let dir = tempfile::tempdir().expect("a directory");
+        record("").write(dir.path()).expect("written");
+        let stuck = open(dir.path()).expect("opened");
+        stuck.lock().expect("locked");
+        clear(dir.path()).expect("cleared");
+        assert!(!dir.path().join(STATE).exists());
+        stuck.write_all_at(b"pid=1\npid_start=2\n", SUPERVISOR_AT as u64).expect("written");
+        assert_eq!(State::read(dir.path()).supervisor, None, "it speaks to nobody");
+    }
+
+    #[test]
+    fn a_process_that_is_half_written_down_is_none_yet() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = open(dir.path()).expect("opened");
+        let said = "pid=123\npid_start=4567\n";
+        for length in 0..=said.len() {
+            file.write_all_at(&said.as_bytes()[..length], SUPERVISOR_AT as u64).expect("written");
+            let seen = State::read(dir.path()).supervisor;
+            assert_eq!(seen, (length == said.len()).then_some(Process { pid: 123, start: 4567 }), "{length} bytes");
+        }
     }
 }

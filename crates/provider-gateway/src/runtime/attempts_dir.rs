@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -27,6 +27,8 @@ pub(super) const SPOOL: &str = "spool";
 /// Directories that wait for their next attempt.
 const SPARE: &str = "spare";
 const MOST_SPARE: usize = 256;
+/// Tasks run as users of their own: they may pass, not look.
+const DIR_MODE: u32 = 0o711;
 /// Blocks that are kept for records: given back to the disk when it is full, so that a result is never lost for want of room.
 const RESERVE: &str = "reserve";
 const RESERVE_BYTES: u64 = 16 << 20;
@@ -45,7 +47,7 @@ pub struct AttemptsDir {
 #[derive(Debug, Default)]
 struct Found {
     kept: Vec<Kept>,
-    /// Its end was torn, or damaged: what it does not name may have been named there.
+    /// Its end was torn, or something in it is not understood: what it does not name may have been named there.
     is_cut: bool,
 }
 
@@ -57,7 +59,7 @@ impl AttemptsDir {
         let (older, unreadable) = read_older(root)?;
         let ids: Vec<_> = older.iter().map(|record| record.assign.held.attempt).collect();
         let path = root.with_file_name(JOURNAL);
-        let Opened { journal, kept, cut_bytes, took_over } = Journal::open(&path, boot, older)?;
+        let Opened { journal, kept, cut_bytes, foreign_bytes, took_over } = Journal::open(&path, boot, older)?;
         if took_over {
             // They are on disk in their new place.
             ids.iter().for_each(|id| drop(fs::remove_file(root.join(id.to_string()).join(RECORD))));
@@ -68,7 +70,7 @@ impl AttemptsDir {
                 "the end of the journal of attempts was torn; directories that it does not name stay for a look"
             );
         }
-        let is_cut = cut_bytes > 0 || unreadable;
+        let is_cut = cut_bytes > 0 || foreign_bytes > 0 || unreadable;
         let dir = Self {
             root: root.to_owned(),
             has_refused: Arc::default(),
@@ -135,7 +137,7 @@ impl AttemptsDir {
         let dir = self.dir(attempt);
         if !dir.exists() && !self.spare.take(project, &dir) {
             fs::create_dir_all(&dir)?;
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(DIR_MODE))?;
         }
         Ok(dir)
     }
@@ -212,15 +214,23 @@ fn read_older(root: &Path) -> io::Result<(Vec<Record>, bool)> {
     Ok((records, unreadable))
 }
 
-/// Whether a directory holds nothing but what the process executor makes in every one, as it makes it: an empty state file and its two
-/// directories. Whether those are empty, it looks at itself before it gives them away.
+/// Whether a directory is as it was made, and holds nothing but what the process executor makes in every one, as it makes it: an empty
+/// state file and its two directories. Whether those are empty, it looks at itself before it gives them away. A task that shares the agent's
+/// user can change all of that.
 fn is_as_made(dir: &Path) -> bool {
+    let is_plain = fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.mode() & 0o7777 == DIR_MODE);
+    if !is_plain || !crate::process::has_no_marks(dir) {
+        return false;
+    }
     let Ok(entries) = fs::read_dir(dir) else { return false };
     let mut parts = 0;
     for entry in entries {
         let Ok(entry) = entry else { return false };
         let is_known = match entry.file_name().to_str() {
-            Some(crate::process::STATE) => entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0),
+            // Through another name it could be read from elsewhere.
+            Some(crate::process::STATE) => entry.metadata().is_ok_and(|meta| {
+                meta.is_file() && meta.len() == 0 && meta.mode() & 0o7777 == 0o600 && meta.nlink() == 1
+            }),
             Some("work" | "tmp") => entry.file_type().is_ok_and(|kind| kind.is_dir()),
             _ => false,
         };

@@ -52,12 +52,15 @@ pub(crate) struct Journal {
     len: u64,
     /// The newest entry of each attempt, as it is in the file.
     live: BTreeMap<AttemptId, Live>,
+    /// Whole entries that this version does not understand, as a later one may have written: kept for it, in every new file.
+    foreign: Vec<u8>,
+    /// What a new file would hold.
     live_bytes: u64,
     /// Entries that may wait for the next write.
     waiting: Vec<u8>,
     compact_from: u64,
     boot: String,
-    /// A sync failed: what is in the file now is uncertain, so the next write makes a new one.
+    /// A sync failed: what is in the file now, or whether it has its name, is uncertain, so the next write makes a new one.
     is_doubtful: bool,
 }
 
@@ -73,6 +76,8 @@ pub(crate) struct Opened {
     pub(super) kept: Vec<Kept>,
     /// Bytes at the end that were no whole entries, and are gone.
     pub(super) cut_bytes: u64,
+    /// Bytes of whole entries that are not understood, and stay.
+    pub(super) foreign_bytes: u64,
     /// What an earlier version kept is in the journal now. False: there was no room for it.
     pub(super) took_over: bool,
 }
@@ -84,7 +89,7 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
         };
-        let (mut kept, whole) = replay(&bytes);
+        let Replayed { mut kept, foreign, whole } = replay(&bytes);
         let has_older = !older.is_empty();
         for record in older {
             let one = Kept { record, prepared_in: None };
@@ -98,7 +103,8 @@ impl Journal {
             file,
             len: whole as u64,
             live: BTreeMap::new(),
-            live_bytes: 0,
+            live_bytes: foreign.len() as u64,
+            foreign,
             waiting: Vec::new(),
             compact_from: COMPACT_FROM_BYTES,
             boot,
@@ -109,11 +115,15 @@ impl Journal {
             journal.keep(one.attempt(), entry, one.prepared_in.clone());
         }
         // On a disk so full that there is no room for it, the old file goes on.
-        let is_fresh =
-            journal.compact().inspect_err(|error| tracing::warn!(%error, "the journal could not be written anew"));
-        let cut_bytes = (bytes.len() - whole) as u64;
-        let took_over = is_fresh.is_ok() || !has_older;
-        Ok(Opened { journal, kept: kept.into_values().collect(), cut_bytes, took_over })
+        let is_fresh = journal
+            .compact()
+            .inspect_err(|error| tracing::warn!(%error, "the journal could not be written anew"))
+            .is_ok();
+        // Its end may never have been synced, and what it says is about to be said to the server.
+        journal.is_doubtful = !is_fresh && journal.file.sync_all().and_then(|()| journal.sync_name()).is_err();
+        let (cut_bytes, foreign_bytes) = ((bytes.len() - whole) as u64, journal.foreign.len() as u64);
+        let took_over = is_fresh || !has_older;
+        Ok(Opened { journal, kept: kept.into_values().collect(), cut_bytes, foreign_bytes, took_over })
     }
 
     /// Writes all of it and makes it survive a power loss: all or, as far as anybody is told, nothing.
@@ -122,16 +132,17 @@ impl Journal {
             // The kernel has forgotten which pages it could not write: only a new file tells the truth.
             self.compact()?;
         }
-        let mut fresh = Vec::with_capacity(records.len());
+        let (mut fresh, mut entries) = (Vec::with_capacity(records.len()), Vec::new());
         for record in records {
             let attempt = record.assign.held.attempt;
             let before = self.live.get(&attempt).and_then(|live| live.prepared_in.clone());
             let prepared_in = before.or_else(|| record.provenance.is_some().then(|| self.boot.clone()));
             let entry =
                 encode(&Entry::Put(Box::new(Kept { record: record.clone(), prepared_in: prepared_in.clone() })))?;
-            self.waiting.extend_from_slice(&entry);
+            entries.extend_from_slice(&entry);
             fresh.push((attempt, entry, prepared_in));
         }
+        self.waiting.append(&mut entries);
         let before = self.len;
         if let Err(error) = self.write().and_then(|()| self.sync()) {
             // Not answered for, so it must not come back.
@@ -204,10 +215,10 @@ impl Journal {
         match made {
             Ok(file) => {
                 (self.file, self.len) = (file, self.live_bytes);
+                // Until then a power loss brings the old file back, without what is synced in this one.
+                self.is_doubtful = true;
+                self.sync_name()?;
                 self.is_doubtful = false;
-                if let Some(dir) = self.path.parent() {
-                    File::open(dir)?.sync_all()?;
-                }
                 Ok(())
             }
             Err(error) => {
@@ -217,10 +228,15 @@ impl Journal {
         }
     }
 
+    fn sync_name(&self) -> io::Result<()> {
+        self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    }
+
     fn write_anew(&self, path: &Path) -> io::Result<File> {
         let _ = fs::remove_file(path);
         let mut file = open_file(path)?;
         let mut all = Vec::with_capacity(self.live_bytes as usize);
+        all.extend_from_slice(&self.foreign);
         self.live.values().for_each(|live| all.extend_from_slice(&live.entry));
         file.write_all(&all)?;
         file.sync_data()?;
@@ -242,35 +258,37 @@ fn encode(entry: &Entry) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What whole entries say, and how many bytes they are.
-fn replay(bytes: &[u8]) -> (BTreeMap<AttemptId, Kept>, usize) {
-    let mut kept = BTreeMap::new();
-    let mut at = 0;
-    while let Some((entry, next)) = read_entry(bytes, at) {
-        match entry {
-            Entry::Put(one) => drop(kept.insert(one.attempt(), *one)),
-            Entry::Gone(attempt) => drop(kept.remove(&attempt)),
+/// What whole entries say.
+struct Replayed {
+    kept: BTreeMap<AttemptId, Kept>,
+    foreign: Vec<u8>,
+    /// How many bytes they are. What follows is torn.
+    whole: usize,
+}
+
+fn replay(bytes: &[u8]) -> Replayed {
+    let (mut kept, mut foreign, mut at) = (BTreeMap::new(), Vec::new(), 0);
+    while let Some((text, next)) = read_entry(bytes, at) {
+        match serde_json::from_slice::<Entry>(text) {
+            Ok(Entry::Put(one)) => drop(kept.insert(one.attempt(), *one)),
+            Ok(Entry::Gone(attempt)) => drop(kept.remove(&attempt)),
+            Err(error) => {
+                tracing::error!(%error, "an entry in the journal of attempts is whole, and not understood; it stays");
+                foreign.extend_from_slice(&bytes[at..next]);
+            }
         }
         at = next;
     }
-    (kept, at)
+    Replayed { kept, foreign, whole: at }
 }
 
-fn read_entry(bytes: &[u8], at: usize) -> Option<(Entry, usize)> {
+/// The text of the whole entry that begins there, and where the next one does.
+fn read_entry(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let (header, rest) = bytes.get(at..)?.split_at_checked(HEADER_BYTES)?;
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let len = word(0) as usize;
     let text = rest.get(..len).filter(|_| (1..=MAX_ENTRY_BYTES).contains(&len))?;
-    if crc32fast::hash(text) != word(4) {
-        return None;
-    }
-    match serde_json::from_slice(text) {
-        Ok(entry) => Some((entry, at + HEADER_BYTES + len)),
-        Err(error) => {
-            tracing::error!(%error, "an entry in the journal of attempts is whole, and not understood");
-            None
-        }
-    }
+    (crc32fast::hash(text) == word(4)).then_some((text, at + HEADER_BYTES + len))
 }
 
 #[cfg(test)]

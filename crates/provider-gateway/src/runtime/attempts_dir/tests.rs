@@ -1,16 +1,20 @@
 use super::*;
 use crate::runtime::journal::tests::{attempt, record};
 use domain::ids::DEFAULT_PROJECT;
-use std::os::unix::fs::MetadataExt;
 use uuid::Uuid;
 
 fn open(root: &Path) -> AttemptsDir {
     AttemptsDir::open(&root.join("attempts")).expect("opens")
 }
 
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+}
+
 /// Makes what the process executor makes, and gives the number by which the system knows the directory.
 fn furnish(dir: &Path) -> u64 {
     fs::write(dir.join("process"), "").expect("written");
+    set_mode(&dir.join("process"), 0o600);
     for part in ["work", "tmp"] {
         let _ = fs::create_dir(dir.join(part));
     }
@@ -43,7 +47,11 @@ fn a_directory_that_is_as_it_was_made_goes_to_the_next_attempt_of_its_project_al
 fn what_an_attempt_has_left_in_its_directory_goes_with_it() {
     let root = tempfile::tempdir().expect("a directory");
     let attempts = open(root.path());
-    let leave: [fn(&Path); 4] = [
+    let leave: [fn(&Path); 7] = [
+        // As the agent's own user, where tasks have none of their own.
+        |dir| set_mode(dir, 0o755),
+        |dir| set_mode(&dir.join("process"), 0o644),
+        |dir| fs::hard_link(dir.join("process"), dir.with_extension("seen")).expect("linked"),
         |dir| fs::write(dir.join("lease"), "1").expect("written"),
         |dir| fs::write(dir.join("process"), "still said").expect("written"),
         |dir| fs::remove_dir(dir.join("tmp")).expect("removed"),

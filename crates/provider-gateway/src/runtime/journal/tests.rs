@@ -84,7 +84,7 @@ fn whatever_a_kill_cuts_off_all_that_was_answered_for_before_is_there_and_nothin
     let path = scratch.path().join("cut");
     let is_near = |length: usize| answers.iter().any(|(at, _)| at.abs_diff(length) <= HEADER_BYTES + 2);
     for length in (0..=whole.len()).filter(|length| length % 7 == 0 || is_near(*length)) {
-        let (kept, _) = replay(&whole[..length]);
+        let kept = replay(&whole[..length]).kept;
         let seen: Vec<_> = kept.values().map(|kept| (kept.attempt(), kept.record.started_at.unwrap_or(0))).collect();
         let (_, promised) = answers.iter().rfind(|(at, _)| *at <= length).expect("the first is 0");
         let next = answers.iter().find(|(at, _)| *at > length);
@@ -131,7 +131,7 @@ fn any_flipped_bit_hides_what_follows_and_invents_nothing() {
     for at in (0..bytes.len()).step_by(7) {
         let mut bytes = bytes.clone();
         bytes[at] ^= 0x10;
-        let (kept, _) = replay(&bytes);
+        let kept = replay(&bytes).kept;
         let found: Vec<_> = kept.values().map(|kept| (kept.attempt(), kept.record.started_at.unwrap_or(0))).collect();
         assert!(all.starts_with(&found) && found.len() < all.len(), "bit at byte {at}: {found:?}");
     }
@@ -232,4 +232,26 @@ fn records_of_an_earlier_version_are_taken_over_once() {
     journal.commit(&[record(1, 2)]).expect("written");
     let opened = Journal::open(&disk.path, "now".into(), vec![record(1, 1)]).expect("opens");
     assert_eq!(opened.kept[0].record.started_at, Some(2));
+}
+
+#[test]
+fn what_a_later_version_wrote_hides_nothing_and_is_kept_for_it() {
+    let disk = disk();
+    let mut journal = open(&disk.path).journal;
+    journal.commit(&[record(1, 1)]).expect("written");
+    drop(journal);
+    let text = br#"{"not_yet_invented":{"attempt":2}}"#;
+    let mut bytes = fs::read(&disk.path).expect("read");
+    bytes.extend([(text.len() as u32).to_le_bytes(), crc32fast::hash(text).to_le_bytes()].concat());
+    bytes.extend(text);
+    fs::write(&disk.path, &bytes).expect("written");
+    let mut journal = open(&disk.path).journal;
+    journal.commit(&[record(3, 3)]).expect("written");
+    for _ in 0..2 {
+        let Opened { kept, cut_bytes, foreign_bytes, .. } = open(&disk.path);
+        let kept: Vec<_> = kept.iter().map(Kept::attempt).collect();
+        assert_eq!((kept, cut_bytes), (vec![attempt(1), attempt(3)], 0));
+        assert_eq!(foreign_bytes as usize, HEADER_BYTES + text.len());
+    }
+    assert!(fs::read(&disk.path).expect("read").windows(text.len()).any(|window| window == text));
 }
