@@ -37,3 +37,19 @@ pub(crate) fn open(data_dir: &Path) -> io::Result<Identity> {
     };
     Ok(Identity { instance, _lock: lock })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_is_refused_until_the_first_is_gone_and_finds_who_it_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = open(dir.path()).expect("opened");
+        let refused = open(dir.path()).map(|_| ()).expect_err("it is in use");
+        assert!(refused.to_string().starts_with("another agent uses it"), "{refused}");
+        let instance = first.instance;
+        drop(first);
+        assert_eq!(open(dir.path()).expect("opened").instance, instance);
+    }
+}
