@@ -20,6 +20,7 @@ pub(crate) struct Facts {
     pub(crate) cpu_ms: u64,
     pub(crate) peak_memory_bytes: u64,
     pub(crate) dropped: [u64; 2],
+    pub(crate) log_bytes: u64,
     /// Processes that no signal could end.
     pub(crate) alive: usize,
     pub(crate) kernel_kills: u64,
@@ -57,6 +58,7 @@ impl Facts {
         line("peak_memory_bytes", &self.peak_memory_bytes);
         line("dropped_stdout", &self.dropped[0]);
         line("dropped_stderr", &self.dropped[1]);
+        line("log_bytes", &self.log_bytes);
         line("alive", &self.alive);
         line("kernel_kills", &self.kernel_kills);
         text.push_str("end\n");

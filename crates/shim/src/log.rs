@@ -15,13 +15,22 @@ pub(crate) struct Log {
     /// What a full disk has kept out so far, from `done` on.
     record: Vec<u8>,
     done: usize,
+    /// Bytes in the file, headers included: after a power loss, whoever reads it must be able to tell whether all of it is there.
+    pub(crate) written: u64,
     /// Bytes over the limit, or lost to a full disk, per stream.
     pub(crate) dropped: [u64; 2],
 }
 
 impl Log {
     pub(crate) fn new(file: File, limit_bytes: u64) -> Self {
-        Self { file, room: limit_bytes, record: Vec::with_capacity(HEADER + MAX_RECORD), done: 0, dropped: [0; 2] }
+        Self {
+            file,
+            room: limit_bytes,
+            record: Vec::with_capacity(HEADER + MAX_RECORD),
+            done: 0,
+            written: 0,
+            dropped: [0; 2],
+        }
     }
 
     /// Takes the next piece of a stream (0 stdout, 1 stderr), at most [`MAX_RECORD`] bytes. Only while [`Log::is_stuck`] is false.
@@ -49,7 +58,10 @@ impl Log {
         while self.is_stuck() {
             match self.file.write(&self.record[self.done..]) {
                 Ok(0) => break,
-                Ok(count) => self.done += count,
+                Ok(count) => {
+                    self.done += count;
+                    self.written += count as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }

@@ -186,6 +186,7 @@ impl<'a> Supervisor<'a> {
         facts.peak_memory_bytes = self.watch.map_or(0, |watch| watch.peak_bytes).max(largest_bytes);
         facts.oom = self.oom;
         facts.dropped = self.log.dropped;
+        facts.log_bytes = self.log.written;
     }
 
     /// Waits for the next thing to happen and sees to it.

@@ -27,6 +27,8 @@ pub(super) struct ExitFile {
     pub(super) cpu_ms: u64,
     pub(super) peak_memory_bytes: u64,
     pub(super) dropped_bytes: u64,
+    /// What the shim wrote down of its output. 0: an earlier version, which synced it first.
+    pub(super) log_bytes: u64,
     /// Processes that no signal could end.
     pub(super) alive: u64,
     /// Processes of this machine that the kernel killed for lack of memory meanwhile.
@@ -50,6 +52,7 @@ impl ExitFile {
             cpu_ms: count("cpu_ms"),
             peak_memory_bytes: count("peak_memory_bytes"),
             dropped_bytes: count("dropped_stdout") + count("dropped_stderr"),
+            log_bytes: count("log_bytes"),
             alive: count("alive"),
             kernel_kills: count("kernel_kills"),
         }

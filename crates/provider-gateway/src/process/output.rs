@@ -41,6 +41,8 @@ pub(super) struct Follower {
     path: PathBuf,
     file: Option<File>,
     position: u64,
+    /// Bytes of whole records.
+    read_bytes: u64,
     records: Records,
     /// What the attempt's log has already, per stream.
     skip: [u64; 2],
@@ -50,7 +52,7 @@ impl Follower {
     pub(super) fn new(job_dir: &Path, log: &AttemptLog) -> Self {
         let skip = [log.offset(Stream::Stdout), log.offset(Stream::Stderr)];
         let (path, position) = state::output(job_dir);
-        Self { path, file: None, position, records: Records::default(), skip }
+        Self { path, file: None, position, read_bytes: 0, records: Records::default(), skip }
     }
 
     /// Appends all that the file holds now. `is_last`: nothing will be added to it any more.
@@ -73,6 +75,11 @@ impl Follower {
                 return Ok(self);
             }
         }
+    }
+
+    /// Of so many bytes that the shim has written, those that are not there.
+    pub(super) fn missing(&self, written: u64) -> u64 {
+        written.saturating_sub(self.read_bytes)
     }
 
     fn open(&mut self) -> io::Result<Option<&File>> {
@@ -113,6 +120,7 @@ impl Follower {
             // Not written by any shim.
             _ => return,
         };
+        self.read_bytes += (HEADER_BYTES + bytes.len()) as u64;
         let known = usize::try_from(*skip).unwrap_or(usize::MAX).min(bytes.len());
         *skip -= known as u64;
         bytes.advance(known);

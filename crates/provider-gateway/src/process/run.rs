@@ -124,7 +124,8 @@ pub(super) async fn collect(executor: &ProcessExecutor, job: &Job) -> Result<Exi
             }
         };
         if let Some(exit) = found.exit {
-            return finish(executor, job, found.record, &exit).await;
+            let missing = follower.missing(exit.log_bytes);
+            return finish(executor, job, found.record, &exit, missing).await;
         }
         if has_ended {
             return Err(vanished());
@@ -138,6 +139,7 @@ async fn finish(
     job: &Job,
     record: Option<Record>,
     exit: &ExitFile,
+    missing_bytes: u64,
 ) -> Result<ExitFacts, Failure> {
     let path = if exit.not_started.is_some() {
         environment(job, &record.unwrap_or_default(), &executor.shared.settings).remove("PATH").unwrap_or_default()
@@ -151,6 +153,13 @@ async fn finish(
     if exit.dropped_bytes > 0 && job.log.totals().complete {
         let dropped = show_bytes(exit.dropped_bytes);
         job.log.note(&format!("{dropped} of output could not be kept, because the node's disk was full")).await;
+    }
+    // The supervisor syncs all at once at the end, and the page with the exit may have been on disk first.
+    if missing_bytes > 0 && job.is_of_earlier_boot {
+        let missing = show_bytes(missing_bytes);
+        job.log
+            .note(&format!("{missing} of output were lost when the machine stopped before they were on its disk"))
+            .await;
     }
     Ok(ExitFacts { not_started: exit.why_not_started(&job.spec, &path), ..exit.facts()? })
 }

@@ -48,6 +48,31 @@ async fn an_end_that_nobody_saw_is_told_truly() {
 }
 
 #[tokio::test]
+async fn what_a_power_loss_took_of_the_output_is_said_in_the_log_and_the_end_still_counts() {
+    for zeroed in [false, true] {
+        let mut rig = Rig::new();
+        let job = rig.job(json!("echo first; sleep 0.3; echo second; exit 6"));
+        rig.start(&job).await;
+        rig.executor = rig.another_agent();
+        until("it has ended", || has_ended(&job.dir)).await;
+        // The page with its end was on disk, that with its last words was not.
+        let state = std::fs::File::options().write(true).open(job.dir.join("process")).expect("opened");
+        let length = state.metadata().expect("there").len();
+        state.set_len(8_192 + 5 + 6).expect("cut");
+        if zeroed {
+            state.set_len(length).expect("grown");
+        }
+        let job = provider_gateway::executor::Job { is_of_earlier_boot: true, ..reopened(job) };
+        assert_eq!(rig.executor.adopt(&job).await, Adopted::Exited);
+        assert_eq!(within(rig.executor.collect(&job)).await.expect("collected").code, Some(6));
+        assert_eq!(stdout(&job), "first\n");
+        let notes = String::from_utf8(bytes(&job, Stream::System)).expect("text");
+        assert!(notes.contains("12 B of output were lost"), "{notes:?}");
+        within(rig.executor.remove(&job)).await.expect("removed");
+    }
+}
+
+#[tokio::test]
 async fn a_new_agent_can_stop_what_an_old_one_started() {
     let mut rig = Rig::new();
     let marker = marker();
