@@ -70,7 +70,8 @@ impl Program {
     /// Starts it and returns when it says that it is ready.
     pub(crate) async fn start(command: Command) -> Self {
         let mut program = Self::spawn(command);
-        program.until_said("ready", SOON).await;
+        // Not the word alone: at `debug` the SQL of migrations is logged, comments and all.
+        program.until_it_said("ready ...", SOON, |said| said.lines().any(|line| line.starts_with("ready "))).await;
         program
     }
 
@@ -113,8 +114,12 @@ impl Program {
     }
 
     pub(crate) async fn until_said(&mut self, text: &str, within: Duration) {
+        self.until_it_said(text, within, |said| said.contains(text)).await;
+    }
+
+    async fn until_it_said(&mut self, text: &str, within: Duration, is_said: impl Fn(&str) -> bool) {
         let deadline = tokio::time::Instant::now() + within;
-        while !self.said().contains(text) {
+        while !is_said(&self.said()) {
             let ended = self.child.try_wait().expect("its state");
             let is_late = tokio::time::Instant::now() >= deadline;
             assert!(ended.is_none() && !is_late, "{} did not say {text:?} ({ended:?}):\n{}", self.what, self.said());
