@@ -1,5 +1,8 @@
 //! When reports go to the server. While it is busy with reports of this node, others gather for a moment: it takes them together, and what
 //! an attempt has been through meanwhile costs it one write. Where nothing is unanswered, nothing waits.
+//!
+//! An agent that stops says that first. The server writes heartbeats of many nodes together and so a little later than reports: it would
+//! give work that was handed back to the very node that is going away.
 
 use std::time::Duration;
 use tokio::{
@@ -10,17 +13,30 @@ use tokio::{
 /// Reports that go out together.
 const MOST_AT_ONCE: usize = 256;
 /// How long reports wait for an answer to those before them.
-pub(super) const GATHER_FOR: Duration = Duration::from_millis(15);
+const GATHER_FOR: Duration = Duration::from_millis(15);
+/// How long reports wait for an answer to the word that this agent stops. It goes in any case, within the time that a stop takes.
+const HELD_FOR: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     /// When the last reports went out.
     sent_at: Option<Instant>,
+    held_until: Option<Instant>,
 }
 
 impl Gathering {
     pub(super) fn sent(&mut self) {
         self.sent_at = Some(Instant::now());
+    }
+
+    /// The server does not know yet what it must know before any more reports.
+    pub(super) fn hold(&mut self) {
+        self.held_until = Some(Instant::now() + HELD_FOR);
+    }
+
+    /// Now it does. Repeated or without a [`Gathering::hold`], it changes nothing.
+    pub(super) fn release(&mut self) {
+        self.held_until = None;
     }
 
     /// The reports that are to go out next, as soon as they may: all that have gathered, at least one. `is_unanswered`: the server owes an
@@ -29,6 +45,9 @@ impl Gathering {
         if let Some(sent_at) = self.sent_at.filter(|_| is_unanswered) {
             // Whatever the server does.
             sleep_until(sent_at + GATHER_FOR).await;
+        }
+        if let Some(until) = self.held_until {
+            sleep_until(until).await;
         }
         let first = reports.recv().await?;
         Some(std::iter::once(first).chain(std::iter::from_fn(|| reports.try_recv().ok()).take(MOST_AT_ONCE)).collect())

@@ -8,6 +8,7 @@ use crate::{
 use domain::{
     attempt::Report,
     ids::{AttemptId, Held},
+    node::Condition,
 };
 use futures::{SinkExt, StreamExt, stream::SplitSink};
 use protocol::{
@@ -101,6 +102,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
         silence,
         outgoing: Outgoing::default(),
         gathering: Gathering::default(),
+        stop_beat: None,
         beats: Beats::default(),
     };
     let mut incoming = Incoming::default();
@@ -128,9 +130,20 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                     None => Err(TransportError::Closed("without a word".into())),
                 }
             }
+            // At once: until the server knows it, it sends what nobody here takes.
+            Ok(()) = stopping.changed() => {
+                sender.gathering.hold();
+                measuring.get_or_insert_with(|| Box::pin(link.metrics()));
+                Ok(())
+            }
             Some(gathered) = sender.gathering.next(&mut reports, !sender.outgoing.is_empty()) => sender.send_held(gathered).await,
-            metrics = async { measuring.as_mut().expect("polled only while measuring").await }, if measuring.is_some() => {
+            mut metrics = async { measuring.as_mut().expect("polled only while measuring").await }, if measuring.is_some() => {
                 measuring = None;
+                // It may have begun before.
+                let is_stopping = *link.stopping.borrow();
+                if is_stopping {
+                    metrics.conditions.insert(Condition::Stopping);
+                }
                 // The next look would be too late.
                 let is_due = since(last_beat) + look.period() / 2 >= heartbeat;
                 if is_due || told.as_ref() != Some(&metrics.conditions) {
@@ -138,6 +151,9 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                     // After a suspend, exclusive work is stopped before the server learns that the node is back.
                     link.handle.tell(Event::Tick);
                     let number = sender.beats.sent(boot_millis());
+                    if is_stopping {
+                        sender.stop_beat.get_or_insert(number);
+                    }
                     sender.send(FromNode::Heartbeat { metrics: Box::new(metrics), number, pieces: pump.pieces() }).await
                 } else {
                     Ok(())
@@ -149,11 +165,6 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
                     measuring = Some(Box::pin(link.metrics()));
                 }
                 if since(last_heard) > silence { Err(TransportError::Silent) } else { Ok(()) }
-            }
-            // At once: until the server knows it, it sends what nobody here takes.
-            Ok(()) = stopping.changed(), if measuring.is_none() => {
-                measuring = Some(Box::pin(link.metrics()));
-                Ok(())
             }
             Ok(()) = facts.changed() => {
                 let facts = facts.borrow_and_update().clone();
@@ -184,6 +195,8 @@ struct Sender<T: Transport> {
     sink: SplitSink<T, Message>,
     outgoing: Outgoing<(AttemptId, &'static str)>,
     gathering: Gathering,
+    /// The first heartbeat that said that this agent stops.
+    stop_beat: Option<u64>,
     beats: Beats,
 }
 
@@ -292,6 +305,9 @@ async fn hear<T: Transport>(
         ToNode::Resume => tracing::info!("open again for new work"),
         ToNode::Error { code, detail } => tracing::warn!(%code, %detail, "the server did not understand something"),
         ToNode::Beat { number } => {
+            if sender.stop_beat.is_some_and(|stop| number >= stop) {
+                sender.gathering.release();
+            }
             if let Some(sent_at) = sender.beats.answered(number) {
                 link.handle.tell(Event::HeartbeatAcknowledged { sent_at });
             }

@@ -63,3 +63,22 @@ async fn a_report_that_comes_long_after_an_unanswered_one_goes_at_once() {
     let sent = session(&[(0, "a"), (40, "b")], Duration::from_secs(3_600)).await;
     assert_eq!(sent, [(0, vec!["a"]), (40, vec!["b"])]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_the_server_does_not_know_that_the_agent_stops_it_hears_of_no_end() {
+    let began = Instant::now();
+    let (sender, mut reports) = mpsc::unbounded_channel();
+    sender.send("ended").expect("somebody listens");
+    let mut gathering = Gathering::default();
+    gathering.hold();
+    let early = tokio::time::timeout(Duration::from_millis(900), gathering.next(&mut reports, false)).await;
+    assert!(early.is_err(), "{early:?}");
+    gathering.release();
+    assert_eq!(gathering.next(&mut reports, false).await, Some(vec!["ended"]));
+    assert_eq!(began.elapsed().as_millis(), 900);
+    // A server that never says that it knows.
+    gathering.hold();
+    sender.send("released").expect("somebody listens");
+    assert_eq!(gathering.next(&mut reports, false).await, Some(vec!["released"]));
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
