@@ -13,6 +13,7 @@ pub use issue::{Issued, create_node_token};
 pub use local::{create_admin_key, is_valid_api_key, is_valid_node_token, platform_origin, replace_node};
 pub use routes::routes;
 
+use chrono::TimeDelta;
 use service_kit::Service;
 use store::Store;
 
@@ -23,11 +24,19 @@ pub struct Config {
     /// that was started last sets it.
     #[arg(long, env = "UNIDESK_OFFLINE_AFTER", default_value_t = 90, value_parser = clap::value_parser!(i32).range(10..=86_400))]
     pub offline_after_s: i32,
+    /// Delete tasks that ended so long ago, with their history and logs, as 30d or 12h. Without it they are kept for good.
+    #[arg(long, env = "UNIDESK_TASK_RETENTION", value_parser = parse_retention)]
+    pub task_retention: Option<TimeDelta>,
+}
+
+fn parse_retention(text: &str) -> Result<TimeDelta, String> {
+    let ms = domain::quantity::parse_duration_ms(text).filter(|ms| *ms >= 1_000).and_then(|ms| i64::try_from(ms).ok());
+    ms.and_then(TimeDelta::try_milliseconds).ok_or_else(|| "a time of at least 1s, as 30d or 12h".to_owned())
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { offline_after_s: 90 }
+        Self { offline_after_s: 90, task_retention: None }
     }
 }
 

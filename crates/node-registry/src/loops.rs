@@ -3,6 +3,7 @@
 
 use crate::{Config, sweeper::Sweeper};
 use chrono::TimeDelta;
+use domain::ids::TaskId;
 use service_kit::{Pass, Service};
 use std::{sync::Arc, time::Duration};
 use store::{Depth, Finding, Outcome, Store, StoreError};
@@ -17,6 +18,8 @@ const AUDIT_VIOLATIONS: &str = "unidesk_audit_violations";
 const BATCH: i64 = 1_000;
 /// They are promised for a day.
 const KEYS_KEPT: TimeDelta = TimeDelta::days(7);
+/// Of tasks that one transaction deletes with all that is theirs, logs too: it must not take seconds.
+const DELETED_AT_ONCE: i64 = 200;
 
 pub(crate) fn start(service: &Service, config: &Config, store: Store) {
     let sweeper = Arc::new(Mutex::new(Sweeper::new(store.clone(), config.offline_after())));
@@ -34,7 +37,21 @@ pub(crate) fn start(service: &Service, config: &Config, store: Store) {
     service.repeat("drains", SWEEP_EVERY, never(), move || finish_drains(drains.clone()));
     service.repeat("counts", COUNT_EVERY, never(), move || sum_up_counts(counted.clone()));
     service.repeat("audit", AUDIT_EVERY, never(), move || audit(audited.clone()));
+    if let Some(age) = config.task_retention {
+        let (store, walk) = (store.clone(), Arc::new(Mutex::new(None)));
+        // A walk over what has ended meanwhile: often enough that no tenth of the age is kept on top.
+        let every = (age / 10).to_std().unwrap_or_default().clamp(SWEEP_EVERY, FORGET_EVERY);
+        service.repeat("task retention", every, never(), move || expire_tasks(store.clone(), age, walk.clone()));
+    }
     service.repeat("forget", FORGET_EVERY, never(), move || forget_keys(store.clone()));
+}
+
+/// `walk`: the last task that was looked at.
+async fn expire_tasks(store: Store, age: TimeDelta, walk: Arc<Mutex<Option<TaskId>>>) -> Result<Pass, StoreError> {
+    let mut walk = walk.lock().await;
+    let step = store.expire_tasks(age, *walk, DELETED_AT_ONCE).await?;
+    *walk = step.next;
+    Ok(if step.next.is_some() { Pass::More } else { Pass::Idle })
 }
 
 /// Nothing rings: the timer is enough.

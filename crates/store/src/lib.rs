@@ -49,6 +49,7 @@ pub use nodes::{
 };
 pub use tasks::{
     cancel::Cancelled,
+    expire::ExpiredTasks,
     feed::{FeedCursor, FeedPage},
     get::{AttemptView, TaskDetail, TaskView},
     history::EventRow,

@@ -2,6 +2,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod counts;
+pub(crate) mod expire;
 pub(crate) mod feed;
 pub(crate) mod get;
 pub(crate) mod history;

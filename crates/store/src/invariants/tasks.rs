@@ -41,9 +41,10 @@ pub(super) const INVARIANTS: &[Invariant] = &[
     invariant!(
         Living,
         "keys-name-tasks",
-        "Every idempotency key names a task that is there.",
+        "Every idempotency key names a task that is there, or was old enough to be deleted.",
         r#"SELECT 'key ' || quote_literal(k.key) || ' of project ' || k.project_id || ' names task ' || k.task_id || ', which is not there' AS "row!"
-           FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = k.task_id)"#
+           FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = k.task_id)
+             AND NOT EXISTS (SELECT FROM cluster c WHERE k.task_id <= c.tasks_expired_to)"#
     ),
     Invariant {
         id: "histories-are-lawful",

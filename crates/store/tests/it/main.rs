@@ -6,6 +6,7 @@ mod blackhole;
 mod counts;
 mod differential;
 mod exclusive;
+mod expire;
 mod failures;
 mod feed;
 mod giving_up;
