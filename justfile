@@ -68,6 +68,12 @@ bench *arguments:
     cargo bench --quiet --locked -p domain --bench placement
     "$built/unidesk-bench" tables "$built/bench.jsonl" --into docs/benchmarks.md
 
+# Half an hour at full speed while old tasks are deleted: does the database stay bounded? Shorter: just soak --minutes 5
+[positional-arguments]
+soak *arguments:
+    cargo build --release --quiet --locked -p unidesk -p shim -p bench
+    ${CARGO_TARGET_DIR:-target}/release/unidesk-bench soak "$@"
+
 # What one task costs in row writes, statements and bytes: fails when it became more (2 minutes, nothing depends on time)
 bench-smoke:
     cargo build --quiet --locked -p unidesk -p shim -p bench

@@ -1,6 +1,6 @@
 //! The command line of the benches.
 
-use bench::{api, fleet, latency, logs, nodes, queue, smoke, spawn, tables, throughput};
+use bench::{api, fleet, latency, logs, nodes, peers, queue, smoke, soak, spawn, tables, throughput};
 use clap::{Parser, Subcommand};
 use std::{
     path::{Path, PathBuf},
@@ -36,6 +36,10 @@ enum Bench {
     Spawn(spawn::Args),
     /// Lines and bytes a second from attempts to storage and to followers
     Logs(logs::Args),
+    /// Other platforms on as many tasks, installed from their registries, beside ours
+    Peers(peers::Args),
+    /// At full speed for half an hour while old tasks are deleted: does the database stay bounded?
+    Soak(soak::Args),
     /// The short run of CI: fails when a task costs more rows, statements or bytes than it should
     Smoke(smoke::SmokeArgs),
     /// Everything, one after another, in under twenty minutes; one that fails does not stop the others
@@ -104,6 +108,8 @@ fn run(bench: &Bench, json: Option<&Path>) -> anyhow::Result<()> {
             Bench::Api(args) => api::run(args).await,
             Bench::Spawn(args) => spawn::run(args).await,
             Bench::Logs(args) => logs::run(args).await,
+            Bench::Peers(args) => peers::run(args).await,
+            Bench::Soak(args) => soak::run(args).await,
             Bench::Smoke(args) => smoke::run(args).await,
             Bench::All | Bench::Tables(_) | Bench::Nodes(_) => anyhow::bail!("this one measures nothing itself"),
         }

@@ -47,6 +47,9 @@ pub struct Options {
     /// Keep the run's directory (logs, database) and print its path
     #[arg(long)]
     pub keep: bool,
+    /// Ended tasks are deleted after so many seconds; None: kept.
+    #[arg(skip)]
+    pub task_retention_s: Option<u64>,
 }
 
 pub struct Platform {
@@ -102,7 +105,8 @@ impl Platform {
         };
         let gateway = start("api-gateway", &["--listen", &server.to_string()]).await?;
         let scheduler = start("scheduler", &[]).await?;
-        let registry = start("node-registry", &[]).await?;
+        let retention = options.task_retention_s.map(|seconds| format!("--task-retention={seconds}s"));
+        let registry = start("node-registry", retention.as_deref().as_slice()).await?;
         if options.keep {
             eprintln!("the run's directory stays: {}", root.display());
         }

@@ -39,13 +39,13 @@ const PROGRAM: &str = "/bin/true";
 const WITHIN: Duration = Duration::from_secs(600);
 
 pub async fn run(args: &Args) -> anyhow::Result<Record> {
-    let mut platform = Platform::start(&args.platform).await?;
-    let mut agent = start_agent(&mut platform, args.at_once).await?;
+    let platform = Platform::start(&args.platform).await?;
+    let mut agent = start_agent(&platform).await?;
     let (mut bare, mut ours, mut agent_cpu) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..args.pairs.max(1) {
         bare.push(bare_rate(args.tasks, args.at_once).await?);
         let cpu = usage::of(agent.pid()).cpu;
-        ours.push(rate(&platform, args, &format!("spawn-{pair}")).await?);
+        ours.push(rate(&platform, args.tasks, args.at_once, &format!("spawn-{pair}")).await?);
         agent_cpu.push((usage::of(agent.pid()).cpu - cpu).as_secs_f64() * 1e6 / args.tasks as f64);
         eprintln!("pair {}: bare {:.0}/s, tasks {:.0}/s", pair + 1, bare[pair], ours[pair]);
     }
@@ -70,9 +70,10 @@ fn task(run: &str, at_once: usize) -> serde_json::Value {
     json!({"name": run, "executor": "process", "command": [PROGRAM], "requirements": requirements})
 }
 
-async fn rate(platform: &Platform, args: &Args, name: &str) -> anyhow::Result<f64> {
-    let shape = load::Shape { tasks: args.tasks, batch: 500, clients: 2, keys: true };
-    let body = task(name, args.at_once);
+/// So many processes by the platform, a second.
+pub async fn rate(platform: &Platform, tasks: usize, at_once: usize, name: &str) -> anyhow::Result<f64> {
+    let shape = load::Shape { tasks, batch: 500, clients: 2, keys: true };
+    let body = task(name, at_once);
     let submitted = load::submit(platform.server, &platform.admin_token, &body, shape).await?;
     let mut database = platform.database().await?;
     let unended = format!(
@@ -89,7 +90,7 @@ async fn rate(platform: &Platform, args: &Args, name: &str) -> anyhow::Result<f6
         anyhow::bail!("a process did not succeed: {}", failed.message);
     }
     load::read_back(&platform.client, name, &submitted.ids).await?;
-    Ok(args.tasks as f64 / took.as_secs_f64())
+    Ok(tasks as f64 / took.as_secs_f64())
 }
 
 /// The same program without any platform.
@@ -115,14 +116,14 @@ async fn bare_rate(count: usize, at_once: usize) -> anyhow::Result<f64> {
     Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
-async fn start_agent(platform: &mut Platform, at_once: usize) -> anyhow::Result<Program> {
+/// A real agent that takes processes.
+pub async fn start_agent(platform: &Platform) -> anyhow::Result<Program> {
     let dir = platform.root().join("agent");
     fs::create_dir_all(&dir)?;
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))?;
     let token_file = dir.join("token");
     fs::write(&token_file, platform.client.create_node_token("real").await?.token)?;
     fs::write(dir.join("policy.toml"), "executors = [\"process\"]\n")?;
-    debug_assert!(at_once > 0);
     let mut command: Command = unidesk_command(&["--server", &format!("http://{}", platform.server), "provider"])?;
     command.arg("--token-file").arg(&token_file).arg("--data-dir").arg(&dir).env("RUST_LOG", "warn");
     Program::start("agent", command, &platform.root().join("logs")).await

@@ -50,6 +50,25 @@ pub struct Args {
     pub platform: Options,
 }
 
+impl Args {
+    /// What the command line does without arguments.
+    pub fn with_platform(platform: Options) -> Self {
+        Self {
+            tasks: 20_000,
+            nodes: 16,
+            slots: 64,
+            batch: 1_000,
+            clients: 4,
+            no_keys: false,
+            pairs: 3,
+            limit_batch: 128,
+            within_s: 900,
+            statements: None,
+            platform,
+        }
+    }
+}
+
 /// One run of the platform.
 pub struct Run {
     pub tasks: usize,
