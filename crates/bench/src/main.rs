@@ -68,18 +68,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `just bench` runs, as it would be typed.
-const ALL: [&str; 10] = [
+/// What `just bench` runs, as it would be typed. Sizes are such that all of it takes less than twenty minutes on two cores.
+const ALL: [&str; 11] = [
     "limit",
-    "throughput --tasks 50000",
+    "throughput --tasks 30000",
     "throughput --tasks 20000 --batch 0 --clients 64 --pairs 1",
     "latency",
-    "fleet --nodes 1000",
-    "fleet --nodes 10000",
+    "fleet --nodes 1000 --idle-s 20 --watch-s 5",
+    "fleet --nodes 10000 --idle-s 45",
     "queue",
     "api",
     "spawn",
     "logs",
+    "peers",
 ];
 
 fn all(json: Option<&Path>) -> anyhow::Result<()> {

@@ -18,13 +18,13 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "1000,100000,1000000")]
     pub waiting: Vec<usize>,
     /// Numbers of nodes, each a platform of its own
-    #[arg(long, value_delimiter = ',', default_value = "10,1000")]
+    #[arg(long, value_delimiter = ',', default_value = "10,1000,10000")]
     pub nodes: Vec<u32>,
-    /// Tasks that run at once on all nodes together
+    /// Tasks that run at once on all nodes together; at least one a node
     #[arg(long, default_value_t = 1_000)]
     pub running: u64,
     /// Seconds that are measured at each length
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 8)]
     pub seconds: u64,
     #[command(flatten)]
     pub platform: Options,
@@ -72,7 +72,7 @@ async fn point(args: &Args, count: u32, waiting: usize) -> anyhow::Result<Value>
     // One that goes the product's own way, and that all others are copies of. Those that will run at once wait in no queue.
     let template = platform.client.submit(&load::task("queue", &json!({})), None).await?.id;
     let began = Instant::now();
-    seed::copies(&mut database, template, waiting + args.running as usize - 1).await?;
+    seed::copies(&mut database, template, waiting + args.running.max(u64::from(count)) as usize - 1).await?;
     eprintln!("{waiting} tasks are waiting, loaded in {:.1} s", began.elapsed().as_secs_f64());
     let slots = (args.running / u64::from(count)).max(1);
     let mut nodes = NodesProcess::start(&process::Args { server: platform.server, tokens, slots, dial_over_ms: 0 })?;
