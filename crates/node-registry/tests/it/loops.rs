@@ -75,7 +75,11 @@ async fn when_the_whole_fleet_falls_silent_an_alarm_is_raised_first() {
         sessions.push(world.node(name).await.1);
     }
     platform_is_there(&world);
-    node_registry::run(&world.service, &node_registry::Config { offline_after_s: 4 }, world.store.clone());
+    node_registry::run(
+        &world.service,
+        &node_registry::Config { offline_after_s: 4, task_retention: None },
+        world.store.clone(),
+    );
     let offline = async || {
         let nodes = world.store.list_nodes(None, 10).await.expect("read");
         nodes
@@ -107,7 +111,11 @@ async fn a_silent_node_goes_offline_and_its_task_is_queued_again() {
     let task = submit(&world, json!({"command": ["ls"]})).await;
     run_on(&world, task, node, session).await;
     // The sweep counts from its own beginning: what was silent before is given its time anew. Ten seconds is the least.
-    node_registry::run(&world.service, &node_registry::Config { offline_after_s: 1 }, world.store.clone());
+    node_registry::run(
+        &world.service,
+        &node_registry::Config { offline_after_s: 1, task_retention: None },
+        world.store.clone(),
+    );
     silence(&world, 3_600).await;
     let presence = async || world.store.find_node("lab-3").await.expect("read").expect("there").node.presence;
     // Nobody listens for nodes, so their silence says nothing.
