@@ -27,6 +27,8 @@ use std::{
 
 /// Beside the repository's own files: `url`, `last-use`, `broken`, and by which ref a commit was held when it came.
 const OURS: &str = "unidesk";
+/// Of a directory in which somebody may still finish a file.
+const REMOVE_TRIES: u32 = 10;
 
 /// All cached repositories of this node. One agent per directory; share it behind an `Arc`.
 pub struct SourceCache {
@@ -98,8 +100,10 @@ impl SourceCache {
         let root = root.canonicalize()?;
         for entry in fs::read_dir(&root)?.flatten() {
             let name = entry.file_name();
-            if name.to_string_lossy().contains(".git.") {
-                fs::remove_dir_all(entry.path())?;
+            if name.to_string_lossy().contains(".git.")
+                && let Err(error) = remove_leftover(&root, &entry.path())
+            {
+                tracing::warn!(%error, path = %entry.path().display(), "what an earlier agent left in the git cache stays until the next start");
             }
         }
         let askpass = Askpass::install(&root)?;
@@ -328,6 +332,21 @@ fn sibling(repository: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     name.into()
+}
+
+/// Removes what a killed agent was at. Its git may have outlived it and still write there: it loses its way when the directory moves.
+fn remove_leftover(root: &Path, leftover: &Path) -> io::Result<()> {
+    let free = (0..).map(|number: u64| root.join(format!("left-{number}.git.old"))).find(|path| !path.exists());
+    let moved = free.unwrap_or_else(|| leftover.to_owned());
+    fs::rename(leftover, &moved)?;
+    // One that had begun to write a file finishes it.
+    let mut tries = 1;
+    loop {
+        match fs::remove_dir_all(&moved) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries < REMOVE_TRIES => tries += 1,
+            done => return done,
+        }
+    }
 }
 
 async fn remove_tree(path: &Path) -> Result<(), Failure> {

@@ -315,3 +315,36 @@ async fn the_last_use_is_noted_and_survives_a_restart() {
     assert!(fetched.was_cached);
     assert!(reopened.list().expect("a disk")[0].last_used > long_ago);
 }
+
+#[tokio::test]
+async fn a_git_that_outlives_its_agent_does_not_keep_the_next_one_from_starting() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let scene = Scene::new();
+    let root = scene.dir.path().join("git");
+    for _ in 0..20 {
+        let draft = root.join("0123.git.new/objects");
+        fs::create_dir_all(&draft).expect("made");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let orphan = std::thread::spawn({
+            let (draft, is_over) = (draft.clone(), is_over.clone());
+            move || {
+                for number in 0_u64.. {
+                    // As git does: by the path that it was given, and it gives up only when it is told to.
+                    let _ = fs::write(draft.join(number.to_string()), "x");
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            }
+        });
+        while fs::read_dir(&draft).expect("there").next().is_none() {
+            std::thread::yield_now();
+        }
+        let opened = SourceCache::open(&root).map(drop);
+        is_over.store(true, Ordering::Relaxed);
+        orphan.join().expect("ends");
+        opened.expect("opens");
+        let left: Vec<_> = fs::read_dir(&root).expect("there").flatten().map(|entry| entry.file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().contains(".git.")), "{left:?}");
+    }
+}
