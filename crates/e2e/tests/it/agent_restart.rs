@@ -24,8 +24,8 @@ async fn a_killed_agent_finds_its_work_again() {
     for id in [process, contained] {
         log_until(&deployment.client, id, "line 2\n").await;
     }
-    // One more begins as late as possible, so that it ends while no agent is there.
-    let contained_ends_alone = deployment.submit(&container(SHORT)).await.id;
+    // One more begins as late as possible, so that it ends while no agent is there: on a busy machine the build that follows takes its time.
+    let contained_ends_alone = deployment.submit(&container("echo begin; sleep 12; echo end; exit 6")).await.id;
     log_until(&deployment.client, contained_ends_alone, "begin\n").await;
     // And one is being built.
     let image = test_kit::docker::busybox().await;
