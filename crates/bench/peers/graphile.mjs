@@ -1,11 +1,12 @@
 // No-op tasks on graphile-worker: handlers in this process, tasks in PostgreSQL. Prints one JSON line.
-// Arguments: where node_modules is, the database, how many tasks, tasks of one call (1: addJob, one by one).
+// Arguments: where node_modules is, the database, how many tasks, `one` (each is fetched and completed by itself) or `many`.
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-const [modules, connectionString, count, perCall] = process.argv.slice(2);
+const [modules, connectionString, count, how] = process.argv.slice(2);
 const { run, makeWorkerUtils, Logger } = createRequire(`${modules}/`)('graphile-worker');
-const tasks = Number(count), batch = Number(perCall);
-const CALLS_AT_ONCE = 16;
+const tasks = Number(count);
+// Added so many at once either way, from so many connections: one call a task is slower by far.
+const batch = 1000, CALLS_AT_ONCE = 4;
 const quiet = new Logger(() => () => {});
 
 let done = 0, told;
@@ -13,9 +14,9 @@ const all = new Promise((resolve) => { told = resolve; });
 const noop = async () => { if (++done === tasks + 1) told(); };
 const utils = await makeWorkerUtils({ connectionString, logger: quiet });
 await utils.migrate();
-const worker = { concurrentJobs: 24, pollInterval: 100, maxPoolSize: 24, connectionString };
+const worker = { concurrentJobs: 24, pollInterval: 50, maxPoolSize: 24, connectionString };
 // What its makers offer for throughput: jobs are fetched and completed by many.
-if (batch > 1) Object.assign(worker, { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 });
+if (how === 'many') Object.assign(worker, { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 });
 const runner = await run({ logger: quiet, taskList: { noop }, noHandleSignals: true, preset: { worker } });
 await utils.addJob('noop', { warm: true });
 while (done < 1) await new Promise((resolve) => setTimeout(resolve, 5));
@@ -26,8 +27,7 @@ await Promise.all(Array.from({ length: CALLS_AT_ONCE }, async () => {
   while (next < tasks) {
     const size = Math.min(batch, tasks - next);
     next += size;
-    if (batch === 1) await utils.addJob('noop', { n: next });
-    else await utils.addJobs(Array.from({ length: size }, (_, n) => ({ identifier: 'noop', payload: { n } })));
+    await utils.addJobs(Array.from({ length: size }, (_, n) => ({ identifier: 'noop', payload: { n } })));
   }
 }));
 await all;

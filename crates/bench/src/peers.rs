@@ -56,7 +56,7 @@ struct Peer {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Graphile { per_call: usize },
+    Graphile { how: &'static str },
     Celery,
     Dask,
     Ray,
@@ -68,13 +68,13 @@ const PEERS: [Peer; 6] = [
         name: "graphile-worker",
         title: "graphile-worker, one by one",
         keeps: "the task until it is done, synced in PostgreSQL; no result, no history",
-        kind: Kind::Graphile { per_call: 1 },
+        kind: Kind::Graphile { how: "one" },
     },
     Peer {
         name: "graphile-worker",
-        title: "graphile-worker, 1000 a call",
+        title: "graphile-worker, in batches",
         keeps: "the task until it is done, synced in PostgreSQL; no result, no history",
-        kind: Kind::Graphile { per_call: 1_000 },
+        kind: Kind::Graphile { how: "many" },
     },
     Peer {
         name: "celery",
@@ -123,7 +123,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
         .with("build", crate::machine::build())
         .with("machine", crate::machine::describe())
         .with("tasks", args.tasks);
-    let (ours, single, processes) = ours(&mut platform, args, &mut record).await?;
+    let (ours, processes) = ours(&mut platform, args, &mut record).await?;
     for peer in PEERS.iter().filter(|peer| args.only.is_empty() || args.only.iter().any(|only| *only == peer.name)) {
         let outcome = match one(&platform, &scratch, peer, args).await {
             Ok(done) => {
@@ -131,7 +131,6 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
                 eprintln!("{}: {rate:.0}/s", peer.title);
                 let ours = match peer.kind {
                     Kind::HyperQueue => processes,
-                    Kind::Graphile { per_call: 1 } => ours.max(single),
                     _ => ours,
                 };
                 let version = done.version;
@@ -155,7 +154,7 @@ fn row(tasks_per_s: impl Into<Value>, ours_over_it: impl Into<Value>, keeps: imp
 }
 
 /// Our own figures on the same number: by batch, one by one, and as processes.
-async fn ours(platform: &mut Platform, args: &Args, record: &mut Record) -> anyhow::Result<(f64, f64, f64)> {
+async fn ours(platform: &mut Platform, args: &Args, record: &mut Record) -> anyhow::Result<(f64, f64)> {
     let reference = limit::prepare(|name| platform.postgres.url(name)).await?;
     let limit = limit::run(&reference, args.tasks.max(20_000), 128).await?.tasks_per_s;
     let mut nodes = platform.start_nodes(16, 64).await?;
@@ -185,7 +184,7 @@ async fn ours(platform: &mut Platform, args: &Args, record: &mut Record) -> anyh
         .with("UniDesk, by batch", of(batch))
         .with("UniDesk, one by one from 64 clients", of(single))
         .with("UniDesk, a process a task", of(processes));
-    Ok((batch, single, processes))
+    Ok((batch, processes))
 }
 
 async fn one(platform: &Platform, scratch: &Scratch, peer: &Peer, args: &Args) -> anyhow::Result<Done> {
@@ -194,14 +193,14 @@ async fn one(platform: &Platform, scratch: &Scratch, peer: &Peer, args: &Args) -
     std::fs::create_dir_all(&files)?;
     let mut broker: Option<Program> = None;
     let mut command = match peer.kind {
-        Kind::Graphile { per_call } => {
+        Kind::Graphile { how } => {
             let mut database = platform.database().await?;
             database.run("DROP DATABASE IF EXISTS graphile").await?;
             database.run("CREATE DATABASE graphile").await?;
             let modules = scratch.node_package("graphile-worker").await?;
             let mut command = Command::new("node");
             command.arg(scratch.path().join("graphile.mjs")).arg(modules).arg(platform.postgres.url("graphile"));
-            command.arg(&tasks).arg(per_call.to_string());
+            command.arg(&tasks).arg(how);
             command
         }
         Kind::Celery => {

@@ -64,6 +64,7 @@ struct Moment {
     sizes: BTreeMap<String, Size>,
     buffers: i64,
     deleted: i64,
+    wal_bytes: i64,
     ended: u64,
     at: Instant,
 }
@@ -137,6 +138,11 @@ fn describe(args: &Args, submitted: u64, moments: &[Moment]) -> Record {
         .number("tasks_per_s_median_of_minutes", median(&rates))
         .number("tasks_per_s_first_minute", rates.first().copied().unwrap_or_default())
         .number("tasks_per_s_last_minute", rates.last().copied().unwrap_or_default())
+        // Of the second half, in which as many are deleted as end: a task's whole life.
+        .number(
+            "wal_bytes_per_task",
+            (last.wal_bytes - middle.wal_bytes) as f64 / (last.ended - middle.ended).max(1) as f64,
+        )
         .number("rows_deleted_per_s", (last.deleted - first.deleted) as f64 / (last.at - first.at).as_secs_f64());
     for (name, end) in &last.sizes {
         let then = middle.sizes.get(name).copied().unwrap_or_default();
@@ -203,6 +209,7 @@ async fn moment(database: &mut Database, ended: u64) -> anyhow::Result<Moment> {
         sizes,
         buffers: database.number(&of_database("blks_hit + blks_read")).await?,
         deleted: database.number(&of_database("tup_deleted")).await?,
+        wal_bytes: database.number("SELECT (pg_current_wal_lsn() - '0/0')::bigint").await?,
         ended,
         at: Instant::now(),
     })
