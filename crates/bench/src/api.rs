@@ -55,7 +55,7 @@ const ALL: [(&str, Ask); 10] = [
     ("why_waiting", Ask::WhyWaiting),
     ("history", Ask::History),
     ("cluster_status", Ask::Cluster),
-    ("nodes", Ask::Nodes),
+    ("node_list", Ask::Nodes),
 ];
 
 /// What is asked about.

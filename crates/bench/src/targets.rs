@@ -197,7 +197,7 @@ fn asked(of: &Figures<'_>) -> Target {
 }
 
 fn read(of: &Figures<'_>) -> Target {
-    let all = QUESTIONS.iter().chain(&["history", "cluster_status", "nodes"]);
+    let all = QUESTIONS.iter().chain(&["history", "cluster_status", "node_list"]);
     let worst = all.filter_map(|name| Some((of.within("api", name, "most_buffers_of_a_statement")?, *name)));
     let worst = worst.reduce(|one, other| if other.0 > one.0 { other } else { one });
     Target {

@@ -55,6 +55,7 @@ impl Scratch {
         }
         let there = Command::new(&python).args(["-c", &format!("import {module}")]).output().await?;
         if !there.status.success() {
+            eprintln!("installing {module} ...");
             install(module, Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages)).await?;
         }
         Ok(python)
@@ -66,6 +67,7 @@ impl Scratch {
         if !home.join("node_modules").join(package).exists() {
             std::fs::create_dir_all(&home)?;
             std::fs::write(home.join("package.json"), "{\"private\": true}\n")?;
+            eprintln!("installing {package} ...");
             let mut npm = Command::new("npm");
             npm.args(["install", "--silent", "--no-audit", "--no-fund", package]).current_dir(&home);
             install(package, &mut npm).await?;
@@ -79,6 +81,7 @@ impl Scratch {
         if root.exists() {
             return Ok(root);
         }
+        eprintln!("unpacking {package} ...");
         std::fs::create_dir_all(debs.join("partial"))?;
         let mut apt = Command::new("apt-get");
         apt.args(["-qq", "-y", "--download-only", "-o", &format!("Dir::Cache::archives={}", debs.display())]);
@@ -95,7 +98,6 @@ impl Scratch {
 async fn install(what: &str, command: &mut Command) -> anyhow::Result<()> {
     let missing = |because: String| Missing { what: what.to_owned(), because };
     command.stdin(Stdio::null()).kill_on_drop(true);
-    eprintln!("installing {what} ...");
     let output = match tokio::time::timeout(INSTALL_WITHIN, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(missing(error.to_string()).into()),
