@@ -4,9 +4,9 @@
 
 use domain::{
     Timestamp,
-    ids::{NodeId, TaskId},
+    ids::{NodeId, ProjectId, TaskId},
     node::{Admission, NodeFacts, NodeMetrics, NodeView, Presence},
-    placement::{Candidate, Fleet, Head, Placement, Strategy},
+    placement::{Candidate, Fleet, Head, Placement, Strategy, Turns},
     resources::{Amounts, Capacity, Gpu, Ledger},
     spec::{Needs, Requirements},
 };
@@ -32,6 +32,8 @@ fn main() {
     row("equal tasks, weighted", Strategy::Weighted, |n| needs(n, 1, Shape::Plain), |_| BTreeSet::new());
     row("equal tasks, random", Strategy::Random, |n| needs(n, 1, Shape::Plain), |_| BTreeSet::new());
     row("2,000 sizes of memory in turns", all, |n| needs(n, 2_000, Shape::Plain), |_| BTreeSet::new());
+    let of_projects = |n: u64| (((n % 200) << 32) as i64, needs(n, 1, Shape::Plain).1);
+    row("equal tasks of 200 projects in turns", all, of_projects, |_| BTreeSet::new());
     row("20 sites by label in turns", all, |n| needs(n, 20, Shape::Site), |_| BTreeSet::new());
     row("one GPU each", all, |n| needs(n, 1, Shape::Gpu), |_| BTreeSet::new());
     row(
@@ -60,17 +62,17 @@ fn row(name: &str, strategy: Strategy, needs: impl Fn(u64) -> (i64, Needs), warm
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 11) as f64 / (1u64 << 53) as f64
         };
-        let mut fleet = Fleet::new(strategy);
+        let (mut fleet, mut turns) = (Fleet::new(strategy), Turns::default());
         fleet.replace_all((0..nodes).map(node));
         // Something runs on most nodes, as in a fleet at work.
         let before = heads(0..nodes * 2, &needs, &warm);
-        fleet.plan(&mut before.clone(), &mut draw);
+        fleet.plan(&mut before.clone(), &mut turns, &mut draw);
         let (mut placed, mut took, mut next) = (0, Duration::ZERO, 0);
         while took < FOR {
             let mut waiting = heads(next..next + PER_PASS, &needs, &warm);
             next += PER_PASS;
             let began = Cpu::now();
-            let placements: Vec<Placement> = fleet.plan(&mut waiting, &mut draw);
+            let placements: Vec<Placement> = fleet.plan(&mut waiting, &mut turns, &mut draw);
             took += began.elapsed();
             placed += placements.len();
             black_box(&placements);
@@ -101,12 +103,12 @@ fn full() {
             )
         };
         let mut all = heads(0..nodes, &everything, &|_| BTreeSet::new());
-        assert_eq!(fleet.plan(&mut all, || 0.0).len(), nodes as usize);
+        assert_eq!(fleet.plan(&mut all, &mut Turns::default(), || 0.0).len(), nodes as usize);
         let (mut passes, mut took) = (0, Duration::ZERO);
         while took < FOR / 4 {
             let mut waiting = heads(0..PER_PASS, &|n| needs(n, 2_000, Shape::Plain), &|_| BTreeSet::new());
             let began = Cpu::now();
-            assert!(fleet.plan(&mut waiting, || 0.0).is_empty());
+            assert!(fleet.plan(&mut waiting, &mut Turns::default(), || 0.0).is_empty());
             took += began.elapsed();
             passes += 1;
         }
@@ -144,6 +146,7 @@ fn heads(
             let (class, needs) = needs(n);
             Head {
                 task: TaskId::from_uuid(Uuid::from_u128(u128::from(n))),
+                project: ProjectId::from_uuid(Uuid::from_u128(class as u128 >> 32)),
                 class,
                 needs: known.entry(class).or_insert_with(|| Arc::new(needs)).clone(),
                 priority: 0,

@@ -1,20 +1,22 @@
 //! Which node runs which waiting task. Pure: (heads of the queue, nodes, policy) -> plan. The same nodes and heads, the same plan:
-//! what [`Fleet`] keeps from pass to pass makes it fast and decides nothing but whose turn it is.
+//! what [`Fleet`] keeps from pass to pass makes it fast and decides nothing but which node is next, as [`Turns`] says which task is.
 
 mod fleet;
 mod order;
 mod pool;
 mod score;
+mod turns;
 mod unfit;
 mod watched;
 
 pub use fleet::Fleet;
+pub use turns::{TURNS, Turns, before};
 pub use unfit::{Unfit, check_fit};
 pub use watched::{Asked, Reading, Unread, Watched};
 
 use crate::{
     Timestamp,
-    ids::{NodeId, TaskId},
+    ids::{NodeId, ProjectId, TaskId},
     node::NodeView,
     resources::{Ledger, Reservation},
     spec::Needs,
@@ -42,7 +44,8 @@ pub enum Strategy {
 #[derive(Clone, Debug)]
 pub struct Head {
     pub task: TaskId,
-    /// Of its needs: equal needs, equal class.
+    pub project: ProjectId,
+    /// Of its needs and its project: equal class, equal needs.
     pub class: i64,
     pub needs: Arc<Needs>,
     pub priority: i32,

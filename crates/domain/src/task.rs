@@ -38,6 +38,11 @@ impl TaskState {
         Self::Cancelled,
     ];
 
+    /// Or on its way there.
+    pub fn is_on_a_node(self) -> bool {
+        matches!(self, Self::Assigned | Self::Preparing | Self::Running | Self::Finishing)
+    }
+
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }

@@ -5,6 +5,7 @@
 
 mod placement_loop;
 mod queue;
+mod turns;
 
 use clap::Args;
 use domain::placement::Strategy;
@@ -23,11 +24,15 @@ pub struct Config {
     /// Milliseconds between two looks at the queue when nothing hints at work
     #[arg(long, env = "UNIDESK_PLACEMENT_EVERY_MS", default_value_t = 1_000)]
     pub placement_every_ms: u64,
+    /// Seconds after which a waiting task counts as old: one of every eight placements goes to the oldest of those, whatever its
+    /// priority. 0: age never comes before priority
+    #[arg(long, env = "UNIDESK_PRIORITY_AGEING", default_value_t = 3_600)]
+    pub priority_ageing: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { strategy: Strategy::LeastLoaded, placement_every_ms: 1_000 }
+        Self { strategy: Strategy::LeastLoaded, placement_every_ms: 1_000, priority_ageing: 3_600 }
     }
 }
 
@@ -57,7 +62,7 @@ pub fn run(service: &Service, config: &Config, store: Store) {
             ring.notify_one();
         }
     });
-    let placer = Arc::new(tokio::sync::Mutex::new(Placer::new(store.clone(), config.strategy, hints)));
+    let placer = Arc::new(tokio::sync::Mutex::new(Placer::new(store.clone(), config, hints)));
     let (renewing, resigning) = (placer.clone(), placer.clone());
     // Of its own, so that an idle leader stays one. Twice a second: a standby goes on within 5 s of a leader's last word, and 4 of
     // them are the leader's.

@@ -1,11 +1,11 @@
 //! Places waiting tasks, as long as this process leads. The nodes are kept in memory: read once, then what a hint or a failed commit
 //! names, and all of them again little by little. One pass reads nothing that grows with the queue or the fleet.
 
-use crate::queue::Queue;
+use crate::{Config, queue::Queue, turns::KnownTurns};
 use domain::{
     Timestamp,
     ids::NodeId,
-    placement::{Asked, Strategy, Unread, Watched},
+    placement::{Asked, Unread, Watched},
 };
 use service_kit::Pass;
 use std::{
@@ -42,6 +42,7 @@ pub(crate) struct Placer {
     leadership: Option<Leadership>,
     nodes: Watched,
     queue: Queue,
+    turns: KnownTurns,
     hints: Hints,
     settled_restore: Option<Timestamp>,
     /// Where the round goes on, and when the last part of it was read.
@@ -51,13 +52,15 @@ pub(crate) struct Placer {
 }
 
 impl Placer {
-    pub(crate) fn new(store: Store, strategy: Strategy, hints: Hints) -> Self {
+    pub(crate) fn new(store: Store, config: &Config, hints: Hints) -> Self {
+        let ageing = (config.priority_ageing > 0).then(|| Duration::from_secs(config.priority_ageing));
         Self {
             store,
             holder: Uuid::new_v4(),
             leadership: None,
-            nodes: Watched::new(strategy),
+            nodes: Watched::new(config.strategy),
             queue: Queue::new(Instant::now()),
+            turns: KnownTurns::new(ageing),
             hints,
             settled_restore: None,
             round: None,
@@ -92,7 +95,8 @@ impl Placer {
         // The head of every class of needs, so that what cannot be placed blocks nobody.
         let look = self.queue.look(&mut self.nodes, self.settled_restore, Instant::now());
         let mut found = self.store.queue_heads(&look, &mut self.queue.needs).await?;
-        let plan = self.nodes.plan(&mut found.heads, rand::random);
+        self.turns.read(&self.store, &self.queue, &look, &mut found).await?;
+        let plan = self.nodes.plan(&mut found.heads, &mut self.turns.turns, rand::random);
         let more = self.queue.learn(&look, &found, &plan);
         if plan.is_empty() {
             let is_news = self.go_round().await?;
@@ -104,6 +108,7 @@ impl Placer {
                 tracing::debug!(placed = leases.len(), stale, "placed");
                 if stale > 0 {
                     self.queue.begin_anew();
+                    self.turns.begin_anew();
                 }
                 self.nodes.committed(plan, &leases);
                 self.in_vain = if leases.is_empty() { self.in_vain + 1 } else { 0 };
@@ -121,6 +126,7 @@ impl Placer {
             Err(error) => {
                 self.nodes.in_doubt(&plan);
                 self.queue.begin_anew();
+                self.turns.begin_anew();
                 Err(error)
             }
         }
@@ -137,6 +143,7 @@ impl Placer {
     fn forget(&mut self) {
         self.nodes.hear(Unread { everything: true, ..Unread::default() });
         self.queue = Queue::new(Instant::now());
+        self.turns.begin_anew();
     }
 
     /// Reads what is known to be out of date.

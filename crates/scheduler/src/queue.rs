@@ -90,7 +90,9 @@ impl Queue {
     pub(crate) fn learn(&mut self, look: &QueueLook, found: &QueueHeads, plan: &[Placement]) -> bool {
         let placed: BTreeSet<_> = plan.iter().map(|placement| placement.task).collect();
         let mut heads: BTreeMap<i64, Vec<&Head>> = BTreeMap::new();
-        found.heads.iter().for_each(|head| heads.entry(head.class).or_default().push(head));
+        // What was added for its age says nothing of how much waits at the beginning.
+        let at_its_beginning = found.heads.iter().filter(|head| !found.old.contains(&head.task));
+        at_its_beginning.for_each(|head| heads.entry(head.class).or_default().push(head));
         let mut more = false;
         for (id, read) in &found.read {
             let asked = look.wanted.get(id).copied().unwrap_or(look.wanted_otherwise);
@@ -123,6 +125,13 @@ impl Queue {
         // Each class is visited in its turn, round after round until one brings nothing.
         self.placed_in_round |= !plan.is_empty();
         more || is_cut || std::mem::take(&mut self.placed_in_round)
+    }
+
+    /// Classes of which more waits than was seen, where something more has room.
+    pub(crate) fn cut_off(&self, look: &QueueLook, found: &QueueHeads) -> Vec<i64> {
+        let asked = |class: &i64| look.wanted.get(class).copied().unwrap_or(look.wanted_otherwise);
+        let is_cut = |(class, read): &(&i64, &usize)| asked(class) > 0 && **read as i64 >= asked(class);
+        found.read.iter().filter(is_cut).map(|(class, _)| *class).collect()
     }
 
     /// What was planned may wait still: the next look begins where the queue does.

@@ -7,7 +7,6 @@ pub mod postgres;
 pub use local_node::LocalNode;
 
 use anyhow::Context as _;
-use domain::placement::Strategy;
 use nix::fcntl::{Flock, FlockArg};
 use postgres::Postgres;
 use service_kit::Service;
@@ -34,7 +33,7 @@ pub struct Options {
     pub database_url: Option<String>,
     /// Local nodes; 0: none.
     pub nodes: usize,
-    pub strategy: Strategy,
+    pub scheduler: scheduler::Config,
     /// Where processes find their supervisor; beside this program by default.
     pub shim: Option<PathBuf>,
 }
@@ -119,11 +118,7 @@ async fn start_services(
     progress.step("services");
     let services = Service::new();
     api_gateway::run(&services, store.clone(), listener, node_registry::routes(store.clone())).await?;
-    scheduler::run(
-        &services,
-        &scheduler::Config { strategy: options.strategy, ..scheduler::Config::default() },
-        store.clone(),
-    );
+    scheduler::run(&services, &options.scheduler, store.clone());
     node_registry::run(&services, &node_registry::Config::default(), store.clone());
 
     let mut nodes = Vec::new();

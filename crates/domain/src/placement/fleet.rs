@@ -2,7 +2,7 @@
 //! of need the nodes that suit are found once and kept in their order, and what changes on a node moves it there.
 
 use super::{
-    Candidate, Head, Placement, Strategy,
+    Candidate, Head, Placement, Strategy, Turns,
     pool::{Kind, Pool},
 };
 use crate::{
@@ -161,17 +161,18 @@ impl Fleet {
         self.pools[&pool].first(&self.slots, &needs.requirements.amounts, None).is_some()
     }
 
-    /// Places what fits: urgent first, then in order of submission, ties by id. What is taken counts at once, here and in later
-    /// passes: whoever learns that a placement was not committed loads the node again.
+    /// Places what fits, in the order of [`Turns`], ties by id. What is taken counts at once, here and in later passes: whoever learns
+    /// that a placement was not committed loads the node again.
     ///
-    /// `randoms` yields numbers from 0 to 1 for the random strategy; the shell draws them. Sorts `heads`.
-    pub fn plan(&mut self, heads: &mut [Head], mut randoms: impl FnMut() -> f64) -> Vec<Placement> {
+    /// `randoms` yields numbers from 0 to 1 for the random strategy; the shell draws them. Sorts `heads` by urgency and age.
+    pub fn plan(&mut self, heads: &mut [Head], turns: &mut Turns, mut randoms: impl FnMut() -> f64) -> Vec<Placement> {
         self.tidy();
         heads.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.queued_at.cmp(&b.queued_at)).then(a.task.cmp(&b.task)));
         let mut placements = Vec::new();
         // Once the first of a class found no room, neither will the next: free room only shrinks within a pass.
         let mut full_classes: BTreeSet<i64> = BTreeSet::new();
-        for head in heads.iter() {
+        let mut line = turns.line(heads);
+        while let Some(head) = line.next() {
             if full_classes.contains(&head.class) {
                 continue;
             }
@@ -180,6 +181,7 @@ impl Fleet {
                 continue;
             };
             let node = self.take(slot, &reservation);
+            line.placed(head);
             placements.push(Placement { task: head.task, node, reservation });
         }
         placements

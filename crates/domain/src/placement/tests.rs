@@ -1,8 +1,10 @@
 mod equal;
 mod reference;
+mod turns;
 
 use super::{Strategy, *};
 use crate::{
+    ids::DEFAULT_PROJECT,
     node::{Admission, Condition, NodeFacts, NodeMetrics, Presence},
     resources::{Amounts, Capacity, Gpu},
     spec::Requirements,
@@ -47,6 +49,7 @@ fn head(n: u128, cpus: u64) -> Head {
     let amounts = Amounts { cpu_millis: cpus * 1000, ..Amounts::default() };
     Head {
         task: TaskId::from_uuid(Uuid::from_u128(n)),
+        project: DEFAULT_PROJECT,
         class: cpus as i64,
         needs: Arc::new(Needs {
             executor: "process".into(),
@@ -66,7 +69,7 @@ fn fleet(nodes: &[Candidate], strategy: Strategy) -> Fleet {
 }
 fn run(mut heads: Vec<Head>, nodes: Vec<Candidate>, strategy: Strategy) -> Vec<(u128, u128)> {
     fleet(&nodes, strategy)
-        .plan(&mut heads, || 0.5)
+        .plan(&mut heads, &mut Turns::default(), || 0.5)
         .into_iter()
         .map(|p| (p.task.as_uuid().as_u128(), p.node.as_uuid().as_u128()))
         .collect()
@@ -245,7 +248,7 @@ proptest! {
             candidate
         }).collect();
         let (mut fleet, mut again, mut heads) = (fleet(&nodes, strategy), fleet(&nodes, strategy), heads);
-        let placements = fleet.plan(&mut heads, || 0.3);
+        let placements = fleet.plan(&mut heads, &mut Turns::default(), || 0.3);
         prop_assert!(fleet.nodes().all(|c| !c.ledger.is_overcommitted()));
         let tasks: BTreeSet<_> = placements.iter().map(|p| p.task).collect();
         prop_assert_eq!(tasks.len(), placements.len());
@@ -253,6 +256,6 @@ proptest! {
         for head in heads.iter().filter(|head| !tasks.contains(&head.task)) {
             prop_assert!(fleet.nodes().all(|c| check_fit(c, &head.needs).is_err()));
         }
-        prop_assert_eq!(again.plan(&mut heads.clone(), || 0.3), placements);
+        prop_assert_eq!(again.plan(&mut heads.clone(), &mut Turns::default(), || 0.3), placements);
     }
 }

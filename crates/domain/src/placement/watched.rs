@@ -3,7 +3,7 @@
 //! All nodes are read once, then again from time to time; in between only what a hint names, or what a commit has found to be
 //! otherwise. Own placements count at once. A belief may be wrong: every commit checks it, so a lost hint costs latency only.
 
-use super::{Candidate, Fleet, Head, Placement, Strategy};
+use super::{Candidate, Fleet, Head, Placement, Strategy, Turns};
 use crate::{
     ids::{AttemptId, NodeId, TaskId},
     node::NodeView,
@@ -129,8 +129,8 @@ impl Watched {
     }
 
     /// As [`Fleet::plan`]. What came of it is told by [`Watched::committed`] or [`Watched::in_doubt`].
-    pub fn plan(&mut self, heads: &mut [Head], randoms: impl FnMut() -> f64) -> Vec<Placement> {
-        self.fleet.plan(heads, randoms)
+    pub fn plan(&mut self, heads: &mut [Head], turns: &mut Turns, randoms: impl FnMut() -> f64) -> Vec<Placement> {
+        self.fleet.plan(heads, turns, randoms)
     }
 
     /// These of the plan were committed; what was believed of the other nodes is not true any more.

@@ -174,7 +174,7 @@ impl World {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             database_url: None,
             nodes: 1,
-            strategy: domain::placement::Strategy::default(),
+            scheduler: Default::default(),
             shim: Some(programs::shim()),
         };
         let repositories = Repositories::start().await;

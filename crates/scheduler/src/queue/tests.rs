@@ -1,6 +1,6 @@
 use super::*;
 use domain::{
-    ids::{NodeId, TaskId},
+    ids::{DEFAULT_PROJECT, NodeId, TaskId},
     placement::Strategy,
     resources::Reservation,
     spec::Requirements,
@@ -11,6 +11,7 @@ fn head(class: i64, n: u128) -> Head {
     let needs = Needs { executor: "process".into(), requirements: Requirements::default(), exclusive: false };
     Head {
         task: TaskId::from_uuid(Uuid::from_u128(n)),
+        project: DEFAULT_PROJECT,
         class,
         needs: Arc::new(needs),
         priority: 0,

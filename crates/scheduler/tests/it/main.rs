@@ -1,5 +1,7 @@
 //! Schedulers on a real database that tells them nothing: no wake-up is delivered, and leaders freeze.
 
+mod turns;
+
 use domain::{
     attempt::Report,
     ids::{DEFAULT_PROJECT, Held, InstanceId, NodeId, NodeTokenId, PrincipalId, TaskId},

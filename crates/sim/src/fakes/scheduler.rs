@@ -9,7 +9,7 @@ use crate::{
     },
     world::{Event, Process, SchedulerEvent, World},
 };
-use domain::placement::{Asked, Placement, Strategy, Unread, Watched};
+use domain::placement::{Asked, Placement, Strategy, Turns, Unread, Watched};
 
 /// From one look at all nodes to the next.
 const ROUND_EVERY_MS: Ms = 5_000;
@@ -20,6 +20,7 @@ pub(crate) struct Scheduler {
     pub(crate) process: Process,
     leadership: Option<Leadership>,
     nodes: Watched,
+    turns: Turns,
     /// When all nodes were read the last time.
     read_at: Ms,
     /// One step at a time, as behind the real one's mutex.
@@ -45,6 +46,7 @@ impl Scheduler {
             process,
             leadership: None,
             nodes: Watched::new(strategy),
+            turns: Turns::default(),
             read_at: 0,
             is_busy: false,
             wants_renewal: false,
@@ -177,7 +179,7 @@ impl World {
             (Ok(Answer::Heads(mut heads)), _) => {
                 let Some(leadership) = scheduler.passing_as.take() else { return };
                 let dice = &mut self.dice;
-                let plan = scheduler.nodes.plan(&mut heads, || dice.unit());
+                let plan = scheduler.nodes.plan(&mut heads, &mut scheduler.turns, || dice.unit());
                 if !plan.is_empty() {
                     scheduler.plan = plan.clone();
                     self.scheduler_calls(s, Call::Commit { leadership, plan });

@@ -19,7 +19,7 @@ use domain::{
     Timestamp,
     attempt::AttemptRow,
     black_hole::{NodeFaults, Rule},
-    ids::{AttemptId, ClusterEpoch, InstanceId, NodeId, TaskId},
+    ids::{AttemptId, ClusterEpoch, InstanceId, NodeId, ProjectId, TaskId},
     lifecycle::Event,
     node::{Admission, NodeFacts, NodeMetrics},
     outcome::FailureKind,
@@ -159,7 +159,7 @@ pub(crate) struct FakeStore {
     /// The last step of the clock that was added to the deadlines.
     step: Option<Step>,
     keys: BTreeMap<String, (u64, TaskId)>,
-    classes: BTreeMap<Needs, i64>,
+    classes: BTreeMap<(ProjectId, Needs), i64>,
     /// Indexes: what waits, and what holds resources on each node.
     pub(crate) queue: BTreeSet<TaskId>,
     pub(crate) holding: BTreeMap<NodeId, BTreeSet<AttemptId>>,

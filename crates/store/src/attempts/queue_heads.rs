@@ -7,7 +7,7 @@ use crate::{
 };
 use domain::{
     Timestamp,
-    ids::{NodeId, TaskId},
+    ids::{NodeId, ProjectId, TaskId},
     placement::Head,
     spec::Needs,
 };
@@ -68,6 +68,10 @@ impl QueueLook {
 #[derive(Clone, Debug, Default)]
 pub struct QueueHeads {
     pub heads: Vec<Head>,
+    /// Those of them that [`Store::add_old_heads`] has added.
+    pub old: BTreeSet<TaskId>,
+    /// When that was, by the database's clock; None: nothing waits.
+    pub at: Option<Timestamp>,
     /// The classes in which something waits, in their order, with how many tasks were read: more than there are heads where some
     /// must not be placed yet.
     pub read: BTreeMap<i64, usize>,
@@ -105,26 +109,27 @@ impl Store {
                      WHERE l.instance IS NOT NULL AND l.offline_since IS NULL AND n.admission <> 'revoked' AND l.connected_since IS NULL) END FROM cluster u)
                  LIMIT $2
                )
-               SELECT c.class AS "class!", h.task_id AS "task_id?", h.priority AS "priority?", h.queued_at AS "queued_at?", h.avoid_node AS "avoid_node?",
+               SELECT now() AS "at!", c.class AS "class!", h.task_id AS "task_id?", h.project_id AS "project_id?", h.priority AS "priority?",
+                      h.queued_at AS "queued_at?", h.avoid_node AS "avoid_node?",
                       (SELECT t.warm_keys FROM tasks t WHERE t.id = h.task_id) AS warm_keys
                FROM here c LEFT JOIN UNNEST($3::bigint[], $4::bigint[]) AS k(class, wanted) ON k.class = c.class
                LEFT JOIN known b ON b.class = c.class
                LEFT JOIN LATERAL (
                  SELECT * FROM (
-                   (SELECT s.task_id, s.priority, s.queued_at, s.avoid_node FROM task_state s
+                   (SELECT s.task_id, s.project_id, s.priority, s.queued_at, s.avoid_node FROM task_state s
                     WHERE b.class IS NULL AND s.queued AND s.class = c.class AND (s.not_before IS NULL OR s.not_before <= now()) AND NOT s.cancel_requested
                     ORDER BY s.priority DESC, s.queued_at, s.task_id LIMIT COALESCE(k.wanted, $5))
                    UNION ALL
-                   (SELECT s.task_id, s.priority, s.queued_at, s.avoid_node FROM task_state s
+                   (SELECT s.task_id, s.project_id, s.priority, s.queued_at, s.avoid_node FROM task_state s
                     WHERE s.queued AND s.class = c.class AND s.priority > b.priority AND (s.not_before IS NULL OR s.not_before <= now()) AND NOT s.cancel_requested
                     ORDER BY s.priority DESC, s.queued_at, s.task_id LIMIT COALESCE(k.wanted, $5))
                    UNION ALL
-                   (SELECT s.task_id, s.priority, s.queued_at, s.avoid_node FROM task_state s
+                   (SELECT s.task_id, s.project_id, s.priority, s.queued_at, s.avoid_node FROM task_state s
                     WHERE s.queued AND s.class = c.class AND s.priority = b.priority AND (s.queued_at, s.task_id) >= (b.queued_at, b.task_id)
                       AND (s.not_before IS NULL OR s.not_before <= now()) AND NOT s.cancel_requested
                     ORDER BY s.queued_at, s.task_id LIMIT COALESCE(k.wanted, $5))
                    UNION ALL
-                   (SELECT s.task_id, s.priority, s.queued_at, s.avoid_node FROM task_state s
+                   (SELECT s.task_id, s.project_id, s.priority, s.queued_at, s.avoid_node FROM task_state s
                     WHERE s.queued AND s.class = c.class AND s.priority < b.priority AND (s.not_before IS NULL OR s.not_before <= now()) AND NOT s.cancel_requested
                     ORDER BY s.priority DESC, s.queued_at, s.task_id LIMIT COALESCE(k.wanted, $5))
                  ) of_class LIMIT COALESCE(k.wanted, $5)
@@ -158,12 +163,16 @@ impl Store {
                 needs.insert(row.id, Arc::new(read_json(row.needs)?));
             }
         }
+        let at = rows.first().map(|row| row.at);
         let mut heads = Vec::with_capacity(rows.len());
         for row in rows {
             let Some((task, needs)) = row.task_id.zip(needs.get(&row.class)) else { continue };
-            let Some((priority, queued_at)) = row.priority.zip(row.queued_at) else { continue };
+            let Some(((priority, queued_at), project)) = row.priority.zip(row.queued_at).zip(row.project_id) else {
+                continue;
+            };
             heads.push(Head {
                 task: TaskId::from_uuid(task),
+                project: ProjectId::from_uuid(project),
                 class: row.class,
                 needs: needs.clone(),
                 priority,
@@ -172,13 +181,8 @@ impl Store {
                 warm_keys: row.warm_keys.unwrap_or_default().into_iter().collect(),
             });
         }
-        let exclusive: Vec<Uuid> =
-            heads.iter().filter(|head| head.needs.exclusive).map(|head| head.task.as_uuid()).collect();
-        if !exclusive.is_empty() {
-            let held_back: BTreeSet<Uuid> = exclusive::held_back(&mut connection, &exclusive).await?;
-            heads.retain(|head| !held_back.contains(&head.task.as_uuid()));
-        }
-        Ok(QueueHeads { heads, read })
+        leave_out_held_back(&mut connection, &mut heads).await?;
+        Ok(QueueHeads { heads, old: BTreeSet::new(), at, read })
     }
 
     /// The last restore, once no node is waited for any more; None: there was none, or one may come back with work.
@@ -192,4 +196,18 @@ impl Store {
         .await?
         .flatten())
     }
+}
+
+/// Exclusive tasks of which an earlier attempt may have a process.
+pub(super) async fn leave_out_held_back(
+    connection: &mut sqlx::PgConnection,
+    heads: &mut Vec<Head>,
+) -> Result<(), StoreError> {
+    let exclusive: Vec<Uuid> =
+        heads.iter().filter(|head| head.needs.exclusive).map(|head| head.task.as_uuid()).collect();
+    if !exclusive.is_empty() {
+        let held_back: BTreeSet<Uuid> = exclusive::held_back(connection, &exclusive).await?;
+        heads.retain(|head| !held_back.contains(&head.task.as_uuid()));
+    }
+    Ok(())
 }

@@ -52,23 +52,24 @@ pub struct Submission {
     pub answers: Vec<Submitted>,
 }
 
-/// Class of the queue: equal needs, equal number. The number is of the needs as a tree with ordered keys.
-pub(crate) fn class_of(needs: &Needs) -> i64 {
+/// Class of the queue: equal project and needs, equal number. So the first tasks of each project are seen, however many others wait. The
+/// number is of the needs as a tree with ordered keys. Nobody but the queue's reader compares such numbers, and what waits keeps its own.
+fn class_of(project: ProjectId, needs: &Needs) -> i64 {
     let tree = serde_json::to_value(needs).expect("needs are maps with string keys, which JSON can hold");
-    let digest = Sha256::digest(tree.to_string().as_bytes());
+    let digest = Sha256::new().chain_update(project.as_uuid().as_bytes()).chain_update(tree.to_string()).finalize();
     i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
 /// The classes of a batch. Its tasks are mostly alike, so a class is computed once.
-fn classes_of(needs: &[Needs]) -> (Vec<i64>, BTreeMap<i64, &Needs>) {
+fn classes_of(needs: &[(ProjectId, Needs)]) -> (Vec<i64>, BTreeMap<i64, &Needs>) {
     let mut known: BTreeMap<i64, &Needs> = BTreeMap::new();
     let mut classes: Vec<i64> = Vec::with_capacity(needs.len());
-    for (index, needs_of_one) in needs.iter().enumerate() {
+    for (index, of_one) in needs.iter().enumerate() {
         let class = match classes.last() {
-            Some(class) if needs[index - 1] == *needs_of_one => *class,
-            _ => class_of(needs_of_one),
+            Some(class) if needs[index - 1] == *of_one => *class,
+            _ => class_of(of_one.0, &of_one.1),
         };
-        known.entry(class).or_insert(needs_of_one);
+        known.entry(class).or_insert(&of_one.1);
         classes.push(class);
     }
     (classes, known)
@@ -207,7 +208,7 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
     if new.is_empty() {
         return Ok(());
     }
-    let needs: Vec<Needs> = new.iter().map(|(_, task)| task.spec.needs()).collect();
+    let needs: Vec<(ProjectId, Needs)> = new.iter().map(|(_, task)| (task.project, task.spec.needs())).collect();
     let (classes, known) = classes_of(&needs);
     macro_rules! column {
         ($task:ident => $value:expr) => {

@@ -22,4 +22,5 @@ mod returning;
 mod sessions;
 mod submit;
 mod tasks;
+mod turns;
 mod world;

@@ -37,7 +37,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         listen: args.listen,
         database_url: args.database_url,
         nodes: if args.no_node { 0 } else { usize::from(args.nodes) },
-        strategy: args.scheduler.strategy,
+        scheduler: args.scheduler,
         shim: None,
     };
     let mut interrupts = signal(SignalKind::interrupt())?;

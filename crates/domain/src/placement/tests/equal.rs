@@ -235,7 +235,7 @@ proptest! {
                     wait(next, wanted, &mut classes)
                 })
                 .collect();
-            let chosen = pair.fleet.plan(&mut heads, randoms(seed));
+            let chosen = pair.fleet.plan(&mut heads, &mut Turns::default(), randoms(seed));
             let expected = pair.reference.plan(&mut heads, randoms(seed));
             prop_assert_eq!(&chosen, &expected);
             for placement in chosen {
@@ -280,7 +280,7 @@ fn a_long_life_forgets_nothing_that_counts() {
             };
             let mut heads: Vec<Head> =
                 (0..12).map(|n| wait(u128::from(pass * 12 + n), &wanted(n), &mut classes)).collect();
-            let chosen = pair.fleet.plan(&mut heads, randoms(pass));
+            let chosen = pair.fleet.plan(&mut heads, &mut Turns::default(), randoms(pass));
             assert_eq!(chosen, pair.reference.plan(&mut heads, randoms(pass)), "{strategy:?}, pass {pass}");
             for placement in chosen {
                 pair.held.entry(placement.node).or_default().push(placement.reservation);

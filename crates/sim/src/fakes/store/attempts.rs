@@ -67,6 +67,7 @@ impl FakeStore {
             .filter(|record| !self.is_held_back(record.row.id))
             .map(|record| Head {
                 task: record.row.id,
+                project: record.row.project,
                 class: record.class,
                 needs: record.needs.clone(),
                 priority: record.spec.priority,

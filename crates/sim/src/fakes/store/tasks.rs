@@ -51,7 +51,7 @@ impl FakeStore {
         }
         let needs = new.spec.needs();
         let next_class = self.classes.len() as i64;
-        let class = *self.classes.entry(needs.clone()).or_insert(next_class);
+        let class = *self.classes.entry((DEFAULT_PROJECT, needs.clone())).or_insert(next_class);
         let row = TaskRow { exclusive: new.spec.on_node_loss.exclusive, ..TaskRow::submitted(id, DEFAULT_PROJECT) };
         let queue_expires_at = new.spec.queue_timeout_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
         self.journal.push(Change::Task { before: None, after: Box::new(row.clone()), events: vec![Event::Submitted] });
