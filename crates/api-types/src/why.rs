@@ -36,7 +36,8 @@ pub struct Waiting {
     pub needs: String,
     pub nodes: u32,
     pub verdicts: Vec<Verdict>,
-    /// Waiting tasks that come before it; counted up to 1,000.
+    /// Waiting tasks that are more urgent, or as urgent and older; counted up to 1,000. Projects take turns, so it may be placed sooner
+    /// or later than that.
     pub before: u64,
     /// There are more than that.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]

@@ -11,7 +11,7 @@ use crate::{
 use domain::{
     Timestamp,
     attempt::Report,
-    ids::{AttemptId, Fence, Held, InstanceId, NodeId, TaskId},
+    ids::{AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeId, TaskId},
     lease::OFFLINE_AFTER_MS,
     lifecycle::Event,
     node::{Admission, NodeFacts, NodeMetrics},
@@ -201,7 +201,10 @@ impl Reference {
         Ok(match resolved.op {
             Op::Submit { task, key } => {
                 let idempotency = key.map(|(key, body)| (format!("k{key}"), u64::from(body)));
-                match self.store.submit_task(&NewTask { spec: self.spec.clone(), idempotency }, now) {
+                match self
+                    .store
+                    .submit_task(&NewTask { project: DEFAULT_PROJECT, spec: self.spec.clone(), idempotency }, now)
+                {
                     Submitted::Accepted(id) => {
                         self.tasks.insert(*task, id);
                         "accepted".into()

@@ -258,7 +258,7 @@ fn other_waits_have_their_own_sentences() {
     );
     assert_eq!(
         why(&one, &lab(), &submitted, 1).summary,
-        "t is pending for 2.0 s: 7 nodes fit and have room; 1 task is before it."
+        "t is pending for 2.0 s: 7 nodes fit and have room; 1 task is before it by priority and age."
     );
     let away = [offline(node("a", &[])), draining(node("b", &[]))];
     let answer = why(&one, &away, &submitted, 0);

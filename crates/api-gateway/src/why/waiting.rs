@@ -71,7 +71,7 @@ impl Fleet {
                     before if before > PLACES_COUNTED => format!("more than {} tasks are", counted(PLACES_COUNTED)),
                     before => format!("{} tasks are", counted(before)),
                 };
-                format!("{} and {} room; {tasks} before it", nodes_that(*fit, "fit"), has(*fit))
+                format!("{} and {} room; {tasks} before it by priority and age", nodes_that(*fit, "fit"), has(*fit))
             }
             (fit, _) => format!("{} and {} room; it is placed in a moment", nodes_that(*fit, "fit"), has(*fit)),
         }

@@ -24,6 +24,8 @@ sometimes! {
     DuplicateReportAcked: "a duplicate report was acknowledged",
     ConflictAcked: "a different second end was acknowledged and did not count",
     PlanOutOfDate: "a plan was made from what was not true any more, and not committed",
+    ProjectsTookTurns: "a task came before an older one, as its project had less",
+    OldBeforeUrgent: "a task that had waited for long came before a more urgent one",
     FreedByHint: "room was given by a hint, without a look at the whole node",
     StaleLeaderRefused: "a stale leader was refused",
     StaleSessionDropped: "a stale session was dropped",

@@ -10,14 +10,18 @@ use crate::{
     world::{Event, World},
 };
 use domain::{
-    ids::TaskId,
+    ids::{DEFAULT_PROJECT, ProjectId, TaskId},
     resources::Amounts,
     spec::{TaskSpec, parse_spec},
 };
 use std::{collections::BTreeMap, rc::Rc};
+use uuid::Uuid;
 
 /// The name of tasks that take their machine down.
 pub(crate) const POISON: &str = "poison";
+
+/// Tasks are of two projects, so that they take turns.
+const SECOND_PROJECT: ProjectId = ProjectId::from_uuid(Uuid::from_u128(2));
 
 /// One request of one client, said again until it is answered.
 pub(crate) struct ClientOp {
@@ -49,13 +53,14 @@ impl World {
             let mut spec = self.a_spec(&mut dice);
             spec.on_node_loss.exclusive = exclusive.chance(0.25);
             let spec = Rc::new(spec);
+            let project = if number % 3 == 0 { SECOND_PROJECT } else { DEFAULT_PROJECT };
             let hash = number;
             let idempotency = dice.chance(0.5).then(|| (format!("key-{number}"), hash));
             let at = dice.between(0, self.plan.chaos_ms * 3 / 4);
-            self.plan_op(at, Ask::Submit(NewTask { spec: spec.clone(), idempotency: idempotency.clone() }));
+            self.plan_op(at, Ask::Submit(NewTask { project, spec: spec.clone(), idempotency: idempotency.clone() }));
             // The same request once more, as an impatient program sends it.
             if idempotency.is_some() && dice.chance(0.3) {
-                self.plan_op(at + dice.log_uniform(1, 20_000), Ask::Submit(NewTask { spec, idempotency }));
+                self.plan_op(at + dice.log_uniform(1, 20_000), Ask::Submit(NewTask { project, spec, idempotency }));
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 use domain::{
     Timestamp,
-    ids::{AttemptId, NodeId, TaskId},
+    ids::{AttemptId, NodeId, ProjectId, TaskId},
     node::{Admission, NodeMetrics},
     placement::{Head, Placement, Reading},
     sweep::Findings,
@@ -81,7 +81,8 @@ pub(crate) enum Answer {
     Led(Option<Leadership>),
     Nodes(Vec<Reading>),
     StillReserved(BTreeSet<AttemptId>),
-    Heads(Vec<Head>),
+    /// With the live tasks of each project, and the time.
+    Heads(Vec<Head>, BTreeMap<ProjectId, u64>, Timestamp),
     Leased(BTreeMap<TaskId, AttemptId>),
     Opened(Opened),
     Counted(Vec<SessionKey>),
@@ -232,7 +233,7 @@ impl World {
                 if store.queue.iter().any(|task| store.is_held_back(*task)) {
                     self.checker.hits.add(Sometimes::ExclusiveHeldBack);
                 }
-                Answer::Heads(store.queue_heads(now))
+                Answer::Heads(store.queue_heads(now), store.live_tasks(), now)
             }
             Call::Commit { leadership, plan } => {
                 store.require(&leadership, now)?;

@@ -9,10 +9,15 @@ use crate::{
     },
     world::{Event, Process, SchedulerEvent, World},
 };
-use domain::placement::{Asked, Placement, Strategy, Turns, Unread, Watched};
+use domain::placement::{Asked, Head, Placement, Strategy, Turns, Unread, Watched, before};
+use std::{collections::BTreeSet, time::Duration};
 
 /// From one look at all nodes to the next.
 const ROUND_EVERY_MS: Ms = 5_000;
+/// From one count of who has how much to the next.
+const COUNT_EVERY_MS: Ms = 1_000;
+/// The wait after which age counts.
+const AGEING: Duration = Duration::from_secs(20);
 /// Passes that follow at once although all that was planned had become untrue.
 const VAIN_PASSES: u32 = 3;
 
@@ -21,6 +26,7 @@ pub(crate) struct Scheduler {
     leadership: Option<Leadership>,
     nodes: Watched,
     turns: Turns,
+    counted_at: Ms,
     /// When all nodes were read the last time.
     read_at: Ms,
     /// One step at a time, as behind the real one's mutex.
@@ -47,6 +53,7 @@ impl Scheduler {
             leadership: None,
             nodes: Watched::new(strategy),
             turns: Turns::default(),
+            counted_at: 0,
             read_at: 0,
             is_busy: false,
             wants_renewal: false,
@@ -176,12 +183,21 @@ impl World {
                 self.hit(Sometimes::FreedByHint);
                 self.pass_on(s);
             }
-            (Ok(Answer::Heads(mut heads)), _) => {
+            (Ok(Answer::Heads(mut heads, live, at)), _) => {
                 let Some(leadership) = scheduler.passing_as.take() else { return };
+                let projects: BTreeSet<_> = heads.iter().map(|head| head.project).collect();
+                let is_due = now - scheduler.counted_at >= COUNT_EVERY_MS || !scheduler.turns.knows(&projects);
+                if projects.len() > 1 && is_due {
+                    scheduler.turns.count_anew(live);
+                    scheduler.counted_at = now;
+                }
+                scheduler.turns.old_until(before(at, AGEING));
                 let dice = &mut self.dice;
                 let plan = scheduler.nodes.plan(&mut heads, &mut scheduler.turns, || dice.unit());
                 if !plan.is_empty() {
                     scheduler.plan = plan.clone();
+                    let found = turns_of(&heads, &plan);
+                    found.into_iter().for_each(|what| self.hit(what));
                     self.scheduler_calls(s, Call::Commit { leadership, plan });
                 }
             }
@@ -203,6 +219,22 @@ impl World {
             (Ok(_), _) => {}
         }
     }
+}
+
+/// What is to be seen in a plan for these heads, which are in the order of urgency and age.
+fn turns_of(heads: &[Head], plan: &[Placement]) -> Vec<Sometimes> {
+    let position = |placement: &Placement| heads.iter().position(|head| head.task == placement.task);
+    let order: Vec<usize> = plan.iter().filter_map(position).collect();
+    let mut seen = Vec::new();
+    for pair in order.windows(2).filter(|pair| pair[0] > pair[1]) {
+        let (first, second) = (&heads[pair[0]], &heads[pair[1]]);
+        if first.priority < second.priority {
+            seen.push(Sometimes::OldBeforeUrgent);
+        } else if first.project != second.project {
+            seen.push(Sometimes::ProjectsTookTurns);
+        }
+    }
+    seen
 }
 
 /// A new process is a new holder.

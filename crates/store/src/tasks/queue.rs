@@ -16,7 +16,7 @@ const CLASSES_COUNTED_AT_ONCE: usize = 25;
 const CLASSES_AT_ONCE: usize = 80;
 
 impl Store {
-    /// Waiting tasks that come before this one, counted to one more than [`PLACES_COUNTED`].
+    /// Waiting tasks that come before this one by priority and age, whatever turns their projects take, counted to one more than [`PLACES_COUNTED`].
     ///
     /// Counted from the task's own place towards the front, class by class: what was placed lately leaves its entries at the front, and
     /// whoever waits behind many never comes there.

@@ -54,7 +54,10 @@ fn waiting_lines(waiting: &Waiting, view: &View) -> Vec<String> {
     }
     if waiting.before > 0 {
         let more = if waiting.more_before { "more than " } else { "" };
-        lines.push(format!("before it: {more}{}", plural(waiting.before, "task")));
+        lines.push(format!(
+            "before it: {more}{} by priority and age; projects take turns",
+            plural(waiting.before, "task")
+        ));
     }
     lines
 }

@@ -164,7 +164,11 @@ fn phases_of_a_run() {
     let mut lines = vec![
         render::phases::submitted(&task("pending", json!({})), &style),
         render::phases::submitted(&task("pending", json!({"project": "vision"})), &style),
-        render::phases::pending(8_000, Some("2 nodes fit and are full; 1 task is before it"), &style),
+        render::phases::pending(
+            8_000,
+            Some("2 nodes fit and are full; 1 task is before it by priority and age"),
+            &style,
+        ),
         render::phases::placed("lab-3", 11_000, None, &style),
         render::phases::preparing(72_000, None, "torch/Dockerfile", &style),
         render::phases::preparing(

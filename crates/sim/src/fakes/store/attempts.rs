@@ -6,7 +6,7 @@ use domain::{
     Timestamp,
     attempt::{AttemptState, Report},
     black_hole::{self, NodeFaults},
-    ids::{AttemptId, Held, NodeId, TaskId},
+    ids::{AttemptId, Held, NodeId, ProjectId, TaskId},
     lease::Lease,
     lifecycle::{self, Around, NewAttempt, Verdict},
     node::{Admission, NodeView, Presence},
@@ -21,6 +21,7 @@ use std::{
 };
 
 const HEADS_PER_CLASS: usize = 64;
+const OLD_OF_EACH: usize = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeReport {
@@ -40,10 +41,24 @@ pub(crate) enum ReportVerdict {
 
 #[derive(Clone)]
 pub(crate) enum OutboxItem {
-    Assign { held: Held, task: TaskId, number: u32, gpu_ids: Vec<String>, lease: Option<Lease>, spec: Rc<TaskSpec> },
-    Cancel { held: Held },
-    Stop { held: Held },
-    Evict { held: Held },
+    Assign {
+        held: Held,
+        task: TaskId,
+        project: ProjectId,
+        number: u32,
+        gpu_ids: Vec<String>,
+        lease: Option<Lease>,
+        spec: Rc<TaskSpec>,
+    },
+    Cancel {
+        held: Held,
+    },
+    Stop {
+        held: Held,
+    },
+    Evict {
+        held: Held,
+    },
 }
 
 #[derive(Clone, Default)]
@@ -77,13 +92,25 @@ impl FakeStore {
             })
             .collect();
         heads.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.queued_at.cmp(&b.queued_at)).then(a.task.cmp(&b.task)));
-        let mut taken: BTreeMap<i64, usize> = BTreeMap::new();
+        // And behind them the oldest of every urgency: whether those have waited for long, the scheduler knows.
+        let (mut taken, mut of_urgency): (BTreeMap<i64, usize>, BTreeMap<(i64, i32), usize>) = Default::default();
         heads.retain(|head| {
             let taken = taken.entry(head.class).or_default();
+            let of_urgency = of_urgency.entry((head.class, head.priority)).or_default();
             *taken += 1;
-            *taken <= HEADS_PER_CLASS
+            *of_urgency += 1;
+            *taken <= HEADS_PER_CLASS || *of_urgency <= OLD_OF_EACH
         });
         heads
+    }
+
+    /// Of each project, those on a node or on their way there.
+    pub(crate) fn live_tasks(&self) -> BTreeMap<ProjectId, u64> {
+        let mut live = BTreeMap::new();
+        for record in self.tasks.values() {
+            *live.entry(record.row.project).or_default() += u64::from(record.row.state.is_on_a_node());
+        }
+        live
     }
 
     /// Of these attempts those that hold something still.
@@ -326,6 +353,7 @@ impl FakeStore {
                 items.push(OutboxItem::Assign {
                     held,
                     task: attempt.task,
+                    project: record.row.project,
                     number: attempt.number,
                     gpu_ids: attempt.reservation.gpu_ids.clone(),
                     lease: Lease::of(&record.spec, self.leased_ms(attempt.id)),

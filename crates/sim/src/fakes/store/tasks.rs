@@ -3,7 +3,7 @@
 use super::{Change, FakeStore, TaskRecord, Topic};
 use domain::{
     Timestamp,
-    ids::{DEFAULT_PROJECT, TaskId},
+    ids::{ProjectId, TaskId},
     lifecycle::{self, CancelVerdict, Event},
     quantity::show_duration_ms,
     spec::TaskSpec,
@@ -13,6 +13,7 @@ use std::{rc::Rc, sync::Arc};
 
 #[derive(Clone)]
 pub(crate) struct NewTask {
+    pub(crate) project: ProjectId,
     pub(crate) spec: Rc<TaskSpec>,
     /// The key and the hash of the request that it stands for.
     pub(crate) idempotency: Option<(String, u64)>,
@@ -51,8 +52,8 @@ impl FakeStore {
         }
         let needs = new.spec.needs();
         let next_class = self.classes.len() as i64;
-        let class = *self.classes.entry((DEFAULT_PROJECT, needs.clone())).or_insert(next_class);
-        let row = TaskRow { exclusive: new.spec.on_node_loss.exclusive, ..TaskRow::submitted(id, DEFAULT_PROJECT) };
+        let class = *self.classes.entry((new.project, needs.clone())).or_insert(next_class);
+        let row = TaskRow { exclusive: new.spec.on_node_loss.exclusive, ..TaskRow::submitted(id, new.project) };
         let queue_expires_at = new.spec.queue_timeout_ms.map(|ms| now + chrono::TimeDelta::milliseconds(ms as i64));
         self.journal.push(Change::Task { before: None, after: Box::new(row.clone()), events: vec![Event::Submitted] });
         let record = TaskRecord {
