@@ -61,9 +61,11 @@ fn targets(of: &Figures<'_>) -> Vec<Target> {
         Target {
             what: "the same, where `limit` reaches 28,000/s",
             meant: "10,000/s",
-            found: of.number(batch, "tasks_per_s").zip(of.number(batch, "limit_tasks_per_s")).map(|(rate, limit)| {
-                (format!("{}/s at a limit of {}/s", show(rate), show(limit)), rate >= 10_000.0 || limit < 28_000.0)
-            }),
+            // Below that it is not asked for.
+            found: of
+                .number(batch, "tasks_per_s")
+                .zip(of.number(batch, "limit_tasks_per_s").filter(|limit| *limit >= 28_000.0))
+                .map(|(rate, limit)| (format!("{}/s at a limit of {}/s", show(rate), show(limit)), rate >= 10_000.0)),
         },
         peer("graphile-worker, one by one"),
         peer("Ray"),
