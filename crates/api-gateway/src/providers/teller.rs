@@ -16,8 +16,9 @@ use tokio::{
     time::Instant,
 };
 
-/// Nodes that are asked for in one query.
-const PER_QUERY: usize = 2_000;
+/// Nodes that are asked for in one query: those to which something was leased, and those of whom all is looked at.
+const LEASED_PER_QUERY: usize = 2_000;
+const ALL_PER_QUERY: usize = 500;
 /// Between two tries when the database is away.
 const PAUSE: Duration = Duration::from_millis(500);
 /// A silence is noticed late by at most this part of it.
@@ -33,15 +34,52 @@ pub(super) struct Teller {
 #[derive(Default)]
 struct Lines {
     open: BTreeMap<SessionKey, Line>,
-    /// Those for which there may be something, and how much of it must be looked at.
-    due: BTreeMap<SessionKey, Look>,
-    /// The last one that was looked at.
-    last: SessionKey,
+    /// Those to which something was leased.
+    leased: BTreeSet<SessionKey>,
+    /// Those of whom all must be looked at. Theirs is the next query in turn, so that neither keeps the other waiting.
+    due: BTreeSet<SessionKey>,
+    turn: Option<Look>,
+    /// The last ones that were looked at.
+    last_leased: SessionKey,
+    last_due: SessionKey,
 }
 
 struct Line {
     outbound: Outbound,
     sent: Sent,
+}
+
+impl Lines {
+    fn marked(&mut self, look: Look) -> &mut BTreeSet<SessionKey> {
+        match look {
+            Look::New => &mut self.leased,
+            Look::All => &mut self.due,
+        }
+    }
+
+    /// Whom the next query is about. They are not marked any more: a hint that comes before the answer marks them again.
+    fn next(&mut self) -> Option<(Vec<SessionKey>, Look)> {
+        let look = match (self.leased.is_empty(), self.due.is_empty()) {
+            (true, true) => return None,
+            (false, true) => Look::New,
+            (true, false) => Look::All,
+            (false, false) if self.turn == Some(Look::New) => Look::All,
+            (false, false) => Look::New,
+        };
+        self.turn = Some(look);
+        let (marked, last, most) = match look {
+            Look::New => (&mut self.leased, &mut self.last_leased, LEASED_PER_QUERY),
+            Look::All => (&mut self.due, &mut self.last_due, ALL_PER_QUERY),
+        };
+        // From where the last query ended, so that nodes that are always marked keep no others waiting.
+        let after = marked.range((Bound::Excluded(*last), Bound::Unbounded));
+        let from_first = marked.range(..=*last);
+        let chosen: Vec<SessionKey> = after.chain(from_first).take(most).copied().collect();
+        *last = chosen.last().copied().unwrap_or(SessionKey::FIRST);
+        let keys: BTreeSet<SessionKey> = chosen.into_iter().collect();
+        marked.retain(|key| !keys.contains(key));
+        Some((keys.into_iter().collect(), look))
+    }
 }
 
 /// A session that is told what it must know, and given up when it is silent, until this is dropped.
@@ -63,6 +101,7 @@ impl Drop for Listening {
     fn drop(&mut self) {
         let mut lines = self.teller.lock();
         lines.open.remove(&self.key);
+        lines.leased.remove(&self.key);
         lines.due.remove(&self.key);
     }
 }
@@ -81,7 +120,7 @@ impl Teller {
     pub(super) fn listen(&self, key: SessionKey, known: BTreeSet<AttemptId>, outbound: Outbound) -> Listening {
         let mut lines = self.lock();
         lines.open.insert(key, Line { outbound, sent: Sent::known(known) });
-        lines.due.insert(key, Look::All);
+        lines.due.insert(key);
         self.wake.notify_one();
         Listening { teller: self.clone(), key }
     }
@@ -114,11 +153,9 @@ impl Teller {
             Some(node) => (SessionKey { node, epoch: i64::MIN }, SessionKey { node, epoch: i64::MAX }),
             None => (SessionKey::FIRST, SessionKey::LAST),
         };
-        for (key, _) in lines.open.range(from..=to) {
-            let due = lines.due.entry(*key).or_insert(look);
-            *due = look.max(*due);
-        }
-        if !lines.due.is_empty() {
+        let keys: Vec<SessionKey> = lines.open.range(from..=to).map(|(key, _)| *key).collect();
+        if !keys.is_empty() {
+            lines.marked(look).extend(keys);
             self.wake.notify_one();
         }
     }
@@ -149,16 +186,7 @@ impl Teller {
     async fn tell_due(&self, store: &Store) -> Result<bool, StoreError> {
         let (keys, nodes, look, sent) = {
             let lines = &mut *self.lock();
-            // From where the last query ended, so that nodes that are always due keep no others waiting.
-            let from_there = lines.due.range((Bound::Excluded(lines.last), Bound::Unbounded));
-            let from_first = lines.due.range(..=lines.last);
-            let keys: BTreeMap<SessionKey, Look> =
-                from_there.chain(from_first).take(PER_QUERY).map(|(key, look)| (*key, *look)).collect();
-            let Some(look) = keys.values().max().copied() else { return Ok(false) };
-            // Not due any more before it is read: a hint that comes meanwhile makes it due again.
-            lines.due.retain(|key, _| !keys.contains_key(key));
-            let keys: Vec<SessionKey> = keys.into_keys().collect();
-            lines.last = *keys.last().unwrap_or(&SessionKey::FIRST);
+            let Some((keys, look)) = lines.next() else { return Ok(false) };
             // Of two sessions of one node, the later counts.
             let newest = |key: &SessionKey| lines.open.get(key).and_then(|line| line.sent.newest);
             let nodes: BTreeMap<NodeId, Option<AttemptId>> = keys.iter().map(|key| (key.node, newest(key))).collect();
@@ -169,11 +197,7 @@ impl Teller {
         let mut outboxes = match store::in_time(store.outboxes(&nodes, &sent, look)).await {
             Ok(outboxes) => outboxes,
             Err(error) => {
-                let due = &mut self.lock().due;
-                for key in keys {
-                    let again = due.entry(key).or_insert(look);
-                    *again = look.max(*again);
-                }
+                self.lock().marked(look).extend(keys);
                 return Err(error);
             }
         };
@@ -193,5 +217,46 @@ impl Teller {
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn key(number: u128) -> SessionKey {
+        SessionKey { node: NodeId::from_uuid(Uuid::from_u128(number)), epoch: 1 }
+    }
+
+    #[test]
+    fn neither_leases_without_a_pause_nor_a_look_at_all_nodes_keeps_the_other_waiting() {
+        let mut lines = Lines::default();
+        lines.due.extend((1..=1_200).map(key));
+        let (mut all, mut queries) = (BTreeSet::new(), 0);
+        while all.len() < 1_200 {
+            // Something is leased to the same busy node again and again.
+            lines.leased.insert(key(7));
+            let (leased, look) = lines.next().expect("somebody is marked");
+            assert_eq!((leased, look), (vec![key(7)], Look::New));
+            lines.leased.insert(key(7));
+            let (some, look) = lines.next().expect("somebody is marked");
+            assert!(look == Look::All && some.len() <= ALL_PER_QUERY, "{look:?} of {}", some.len());
+            all.extend(some);
+            queries += 1;
+        }
+        assert_eq!(queries, 3);
+        lines.leased.clear();
+        assert!(lines.next().is_none());
+    }
+
+    #[test]
+    fn nodes_that_are_always_marked_have_their_turn_after_the_others() {
+        let mut lines = Lines::default();
+        lines.due.extend((1..=600).map(key));
+        let (first, _) = lines.next().expect("somebody is marked");
+        lines.due.extend(first.iter().copied());
+        let (second, _) = lines.next().expect("somebody is marked");
+        assert!((501..=600).map(key).all(|late| second.contains(&late)));
     }
 }
