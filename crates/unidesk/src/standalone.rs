@@ -34,6 +34,8 @@ pub struct Options {
     /// Local nodes; 0: none.
     pub nodes: usize,
     pub scheduler: scheduler::Config,
+    /// Who is offline, and how long what has ended is kept.
+    pub registry: node_registry::Config,
     /// Where processes find their supervisor; beside this program by default.
     pub shim: Option<PathBuf>,
 }
@@ -119,7 +121,7 @@ async fn start_services(
     let services = Service::new();
     api_gateway::run(&services, store.clone(), listener, node_registry::routes(store.clone())).await?;
     scheduler::run(&services, &options.scheduler, store.clone());
-    node_registry::run(&services, &node_registry::Config::default(), store.clone());
+    node_registry::run(&services, &options.registry, store.clone());
 
     let mut nodes = Vec::new();
     for number in 1..=options.nodes {

@@ -175,6 +175,7 @@ impl World {
             database_url: None,
             nodes: 1,
             scheduler: Default::default(),
+            registry: Default::default(),
             shim: Some(programs::shim()),
         };
         let repositories = Repositories::start().await;

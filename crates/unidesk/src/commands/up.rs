@@ -26,6 +26,8 @@ pub struct Args {
     pub nodes: u16,
     #[command(flatten)]
     pub scheduler: scheduler::Config,
+    #[command(flatten)]
+    pub registry: node_registry::Config,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -38,6 +40,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         database_url: args.database_url,
         nodes: if args.no_node { 0 } else { usize::from(args.nodes) },
         scheduler: args.scheduler,
+        registry: args.registry,
         shim: None,
     };
     let mut interrupts = signal(SignalKind::interrupt())?;
