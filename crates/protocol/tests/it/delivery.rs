@@ -223,7 +223,12 @@ impl World {
                         session.reports.push((frame.seq, number_of(held)));
                         Heard::New
                     }
-                    (Heard::New, FromNode::Heartbeat { pieces, .. }) => session.incoming.pieces_sent(pieces),
+                    (Heard::New, FromNode::Heartbeat { pieces, number, .. }) => {
+                        let heard = session.incoming.pieces_sent(pieces);
+                        // By its number the node finds out that something before it is missing.
+                        self.tell(ToNode::Beat { number });
+                        heard
+                    }
                     (heard, _) => heard,
                 }
             }
@@ -276,6 +281,7 @@ impl World {
                 self.node.acknowledged[n] = self.node.acknowledged[n].max(next_offset);
             }
             (Heard::New, ToNode::Cancel { held }) => self.node.heard.push(number_of(held)),
+            (Heard::New, ToNode::Beat { .. }) => {}
             (Heard::New, other) => unreachable!("{other:?}"),
         }
     }
