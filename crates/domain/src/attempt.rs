@@ -68,7 +68,7 @@ impl FromStr for AttemptState {
 
 /// What a node says about an attempt. Each kind is idempotent by (attempt, fence, kind).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case", try_from = "Said")]
 pub enum Report {
     /// The assignment is on the node's disk.
     Accepted,
@@ -84,6 +84,43 @@ pub enum Report {
     Ended { ending: Ending },
     /// Container, processes and trees are gone: the resources are free.
     Released,
+}
+
+/// The fields of all kinds: what comes five times for every task is read straight into them, where a tagged enum goes through a tree.
+#[derive(Deserialize)]
+struct Said {
+    kind: Kind,
+    #[serde(default)]
+    provenance: serde_json::Value,
+    exit: Option<ExitFacts>,
+    ending: Option<Ending>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Accepted,
+    Preparing,
+    Prepared,
+    Started,
+    Exited,
+    Ended,
+    Released,
+}
+
+impl TryFrom<Said> for Report {
+    type Error = &'static str;
+    fn try_from(said: Said) -> Result<Self, &'static str> {
+        Ok(match said.kind {
+            Kind::Accepted => Self::Accepted,
+            Kind::Preparing => Self::Preparing,
+            Kind::Prepared => Self::Prepared { provenance: said.provenance },
+            Kind::Started => Self::Started,
+            Kind::Exited => Self::Exited { exit: said.exit.ok_or("an exit without its facts")? },
+            Kind::Ended => Self::Ended { ending: said.ending.ok_or("an end without what it was")? },
+            Kind::Released => Self::Released,
+        })
+    }
 }
 
 impl Report {

@@ -30,3 +30,8 @@ pub mod warm;
 
 /// A moment by the database's clock, the only clock that decides anything on the server.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
+
+/// Left out of JSON: whoever reads it takes what is missing for just this.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

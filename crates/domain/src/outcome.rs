@@ -1,6 +1,6 @@
 //! How an attempt ended: the facts of the exit, and the one word for it.
 
-use crate::Timestamp;
+use crate::{Timestamp, is_default};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -146,18 +146,19 @@ impl ExitFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
     /// None is success.
+    #[serde(skip_serializing_if = "is_default", default)]
     pub failure: Option<FailureKind>,
     /// One sentence for a person: what happened, with the evidence.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default", default)]
     pub message: String,
     /// Absent when the user's process never started.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<ExitFacts>,
     /// The node was stopped on purpose (`unidesk up` ended, a drain): charged to no retry budget.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default", default)]
     pub planned_stop: bool,
     /// Bytes the log has in all streams, and whether all of them were handed over.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default", default)]
     pub log: LogTotals,
 }
 

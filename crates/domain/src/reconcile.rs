@@ -9,6 +9,7 @@
 use crate::{
     attempt::{AttemptRow, AttemptState, Report},
     ids::{ClusterEpoch, Held, NodeId, TaskId},
+    is_default,
     outcome::{Ending, ExitFacts},
     task::TaskRow,
 };
@@ -25,7 +26,7 @@ pub struct HeldAttempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskId>,
     /// 1 for the first attempt of its task; 0: not said.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub number: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu_ids: Vec<String>,
@@ -38,10 +39,6 @@ pub struct HeldAttempt {
     /// Stream -> where its log stands on the node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub log_offsets: BTreeMap<String, u64>,
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 impl HeldAttempt {

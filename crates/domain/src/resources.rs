@@ -1,5 +1,6 @@
 //! What a node has, what a task asks for, and what an attempt holds. Never overcommitted.
 
+use crate::is_default;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -29,9 +30,12 @@ pub struct Gpu {
 pub struct Amounts {
     pub cpu_millis: u64,
     pub memory_bytes: u64,
+    #[serde(skip_serializing_if = "is_default")]
     pub disk_bytes: u64,
+    #[serde(skip_serializing_if = "is_default")]
     pub gpus: u32,
     /// At least so much memory on each GPU.
+    #[serde(skip_serializing_if = "is_default")]
     pub gpu_memory_bytes: u64,
 }
 

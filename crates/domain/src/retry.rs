@@ -1,7 +1,7 @@
 //! Is this end worth another attempt, and after how long. Two budgets: the user's own failures, and the platform's.
 
 use crate::{
-    backoff,
+    backoff, is_default,
     lifecycle::Around,
     outcome::{Ending, FailureClass, FailureKind},
     task::TaskRow,
@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 #[serde(default)]
 pub struct RetryPolicy {
     /// Further attempts after the user's own failures.
+    #[serde(skip_serializing_if = "is_default")]
     pub max_retries: u32,
     /// Exit codes that are retried; empty: every failure of the user's own.
+    #[serde(skip_serializing_if = "is_default")]
     pub on_exit_codes: Vec<i32>,
     /// Consecutive infrastructure failures of attempts that ran for under ten minutes.
     pub max_infra_retries: u32,

@@ -5,7 +5,7 @@ mod reader;
 
 pub use parse::parse_spec;
 
-use crate::{resources::Amounts, retry::RetryPolicy, source::Source};
+use crate::{is_default, resources::Amounts, retry::RetryPolicy, source::Source};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,33 +14,38 @@ pub const MAX_SPEC_BYTES: usize = 64 * 1024;
 /// Log bytes kept of one attempt, all streams together, unless the spec says otherwise.
 pub const DEFAULT_LOG_LIMIT_BYTES: u64 = 64 << 20;
 
+/// As JSON it has only what is not as usual: it is written once and read three times for each task, mostly by programs. What older
+/// agents can't do without is always there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
     pub name: String,
     pub executor: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub source: Source,
     /// What to run. Empty: the image's own command.
     pub command: Command,
     /// For executors other than container and process; they check it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub payload: serde_json::Value,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub env: BTreeMap<String, String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub metadata: BTreeMap<String, String>,
     pub requirements: Requirements,
     /// Higher is more urgent. urgent 100, high 50, normal 0, low -50.
     pub priority: i32,
     /// Running time of one attempt; None: no limit.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub timeout_ms: Option<u64>,
     /// How long it may wait for a node; None: for ever.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub queue_timeout_ms: Option<u64>,
     pub retry: RetryPolicy,
     pub on_node_loss: OnNodeLoss,
     pub stop: Stop,
     pub network: Network,
     /// `uid`, `uid:gid` or a name of the image; None: the image's own.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub user: Option<String>,
     pub workdir: String,
     pub log_limit_bytes: u64,
@@ -93,16 +98,26 @@ impl Command {
 pub struct Requirements {
     pub amounts: Amounts,
     /// `/dev/shm` of a container; None: half of the memory.
+    #[serde(skip_serializing_if = "is_default")]
     pub shm_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "is_default")]
     pub platform: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
     pub arch: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
     pub role: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
     pub tags: BTreeSet<String>,
+    #[serde(skip_serializing_if = "is_default")]
     pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_default")]
     pub internet: bool,
     /// This node and no other, by name or id.
+    #[serde(skip_serializing_if = "is_default")]
     pub node: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
     pub prefer: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_default")]
     pub avoid: BTreeMap<String, String>,
 }
 
@@ -112,7 +127,7 @@ pub struct Needs {
     pub executor: String,
     pub requirements: Requirements,
     /// It needs a node whose agent can end exclusive work by itself.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub exclusive: bool,
 }
 
@@ -135,6 +150,7 @@ pub struct OnNodeLoss {
     /// How long after the node went offline its task may be placed again.
     pub replace_after_ms: u64,
     /// Never two at once, not even for a moment.
+    #[serde(skip_serializing_if = "is_default")]
     pub exclusive: bool,
 }
 

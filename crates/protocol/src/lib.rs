@@ -15,7 +15,7 @@ pub mod transport;
 pub mod version;
 
 pub use domain::reconcile::HeldAttempt;
-pub use frame::{DecodeError, Frame};
+pub use frame::{DecodeError, Frame, Message};
 pub use from_node::{Completeness, FromNode, Hello, Inventory};
 pub use handshake::{RefusalCode, Refused};
 pub use log_frame::{LogFrame, LogPayload, Stream};

@@ -11,7 +11,7 @@ use domain::{
     resources::{Capacity, Gpu},
 };
 use protocol::{version::SUPPORTED, *};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use std::{fmt::Debug, path::PathBuf};
 use uuid::Uuid;
 
@@ -56,7 +56,7 @@ fn ending() -> Ending {
 }
 
 /// Compares with the golden file and reads it back. `UPDATE_GOLDEN=1` writes it.
-fn pin<M: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: M) {
+fn pin<M: Serialize + Message + PartialEq + Debug>(name: &str, message: M) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(format!("{name}.json"));
     let frame = Frame::numbered(7, message);
     let shown =
@@ -70,6 +70,18 @@ fn pin<M: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message:
         .unwrap_or_else(|_| panic!("no golden file for {name}: run with UPDATE_GOLDEN=1"));
     assert_eq!(shown, golden, "{name} looks different on the wire");
     assert_eq!(Frame::<M>::decode(&golden).expect("decodes"), frame, "{name} does not read back");
+    assert_eq!(Frame::<M>::decode(&frame.encode()).expect("decodes"), frame, "{name} does not read back as it is sent");
+}
+
+/// As an older peer writes it: with all that is as usual.
+fn read_spelled_out<M: Serialize + Message + PartialEq + Debug>(name: &str, message: M) {
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(format!("{name}_spelled_out.json"));
+    let golden = std::fs::read_to_string(path).expect("it stays as it was");
+    let compact = serde_json::from_str::<serde_json::Value>(&golden).expect("JSON").to_string();
+    let frame = Frame::numbered(7, message);
+    assert_eq!(Frame::<M>::decode(&golden).expect("decodes"), frame);
+    assert_eq!(Frame::<M>::decode(&compact).expect("decodes"), frame);
 }
 
 #[test]
@@ -114,6 +126,14 @@ fn frames_from_a_node_are_pinned() {
     ] {
         pin(&format!("report_{}", report.kind()), FromNode::Report { held: held(), report });
     }
+    read_spelled_out("report_ended", FromNode::Report { held: held(), report: Report::Ended { ending: ending() } });
+    for bad in
+        [r#"{"kind":"exited"}"#, r#"{"kind":"ended"}"#, r#"{"kind":"started","exit":3}"#, r#"{"kind":"slept"}"#, "3"]
+    {
+        let held = serde_json::to_string(&held()).expect("JSON");
+        let frame = format!(r#"{{"seq":7,"type":"report","held":{held},"report":{bad}}}"#);
+        assert!(Frame::<FromNode>::decode(&frame).is_err(), "{bad}");
+    }
 }
 
 #[test]
@@ -134,6 +154,7 @@ fn frames_to_a_node_are_pinned() {
         spec,
     };
     pin("assign", ToNode::Assign(Box::new(assign.clone())));
+    read_spelled_out("assign", ToNode::Assign(Box::new(assign.clone())));
     let lease = Some(Lease { period_ms: 975_000, grace_ms: 8_000 });
     pin("assign_exclusive", ToNode::Assign(Box::new(Assign { lease, ..assign })));
     let log_offsets = vec![LogOffset { attempt: held().attempt, stream: Stream::Stdout, next_offset: 48_213 }];
