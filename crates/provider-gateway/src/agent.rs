@@ -286,6 +286,9 @@ impl Agent {
         attempt.exit = record.exit;
         if record.removed {
             attempt.step = Step::Released;
+            // The end may not have arrived either.
+            let ending = record.ending.clone().filter(|_| !record.fenced);
+            attempt.unacknowledged.extend(ending.map(|ending| Report::Ended { ending }));
             attempt.ending = record.ending;
             attempt.unacknowledged.push(Report::Released);
         } else if let Some(ending) = record.ending {

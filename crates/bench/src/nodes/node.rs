@@ -62,9 +62,9 @@ enum Phase {
     Running,
     /// It has exited; the rest of its log is on its way.
     Exited,
-    /// `ended` is not acknowledged yet.
+    /// What `ended` says.
     Ended,
-    /// `released` is not acknowledged yet.
+    /// What `released` says; one of the two is not acknowledged yet.
     Released,
 }
 
@@ -252,12 +252,7 @@ impl Node {
                 let acknowledged: Vec<(AttemptId, Phase)> = self.numbers.acknowledged(up_to).collect();
                 for (id, phase) in acknowledged {
                     match (phase, self.attempts.get_mut(&id)) {
-                        (Phase::Ended, Some(attempt)) => {
-                            effects.push(Effect::EndAcknowledged);
-                            attempt.phase = Phase::Released;
-                            let held = attempt.held;
-                            self.report(held, Report::Released, out);
-                        }
+                        (Phase::Ended, Some(_)) => effects.push(Effect::EndAcknowledged),
                         (Phase::Released, _) => drop(self.attempts.remove(&id)),
                         (Phase::Running | Phase::Exited | Phase::Ended, _) => {}
                     }
@@ -321,9 +316,11 @@ impl Node {
         self.pump(id, out);
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if attempt.phase == Phase::Exited && attempt.log.1 >= attempt.log_bytes() {
-            attempt.phase = Phase::Ended;
+            attempt.phase = Phase::Released;
             let (held, ending) = (attempt.held, attempt.ending());
             self.report(held, Report::Ended { ending }, out);
+            // As an agent says it of a process: nothing is left of it that takes time to remove.
+            self.report(held, Report::Released, out);
         }
     }
 
@@ -368,8 +365,7 @@ impl Node {
                     self.report(held, Report::Exited { exit }, out);
                     self.go_on(id, out);
                 }
-                Phase::Ended => self.report(held, Report::Ended { ending }, out),
-                Phase::Released => {
+                Phase::Ended | Phase::Released => {
                     self.report(held, Report::Ended { ending }, out);
                     self.report(held, Report::Released, out);
                 }

@@ -400,6 +400,15 @@ impl Attempt {
         // The same words after a restart, so that a repeat is a repeat.
         actions.push(Action::Persist(self.id()));
         self.report(Report::Ended { ending }, actions);
+        if self.leaves_no_witness() {
+            self.remove(actions);
+        }
+    }
+
+    /// Nothing that is left of it tells more than the record on disk, so its resources need not wait for the server's answer. A container
+    /// is a second witness of its exit, also where the record is lost: it stays until the end is acknowledged.
+    fn leaves_no_witness(&self) -> bool {
+        self.assign.as_ref().is_some_and(|assign| assign.spec.executor == "process")
     }
 
     pub(super) fn remove(&mut self, actions: &mut Vec<Action>) {

@@ -40,10 +40,15 @@ fn id(n: u128) -> AttemptId {
     held(n).attempt
 }
 
-/// An agent whose one attempt runs since moment 0.
+/// An agent whose one attempt, a process, runs since moment 0.
 fn running() -> Agent {
+    running_in("process")
+}
+fn running_in(executor: &str) -> Agent {
     let mut agent = Agent::default();
-    agent.step(0, Event::Assigned(assign(1)));
+    let mut assign = assign(1);
+    assign.spec.executor = executor.into();
+    agent.step(0, Event::Assigned(assign));
     agent.step(0, Event::Prepared { attempt: id(1), outcome: Ok(Default::default()) });
     agent.step(0, Event::Started { attempt: id(1), outcome: Ok(()) });
     agent
@@ -56,6 +61,9 @@ fn ending_of(actions: &[Action]) -> &Ending {
             _ => None,
         })
         .expect("it ended")
+}
+fn said_again(agent: &Agent) -> Vec<&'static str> {
+    agent.unacknowledged().iter().map(|(_, report)| report.kind()).collect()
 }
 fn all_logged(agent: &mut Agent) -> Vec<Action> {
     agent.step(0, Event::LogAcknowledged { attempt: id(1), totals: LogTotals::default() })
@@ -71,7 +79,7 @@ fn an_assignment_is_on_disk_before_it_is_answered_or_begun() {
 
 #[test]
 fn facts_then_log_then_end_then_removal_then_release() {
-    let mut agent = running();
+    let mut agent = running_in("container");
     let actions = agent.step(5, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
     assert_eq!(actions[0], Action::Persist(id(1)));
     assert_eq!(reports(&actions), ["exited"]);
@@ -92,8 +100,7 @@ fn facts_then_log_then_end_then_removal_then_release() {
 fn what_is_not_acknowledged_is_said_again() {
     let mut agent = running();
     agent.step(1, Event::Acknowledged { attempt: id(1), kind: "accepted" });
-    let kinds: Vec<_> = agent.unacknowledged().iter().map(|(_, report)| report.kind()).collect();
-    assert_eq!(kinds, ["started"]);
+    assert_eq!(said_again(&agent), ["started"]);
 }
 
 #[test]
@@ -245,11 +252,32 @@ fn a_restarted_agent_goes_on_where_the_attempt_stands() {
     let (mut agent, actions) = restore(ended.record(id(1)).expect("kept"), None);
     assert_eq!(reports(&actions), ["exited"]);
     assert_eq!(*ending_of(&all_logged(&mut agent)), first);
-    // It was removed: only the release is missing.
+    // It was removed: the release is missing, and the end is said once more, since nobody knows whether it arrived.
     ended.step(2, Event::Acknowledged { attempt: id(1), kind: "ended" });
     ended.step(2, Event::Removed { attempt: id(1), outcome: Ok(()) });
     let (agent, _) = restore(ended.record(id(1)).expect("kept"), None);
-    assert_eq!(agent.unacknowledged().iter().map(|(_, report)| report.kind()).collect::<Vec<_>>(), ["released"]);
+    assert_eq!(said_again(&agent), ["ended", "released"]);
+    // Fenced, it has nothing to say of its end.
+    let mut fenced = running();
+    fenced.step(1, Event::Collected { attempt: id(1), outcome: Ok(exit(3)) });
+    fenced.step(2, Event::Stop(held(1)));
+    fenced.step(2, Event::Removed { attempt: id(1), outcome: Ok(()) });
+    let (agent, _) = restore(fenced.record(id(1)).expect("kept"), None);
+    assert_eq!(said_again(&agent), ["released"]);
+}
+
+#[test]
+fn a_process_frees_its_resources_without_waiting_for_the_servers_answer() {
+    let mut agent = running();
+    agent.step(1, Event::Collected { attempt: id(1), outcome: Ok(exit(0)) });
+    let actions = all_logged(&mut agent);
+    assert_eq!(actions[0], Action::Persist(id(1)), "its end is on disk before its files are gone");
+    assert_eq!(reports(&actions), ["ended"]);
+    assert_eq!(actions.last(), Some(&Action::Remove(id(1))));
+    assert_eq!(reports(&agent.step(2, Event::Removed { attempt: id(1), outcome: Ok(()) })), ["released"]);
+    assert_eq!(agent.step(3, Event::Acknowledged { attempt: id(1), kind: "ended" }), []);
+    assert_eq!(agent.step(3, Event::Acknowledged { attempt: id(1), kind: "released" }), [Action::Forget(id(1))]);
+    assert!(agent.is_settled());
 }
 
 /// An agent that keeps its record as the shell does: only when it is told to.
@@ -412,6 +440,6 @@ fn an_assignment_whose_record_the_disk_does_not_take_is_refused_too() {
     agent.step(0, Event::Assigned(assign(1)));
     let actions = agent.step(0, Event::Refused { held: held(1), failure: Failure::node("disk: no room") });
     assert_eq!(reports(&actions), ["ended"]);
-    assert_eq!(agent.unacknowledged().iter().map(|(_, report)| report.kind()).collect::<Vec<_>>(), ["ended"]);
+    assert_eq!(said_again(&agent), ["ended"]);
     assert_eq!(agent.step(1, Event::Prepared { attempt: id(1), outcome: Ok(Default::default()) }), []);
 }

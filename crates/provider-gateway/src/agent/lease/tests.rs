@@ -54,7 +54,9 @@ fn exited(code: i32, signal: Option<i32>) -> Event {
 fn ending(agent: &mut Agent, now: Millis) -> Ending {
     let actions = agent.step(now, Event::LogAcknowledged { attempt: id(), totals: LogTotals::default() });
     match &actions[..] {
-        [Action::Persist(_), Action::Report { report: Report::Ended { ending }, .. }] => ending.clone(),
+        [Action::Persist(_), Action::Report { report: Report::Ended { ending }, .. }, Action::Remove(_)] => {
+            ending.clone()
+        }
         other => panic!("{other:?}"),
     }
 }
