@@ -21,7 +21,7 @@ pub async fn gather(world: &World) -> anyhow::Result<Vec<TaskEvidence>> {
     let endings = counts(
         world,
         &format!(
-            "SELECT task_id, count(*) FROM task_events, jsonb_array_elements(events) AS entry
+            "SELECT task_id, count(*) FROM task_events, json_array_elements(events) AS entry
              WHERE entry->>'event' = 'finished' AND task_id = {ids} GROUP BY 1"
         ),
     )?;

@@ -166,10 +166,6 @@ impl Placer {
             while self.read_part().await? {}
             return Ok(());
         }
-        if !unread.freed.is_empty() {
-            let still_reserved = self.store.still_reserved(&unread.freed).await?;
-            self.nodes.settle(&unread.freed, &still_reserved);
-        }
         if !unread.nodes.is_empty() {
             let readings = self.store.read_nodes(&unread.nodes).await?;
             self.nodes.read(&Asked::Nodes(unread.nodes.clone()), readings);

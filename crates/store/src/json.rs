@@ -1,12 +1,12 @@
-//! Values in columns of type `jsonb`. They travel as text: a tree of each value in between would cost more than all else that a
-//! report does.
+//! Values in columns of type `json` and `jsonb`. They travel as text: a tree of each value in between would cost more than all else that
+//! a report does.
 
 use crate::StoreError;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 use sqlx::types::Json;
 
-/// What a column of type `jsonb` holds, not looked into.
+/// What such a column holds, not looked into.
 pub(crate) type JsonText = Json<Box<RawValue>>;
 
 /// Errors: [`StoreError::Corrupt`], it was written by hand or by a newer version.
@@ -24,6 +24,11 @@ pub(crate) fn write_json<T: Serialize + ?Sized>(value: &T) -> JsonText {
     let mut tree = serde_json::to_value(value).expect(SERIALIZABLE);
     strip_nul(&mut tree);
     Json(serde_json::value::to_raw_value(&tree).expect(SERIALIZABLE))
+}
+
+/// [`write_json`] for lists: an array of texts, cast to `json` where it is stored, since the driver's arrays of JSON are always of `jsonb`.
+pub(crate) fn write_text<T: Serialize + ?Sized>(value: &T) -> String {
+    String::from(Box::<str>::from(write_json(value).0))
 }
 
 fn strip_nul(value: &mut Value) {

@@ -49,6 +49,7 @@ pub use nodes::{
 };
 pub use tasks::{
     cancel::Cancelled,
+    claim_keys::{IdempotencyKey, RequestHash},
     expire::ExpiredTasks,
     feed::{FeedCursor, FeedPage},
     get::{AttemptView, TaskDetail, TaskView},

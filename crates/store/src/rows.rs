@@ -2,7 +2,7 @@
 
 use crate::{
     StoreError,
-    json::{JsonText, read_json, write_json},
+    json::{JsonText, read_json, write_text},
 };
 use chrono::{DateTime, Utc};
 use domain::{
@@ -169,11 +169,11 @@ pub(crate) async fn save_tasks(
             changed.iter().map(|($task, _)| $value).collect::<Vec<_>>()
         };
     }
-    let events: Vec<JsonText> = changed.iter().map(|(_, events)| write_json(events)).collect();
+    let events: Vec<String> = changed.iter().map(|(_, events)| write_text(events)).collect();
     sqlx::query!(
         r#"WITH changed AS (
              SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::uuid[], $5::bigint[], $6::int[], $7::int[], $8::int[], $9::int[], $10::bool[],
-                                  $11::timestamptz[], $12::uuid[], $13::text[], $14::int[], $15::text[], $16::timestamptz[], $17::jsonb[], $18::uuid[], $19::uuid[])
+                                  $11::timestamptz[], $12::uuid[], $13::text[], $14::int[], $15::text[], $16::timestamptz[], $17::text[], $18::uuid[], $19::uuid[])
                AS c(id, state, queued, live, fence, attempts, user_failures, infra_failures, node_losses, cancel_requested,
                     not_before, avoid_node, failure, exit_code, message, ended_at, events, died_with, project_id)
            ), saved AS (
@@ -192,7 +192,7 @@ pub(crate) async fn save_tasks(
                (c.state, c.queued, c.live, c.fence, c.attempts, c.user_failures, c.infra_failures, c.node_losses, c.cancel_requested,
                 c.not_before, c.avoid_node, c.died_with, c.failure, c.exit_code, c.message, c.ended_at)
            )
-           INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, state, events FROM changed WHERE events <> '[]'"#,
+           INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, state, events::json FROM changed WHERE events <> '[]'"#,
         &column!(t => t.id.as_uuid()),
         &column!(t => t.state.as_str().to_owned()),
         &column!(t => t.queued),
@@ -209,7 +209,7 @@ pub(crate) async fn save_tasks(
         &column!(t => t.exit_code) as &[Option<i32>],
         &column!(t => t.message.replace('\0', "")),
         &column!(t => t.ended_at) as &[Option<Timestamp>],
-        &events as &[JsonText],
+        &events,
         &column!(t => t.died_with.map(NodeId::as_uuid)) as &[Option<Uuid>],
         &column!(t => t.project.as_uuid()),
     )
@@ -230,9 +230,10 @@ pub(crate) async fn save_attempts(connection: &mut PgConnection, changed: &[Atte
     }
     sqlx::query!(
         r#"UPDATE attempts a SET state = c.state, reserved = a.reserved AND c.reserved, accepted_at = c.accepted_at, preparing_at = c.preparing_at,
-                  started_at = c.started_at, exited_at = c.exited_at, ended_at = c.ended_at, exit = c.exit, ending = c.ending, provenance = c.provenance
+                  started_at = c.started_at, exited_at = c.exited_at, ended_at = c.ended_at, exit = c.exit::json, ending = c.ending::json,
+                  provenance = c.provenance::json
            FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[],
-                       $9::jsonb[], $10::jsonb[], $11::jsonb[])
+                       $9::text[], $10::text[], $11::text[])
              AS c(id, state, reserved, accepted_at, preparing_at, started_at, exited_at, ended_at, exit, ending, provenance)
            WHERE a.id = c.id"#,
         &column!(a => a.id.as_uuid()),
@@ -243,9 +244,9 @@ pub(crate) async fn save_attempts(connection: &mut PgConnection, changed: &[Atte
         &column!(a => a.started_at) as &[Option<Timestamp>],
         &column!(a => a.exited_at) as &[Option<Timestamp>],
         &column!(a => a.ended_at) as &[Option<Timestamp>],
-        &column!(a => a.exit.as_ref().map(write_json)) as &[Option<JsonText>],
-        &column!(a => a.ending.as_ref().map(write_json)) as &[Option<JsonText>],
-        &column!(a => a.provenance.as_ref().map(write_json)) as &[Option<JsonText>],
+        &column!(a => a.exit.as_ref().map(write_text)) as &[Option<String>],
+        &column!(a => a.ending.as_ref().map(write_text)) as &[Option<String>],
+        &column!(a => a.provenance.as_ref().map(write_text)) as &[Option<String>],
     )
     .execute(connection)
     .await?;

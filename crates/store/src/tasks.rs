@@ -1,6 +1,7 @@
 //! Operations on tasks.
 
 pub(crate) mod cancel;
+pub(crate) mod claim_keys;
 pub(crate) mod counts;
 pub(crate) mod expire;
 pub(crate) mod feed;

@@ -1,6 +1,6 @@
 //! `POST /tasks:batch`: up to 10,000 tasks, an answer each. One bad task refuses itself and no other.
 
-use super::submission::{Checked, Projects, check, idempotency_key, is_key, key_reused};
+use super::submission::{Checked, Key, Projects, check, idempotency_key, is_key, key_reused};
 use crate::{AppState, auth::permit, failed::failed};
 use api_types::{
     Problem,
@@ -23,7 +23,7 @@ const MAX_BODY_BYTES: usize = 16 << 20;
 const MAX_TASKS: usize = 10_000;
 
 struct Item {
-    key: Option<String>,
+    key: Option<Key>,
     checked: Result<Checked, Box<Problem>>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn submit(
     let batch_key = idempotency_key(request.headers())?;
     let body = request_body::json_bytes(request, MAX_BODY_BYTES).await?;
     // Sixteen megabytes of JSON keep a thread busy for a while: not one that serves others.
-    let items = tokio::task::spawn_blocking(move || read(&body, batch_key.as_deref()))
+    let items = tokio::task::spawn_blocking(move || read(&body, batch_key.as_ref()))
         .await
         .map_err(|error| ApiError::internal(&error))??;
     let mut projects = Projects::new(&state, &principal);
@@ -75,7 +75,7 @@ pub(crate) async fn submit(
 }
 
 /// A list of tasks, or an object with one. Only what makes the whole unreadable refuses the whole.
-fn read(body: &[u8], batch_key: Option<&str>) -> Result<Vec<Item>, ApiError> {
+fn read(body: &[u8], batch_key: Option<&Arc<str>>) -> Result<Vec<Item>, ApiError> {
     let tasks = match request_body::parse(body)? {
         Value::Array(tasks) => tasks,
         Value::Object(mut fields) if fields.len() == 1 => match fields.remove("tasks") {
@@ -91,12 +91,13 @@ fn read(body: &[u8], batch_key: Option<&str>) -> Result<Vec<Item>, ApiError> {
     Ok(tasks.into_iter().enumerate().map(|(index, task)| read_item(task, index, batch_key)).collect())
 }
 
-fn read_item(mut task: Value, index: usize, batch_key: Option<&str>) -> Item {
+fn read_item(mut task: Value, index: usize, batch_key: Option<&Arc<str>>) -> Item {
     let given = task.as_object_mut().and_then(|fields| fields.remove("idempotency_key"));
     match given {
-        // A space is in no key that a caller can give, so the two kinds never meet.
-        None | Some(Value::Null) => Item { key: batch_key.map(|key| format!("{key} {index}")), checked: check(&task) },
-        Some(Value::String(key)) if is_key(&key) => Item { key: Some(key), checked: check(&task) },
+        None | Some(Value::Null) => {
+            Item { key: batch_key.map(|key| (key.clone(), Some(index as u32))), checked: check(&task) }
+        }
+        Some(Value::String(key)) if is_key(&key) => Item { key: Some((key.into(), None)), checked: check(&task) },
         Some(_) => {
             let detail = "A key is a string of 1 to 255 visible ASCII characters.";
             let fault = Fault::new("#/idempotency_key", "bad_key", detail);

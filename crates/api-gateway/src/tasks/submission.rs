@@ -12,13 +12,19 @@ use domain::{
 use serde_json::Value;
 use service_kit::ApiError;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use store::NewTask;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use store::{IdempotencyKey, NewTask, RequestHash};
 
 const MAX_KEY_BYTES: usize = 255;
 
+/// A caller's key, and the place in the batch whose key it is.
+pub(super) type Key = (Arc<str>, Option<u32>);
+
 /// The header `Idempotency-Key`.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
     let mut given = headers.get_all("idempotency-key").iter();
     let Some(value) = given.next() else { return Ok(None) };
     let text = value.to_str().unwrap_or("");
@@ -28,7 +34,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
             format!("An Idempotency-Key is one header of 1 to {MAX_KEY_BYTES} visible ASCII characters."),
         ));
     }
-    Ok(Some(text.to_owned()))
+    Ok(Some(text.into()))
 }
 
 pub(super) fn is_key(text: &str) -> bool {
@@ -42,7 +48,7 @@ pub(super) struct Checked {
     /// Slug; None: the caller's own.
     pub(super) project: Option<String>,
     /// SHA-256 of the body in its one canonical form.
-    pub(super) hash: Vec<u8>,
+    pub(super) hash: RequestHash,
 }
 
 /// All faults of the body at once.
@@ -57,7 +63,7 @@ pub(super) fn check(body: &Value) -> Result<Checked, Box<Problem>> {
         }
     };
     match parse_spec(body) {
-        Ok(spec) if faults.is_empty() => Ok(Checked { spec, project, hash: Sha256::digest(canonical(body)).to_vec() }),
+        Ok(spec) if faults.is_empty() => Ok(Checked { spec, project, hash: Sha256::digest(canonical(body)).into() }),
         Ok(_) => Err(Box::new(Problem::invalid_task(faults))),
         Err(more) => {
             faults.extend(more);
@@ -114,8 +120,9 @@ impl<'a> Projects<'a> {
 }
 
 impl Checked {
-    pub(super) fn into_new(self, principal: &Principal, project: ProjectId, key: Option<String>) -> NewTask {
-        NewTask { project, created_by: principal.id, spec: self.spec, idempotency: key.map(|key| (key, self.hash)) }
+    pub(super) fn into_new(self, principal: &Principal, project: ProjectId, key: Option<Key>) -> NewTask {
+        let idempotency = key.map(|(key, place)| IdempotencyKey { key, place, request_hash: self.hash });
+        NewTask { project, created_by: principal.id, spec: self.spec, idempotency }
     }
 }
 
@@ -143,9 +150,12 @@ fn differences(a: &TaskSpec, b: &TaskSpec) -> Vec<String> {
     let (Ok(Value::Object(a)), Ok(Value::Object(b))) = (serde_json::to_value(a), serde_json::to_value(b)) else {
         return Vec::new();
     };
-    a.iter()
-        .filter(|(name, value)| b.get(*name) != Some(value))
-        .map(|(name, _)| format!("#/{}", name.trim_end_matches("_ms").trim_end_matches("_bytes")))
+    // What is as usual is in neither.
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    names
+        .into_iter()
+        .filter(|name| a.get(*name) != b.get(*name))
+        .map(|name| format!("#/{}", name.trim_end_matches("_ms").trim_end_matches("_bytes")))
         .collect()
 }
 
@@ -168,5 +178,7 @@ mod tests {
         let a = spec(json!({"command": ["ls"], "name": "a", "timeout": "1m"}));
         let b = spec(json!({"command": ["ls"], "name": "a", "timeout": "2m", "log_limit": "1MiB"}));
         assert_eq!(differences(&a, &b), ["#/log_limit", "#/timeout"]);
+        let c = spec(json!({"command": ["ls"], "name": "a", "timeout": "1m", "env": {"A": "1"}}));
+        assert_eq!((differences(&a, &c), differences(&c, &a)), (vec!["#/env".into()], vec!["#/env".into()]));
     }
 }

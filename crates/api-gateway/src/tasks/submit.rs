@@ -29,7 +29,7 @@ pub(crate) async fn submit(
     let body = request_body::json(request, request_body::MAX_BODY_BYTES).await?;
     let checked = check(&body).map_err(ApiError)?;
     let project = Projects::new(&state, &principal).resolve(checked.project.as_deref()).await?.map_err(ApiError)?;
-    let new = checked.into_new(&principal, project, key);
+    let new = checked.into_new(&principal, project, key.map(|key| (key, None)));
     let mut submission = state.submissions.call_unless_busy(Arc::from([new.clone()])).await.map_err(failed)?;
     let (mut task, is_replayed) = match submission.answers.pop() {
         // As it was accepted: nothing need be read again.

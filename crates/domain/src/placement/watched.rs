@@ -41,7 +41,7 @@ pub enum Asked {
 pub struct Unread {
     pub everything: bool,
     pub nodes: BTreeSet<NodeId>,
-    /// Said to have given back what they held.
+    /// They have given back what they held. Told after it was committed, and never taken back, so there is nothing to read.
     pub freed: BTreeSet<AttemptId>,
 }
 
@@ -77,14 +77,22 @@ impl Watched {
         self.unread.add(hints);
     }
 
-    /// Takes what is to be read. Who fails to read it tells it again by [`Watched::hear`].
+    /// Frees what was told to be free, and takes what is to be read. Who fails to read it tells it again by [`Watched::hear`]. Not while
+    /// a commit is under way: what it leases is not known here yet.
     pub fn take_unread(&mut self) -> Unread {
         let mut unread = std::mem::take(&mut self.unread);
-        if unread.everything {
-            (unread.nodes, unread.freed) = Default::default();
-        }
         // What nobody knows here holds nothing here.
-        unread.freed.retain(|attempt| self.held.contains_key(attempt));
+        unread.freed.retain(|attempt| {
+            let held = self.held.remove(attempt);
+            held.inspect(|(node, reservation)| {
+                self.held_on.get_mut(node).map(|held| held.remove(attempt));
+                self.fleet.release(*node, reservation);
+            })
+            .is_some()
+        });
+        if unread.everything {
+            unread.nodes.clear();
+        }
         unread
     }
 
@@ -107,16 +115,6 @@ impl Watched {
             self.forget_held_on(node);
             self.held_on.insert(node, reading.held.keys().copied().collect());
             self.held.extend(reading.held.into_iter().map(|(attempt, it)| (attempt, (node, it))));
-        }
-    }
-
-    /// Of `freed` these hold something still; the others have given it back.
-    pub fn settle(&mut self, freed: &BTreeSet<AttemptId>, still_held: &BTreeSet<AttemptId>) {
-        for attempt in freed.difference(still_held) {
-            if let Some((node, reservation)) = self.held.remove(attempt) {
-                self.held_on.get_mut(&node).map(|held| held.remove(attempt));
-                self.fleet.release(node, &reservation);
-            }
         }
     }
 

@@ -34,7 +34,6 @@ pub(crate) enum Call {
     },
     /// These nodes, or all.
     ReadNodes(Option<BTreeSet<NodeId>>),
-    StillReserved(BTreeSet<AttemptId>),
     Heads,
     Commit {
         leadership: Leadership,
@@ -80,7 +79,6 @@ pub(crate) enum Answer {
     Retried(Retried),
     Led(Option<Leadership>),
     Nodes(Vec<Reading>),
-    StillReserved(BTreeSet<AttemptId>),
     /// With the live tasks of each project, and the time.
     Heads(Vec<Head>, BTreeMap<ProjectId, u64>, Timestamp),
     Leased(BTreeMap<TaskId, AttemptId>),
@@ -228,7 +226,6 @@ impl World {
             Call::Retry(task) => Answer::Retried(store.retry_task(task, now)),
             Call::Lead { role, holder, known } => Answer::Led(store.lead(role, holder, known, now)),
             Call::ReadNodes(only) => Answer::Nodes(store.read_nodes(silence_ms, only.as_ref(), now)),
-            Call::StillReserved(attempts) => Answer::StillReserved(store.still_reserved(&attempts)),
             Call::Heads => {
                 if store.queue.iter().any(|task| store.is_held_back(*task)) {
                     self.checker.hits.add(Sometimes::ExclusiveHeldBack);

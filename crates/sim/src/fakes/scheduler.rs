@@ -142,18 +142,21 @@ impl World {
     /// Reads what is known to be out of date, one after another, then the queue.
     fn pass_on(&mut self, s: usize) {
         let nodes = &mut self.schedulers[s].nodes;
-        let mut unread = nodes.take_unread();
+        let unread = nodes.take_unread();
+        let freed_by_hint = !unread.freed.is_empty();
         let call = if unread.everything {
             Call::ReadNodes(None)
-        } else if !unread.freed.is_empty() {
-            nodes.hear(Unread { nodes: std::mem::take(&mut unread.nodes), ..Unread::default() });
-            Call::StillReserved(unread.freed.clone())
         } else if !unread.nodes.is_empty() {
             Call::ReadNodes(Some(unread.nodes.clone()))
         } else {
-            return self.scheduler_calls(s, Call::Heads);
+            Call::Heads
         };
-        self.schedulers[s].reading = Some(unread);
+        if freed_by_hint {
+            self.hit(Sometimes::FreedByHint);
+        }
+        if !matches!(call, Call::Heads) {
+            self.schedulers[s].reading = Some(unread);
+        }
         self.scheduler_calls(s, call);
     }
 
@@ -176,11 +179,6 @@ impl World {
                 } else {
                     scheduler.nodes.read(&Asked::Nodes(asked.nodes), readings);
                 }
-                self.pass_on(s);
-            }
-            (Ok(Answer::StillReserved(still)), Some(asked)) => {
-                scheduler.nodes.settle(&asked.freed, &still);
-                self.hit(Sometimes::FreedByHint);
                 self.pass_on(s);
             }
             (Ok(Answer::Heads(mut heads, live, at)), _) => {

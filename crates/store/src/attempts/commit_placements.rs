@@ -3,7 +3,7 @@
 use crate::{
     Leadership, Store, StoreError, Topic,
     attempts::exclusive,
-    json::{JsonText, read_json, write_json},
+    json::{JsonText, read_json, write_text},
     leader,
     nodes::faults::{lock_faults, save_faults},
     rows::{load_attempts, lock_tasks, save_attempts, save_tasks},
@@ -164,8 +164,8 @@ pub(crate) async fn insert_attempts(
     }
     let inserted = sqlx::query!(
         "INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at, offline_after_ms)
-         SELECT n.id, n.task_id, n.number, n.node_id, n.fence, 'assigned', n.reservation, true, now(), CASE WHEN n.exclusive THEN c.offline_after_ms END
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::jsonb[], $7::bool[])
+         SELECT n.id, n.task_id, n.number, n.node_id, n.fence, 'assigned', n.reservation::json, true, now(), CASE WHEN n.exclusive THEN c.offline_after_ms END
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::text[], $7::bool[])
            AS n(id, task_id, number, node_id, fence, reservation, exclusive) CROSS JOIN cluster c
          WHERE NOT EXISTS (SELECT FROM attempts live WHERE live.task_id = n.task_id AND live.ended_at IS NULL)",
         &new.iter().map(|(a, _)| a.id.as_uuid()).collect::<Vec<_>>(),
@@ -173,7 +173,7 @@ pub(crate) async fn insert_attempts(
         &new.iter().map(|(a, _)| a.number as i32).collect::<Vec<_>>(),
         &new.iter().map(|(a, _)| a.node.as_uuid()).collect::<Vec<_>>(),
         &new.iter().map(|(a, _)| a.fence.get()).collect::<Vec<_>>(),
-        &new.iter().map(|(a, _)| write_json(&a.reservation)).collect::<Vec<_>>() as &[JsonText],
+        &new.iter().map(|(a, _)| write_text(&a.reservation)).collect::<Vec<_>>(),
         &new.iter().map(|(_, exclusive)| *exclusive).collect::<Vec<_>>(),
     )
     .execute(connection)

@@ -158,15 +158,6 @@ impl Store {
         Ok((Asked::Range(after, last), self.with_what_is_held(records).await?))
     }
 
-    /// Those of these attempts that hold something still.
-    pub async fn still_reserved(&self, attempts: &BTreeSet<AttemptId>) -> Result<BTreeSet<AttemptId>, StoreError> {
-        let ids: Vec<Uuid> = attempts.iter().map(|attempt| attempt.as_uuid()).collect();
-        let held = sqlx::query_scalar!("SELECT id FROM attempts WHERE id = ANY($1) AND reserved", &ids)
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(held.into_iter().map(AttemptId::from_uuid).collect())
-    }
-
     async fn with_what_is_held(&self, records: Vec<NodeRecord>) -> Result<Vec<Reading>, StoreError> {
         let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
         let held =

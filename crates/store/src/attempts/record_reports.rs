@@ -91,10 +91,13 @@ impl Store {
     ) -> Result<Vec<Vec<ReportVerdict>>, StoreError> {
         let mut transaction = self.begin().await?;
         let reports = || batch.iter().flat_map(|of| &of.reports);
-        let all_ids: Vec<Uuid> = reports().map(|item| item.held.attempt.as_uuid()).collect();
         // A release changes its attempt only: no task is locked for it.
-        let ids: Vec<Uuid> =
+        let ids: BTreeSet<Uuid> =
             reports().filter(|item| !item.is_release()).map(|item| item.held.attempt.as_uuid()).collect();
+        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let leased: BTreeSet<(Uuid, i32)> =
+            reports().map(|item| (item.held.attempt.as_uuid(), item.held.fence.epoch().0)).collect();
+        let (leased, epochs): (Vec<Uuid>, Vec<i32>) = leased.into_iter().unzip();
         let nodes: BTreeSet<Uuid> = batch.iter().map(|of| of.session.node.as_uuid()).collect();
         let nodes: Vec<Uuid> = nodes.into_iter().collect();
         // The sessions' rows are held until the commit, so that none opened meanwhile finds these reports half counted.
@@ -103,10 +106,12 @@ impl Store {
                SELECT ARRAY(SELECT node_id FROM sessions) AS "nodes!", ARRAY(SELECT session_epoch FROM sessions) AS "epochs!", now() AS "at!",
                       ARRAY(SELECT node_id FROM node_faults WHERE node_id = ANY($1)) AS "faulty!",
                       ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = ANY($1)) AS "tasks!",
-                      ARRAY(SELECT id FROM attempts WHERE id = ANY($3)) AS "attempts!", (SELECT epoch FROM cluster) AS "epoch!""#,
+                      ARRAY(SELECT a.id FROM cluster c JOIN UNNEST($3::uuid[], $4::int[]) AS l(id, epoch) ON l.epoch <> c.epoch
+                            JOIN attempts a ON a.id = l.id) AS "of_other_epochs!", (SELECT epoch FROM cluster) AS "epoch!""#,
             &nodes,
             &ids,
-            &all_ids
+            &leased,
+            &epochs
         )
         .fetch_one(&mut *transaction)
         .await?;
@@ -117,19 +122,21 @@ impl Store {
         }
         let at = known.at;
         let is_orphan = |held: Held| {
-            held.fence.epoch() != ClusterEpoch(known.epoch) && !known.attempts.contains(&held.attempt.as_uuid())
+            held.fence.epoch() != ClusterEpoch(known.epoch) && !known.of_other_epochs.contains(&held.attempt.as_uuid())
         };
         let mut tasks: BTreeMap<TaskId, (TaskRow, Vec<Event>, bool)> = lock_tasks(&mut transaction, &known.tasks)
             .await?
             .into_iter()
             .map(|task| (task.id, (task, Vec::new(), false)))
             .collect();
-        let freed = release(&mut transaction, batch.iter().filter(|of| is_newest(&of.session))).await?;
         let mut attempts: BTreeMap<AttemptId, AttemptRow> =
             load_attempts(&mut transaction, &ids).await?.into_iter().map(|attempt| (attempt.id, attempt)).collect();
+        let of_newest = batch.iter().filter(|of| is_newest(&of.session));
+        let Freed { now: mut freed, known: mut known_free } = release(&mut transaction, of_newest, &attempts).await?;
+        let mut unanswered = freed.clone();
+        let mut released = BTreeSet::new();
         let around = Surroundings::read(&mut transaction, batch, &known.tasks, &known.faulty).await?;
         let mut faults = around.faults.clone();
-        let mut unanswered = freed.now.clone();
         let mut verdicts = Vec::with_capacity(batch.len());
         let mut rejected = Vec::new();
         for SessionReports { session, reports } in batch {
@@ -140,9 +147,19 @@ impl Store {
             let mut answers = Vec::with_capacity(reports.len());
             for item in reports {
                 if item.is_release() {
+                    let who = (session.node, item.held);
+                    // With its end, as short work says it: one write for both.
+                    if let Some(attempt) = attempts.get_mut(&item.held.attempt).filter(|it| is_of(it, &who)) {
+                        if std::mem::take(&mut attempt.reserved) {
+                            released.insert(attempt.id);
+                            freed.insert(who);
+                            unanswered.insert(who);
+                        }
+                        known_free.insert(who);
+                    }
                     answers.push(match () {
-                        () if unanswered.remove(&(session.node, item.held)) => ReportVerdict::Recorded,
-                        () if freed.known.contains(&(session.node, item.held)) => ReportVerdict::Repeated,
+                        () if unanswered.remove(&who) => ReportVerdict::Recorded,
+                        () if known_free.contains(&who) => ReportVerdict::Repeated,
                         () if is_orphan(item.held) => ReportVerdict::Orphan,
                         // A late release is no evidence of anything.
                         () => ReportVerdict::Fenced,
@@ -184,8 +201,8 @@ impl Store {
         let changed: Vec<(TaskRow, Vec<Event>)> =
             tasks.into_values().filter(|(.., changed)| *changed).map(|(task, events, _)| (task, events)).collect();
         let changed_tasks: BTreeSet<TaskId> = changed.iter().map(|(task, _)| task.id).collect();
-        let touched: Vec<AttemptRow> =
-            attempts.into_values().filter(|attempt| changed_tasks.contains(&attempt.task)).collect();
+        let is_touched = |attempt: &AttemptRow| changed_tasks.contains(&attempt.task) || released.contains(&attempt.id);
+        let touched: Vec<AttemptRow> = attempts.into_values().filter(is_touched).collect();
         save_attempts(&mut transaction, &touched).await?;
         save_tasks(&mut transaction, &changed).await?;
         let is_as_it_was = |node: &NodeId, now: &Option<NodeFaults>| around.faults.get(node).unwrap_or(&None) == now;
@@ -196,7 +213,7 @@ impl Store {
             keep_aside(&mut transaction, node, item, word).await?;
         }
         transaction.commit().await?;
-        self.wakeups.publish(topics(&changed, &freed.now));
+        self.wakeups.publish(topics(&changed, &freed));
         for (node, now) in &faults {
             self.tell_of_cordon(*node, around.faults.get(node).and_then(Option::as_ref), now.as_ref());
         }
@@ -219,7 +236,7 @@ impl Store {
     }
 }
 
-/// What became of the releases of a batch.
+/// What became of releases.
 struct Freed {
     /// Held something until now.
     now: BTreeSet<(NodeId, Held)>,
@@ -227,13 +244,16 @@ struct Freed {
     known: BTreeSet<(NodeId, Held)>,
 }
 
-/// Frees what nodes say is free. It counts whoever holds the task now, and whatever became of it: twin of [`lifecycle::report`].
+/// Frees what nodes say is free, but for the attempts that are loaded. It counts whoever holds the task now, and whatever became of
+/// it: twin of [`lifecycle::report`].
 async fn release(
     connection: &mut sqlx::PgConnection,
     batch: impl Iterator<Item = &SessionReports>,
+    loaded: &BTreeMap<AttemptId, AttemptRow>,
 ) -> Result<Freed, StoreError> {
     let said: BTreeSet<(NodeId, Held)> = batch
         .flat_map(|of| of.reports.iter().filter(|item| item.is_release()).map(|item| (of.session.node, item.held)))
+        .filter(|who| !loaded.get(&who.1.attempt).is_some_and(|attempt| is_of(attempt, who)))
         .collect();
     let mut freed = Freed { now: BTreeSet::new(), known: BTreeSet::new() };
     if said.is_empty() {
@@ -267,6 +287,11 @@ async fn release(
     .await?;
     freed.known = known.into_iter().map(|row| held_on(row.node_id, row.id, row.fence)).collect();
     Ok(freed)
+}
+
+/// This node has it, by this lease.
+fn is_of(attempt: &AttemptRow, (node, held): &(NodeId, Held)) -> bool {
+    attempt.node == *node && attempt.held() == *held
 }
 
 fn held_on(node: Uuid, attempt: Uuid, fence: i64) -> (NodeId, Held) {

@@ -50,7 +50,7 @@ pub(super) const INVARIANTS: &[Invariant] = &[
         "attempts-are-told",
         "Every attempt was placed by one entry of its task's history, and the task counts them all.",
         r#"WITH told AS (
-             SELECT e.task_id, (x->>'attempt')::uuid AS attempt FROM task_events e, jsonb_array_elements(e.events) x WHERE x->>'event' = 'placed')
+             SELECT e.task_id, (x->>'attempt')::uuid AS attempt FROM task_events e, json_array_elements(e.events) x WHERE x->>'event' = 'placed')
            SELECT 'attempt ' || a.id || ' of task ' || a.task_id || ' is there, and no entry tells of its placement' AS "row!"
            FROM attempts a WHERE NOT EXISTS (SELECT FROM told WHERE told.attempt = a.id AND told.task_id = a.task_id)
            UNION ALL
@@ -66,8 +66,8 @@ pub(super) const INVARIANTS: &[Invariant] = &[
         "ended-attempts-rest",
         "An attempt that has ended stays as it ended.",
         r#"WITH told AS (
-             SELECT (x->>'attempt')::uuid AS attempt, x->>'state' AS state FROM task_events e, jsonb_array_elements(e.events) x
-             WHERE e.events @> '[{"event": "ended"}]' AND x->>'event' = 'ended')
+             SELECT (x->>'attempt')::uuid AS attempt, x->>'state' AS state FROM task_events e, json_array_elements(e.events) x
+             WHERE e.events::jsonb @> '[{"event": "ended"}]' AND x->>'event' = 'ended')
            SELECT 'attempt ' || a.id || ' is ' || a.state || ', but ended as ' || told.state AS "row!"
            FROM told JOIN attempts a ON a.id = told.attempt WHERE a.state <> told.state
            UNION ALL
@@ -83,6 +83,6 @@ pub(super) const INVARIANTS: &[Invariant] = &[
              -- A clock that was set back while it ran gives the end an earlier time than what came before it.
              SELECT FROM task_events e WHERE e.task_id = a.task_id AND e.at >= last.at AND e.id <= (
                SELECT min(x.id) FROM task_events x WHERE x.task_id = a.task_id
-                 AND x.events @> jsonb_build_array(jsonb_build_object('event', 'ended', 'attempt', a.id))))"#
+                 AND x.events::jsonb @> jsonb_build_array(jsonb_build_object('event', 'ended', 'attempt', a.id))))"#
     ),
 ];

@@ -22,7 +22,7 @@ pub(super) const INVARIANTS: &[Invariant] = &[
            UNION ALL
            SELECT 'attempt ' || a.id || ' holds GPU ' || gpu || ', which node ' || n.name || ' (' || n.id || ') does not have'
            FROM attempts a JOIN nodes n ON n.id = a.node_id JOIN node_live l ON l.node_id = n.id,
-             jsonb_array_elements_text(COALESCE(a.reservation->'gpu_ids', '[]')) AS gpu
+             json_array_elements_text(COALESCE(a.reservation->'gpu_ids', '[]')) AS gpu
            WHERE a.reserved AND a.placed_at >= l.connected_since
              AND NOT COALESCE(n.facts->'capacity'->'gpus', '[]') @> jsonb_build_array(jsonb_build_object('id', gpu))"#
     ),
@@ -31,7 +31,7 @@ pub(super) const INVARIANTS: &[Invariant] = &[
         "gpus-are-held-once",
         "No GPU is held by two attempts.",
         r#"SELECT 'GPU ' || gpu || ' of node ' || a.node_id || ' is held by ' || string_agg(a.id::text, ', ' ORDER BY a.id) AS "row!"
-           FROM attempts a, jsonb_array_elements_text(COALESCE(a.reservation->'gpu_ids', '[]')) AS gpu
+           FROM attempts a, json_array_elements_text(COALESCE(a.reservation->'gpu_ids', '[]')) AS gpu
            WHERE a.reserved GROUP BY a.node_id, gpu HAVING count(*) > 1"#
     ),
     // Only while somebody could notice the silence: the sweep leads now, and did so all the while, and a gateway was there to hear. Where at least three nodes and

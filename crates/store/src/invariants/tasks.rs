@@ -11,10 +11,10 @@ pub(super) const INVARIANTS: &[Invariant] = &[
            FROM tasks t WHERE NOT EXISTS (SELECT FROM task_state s WHERE s.task_id = t.id)
            UNION ALL
            SELECT 'task ' || s.task_id || ' is ' || s.state || ', and no entry tells that it was submitted'
-           FROM task_state s WHERE NOT EXISTS (SELECT FROM task_events e WHERE e.task_id = s.task_id AND e.events @> '[{"event": "submitted"}]')
+           FROM task_state s WHERE NOT EXISTS (SELECT FROM task_events e WHERE e.task_id = s.task_id AND e.events::jsonb @> '[{"event": "submitted"}]')
            UNION ALL
            SELECT 'task ' || e.task_id || ' was submitted, by entry ' || e.id || ', and is gone'
-           FROM task_events e WHERE e.events @> '[{"event": "submitted"}]' AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = e.task_id)"#
+           FROM task_events e WHERE e.events::jsonb @> '[{"event": "submitted"}]' AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = e.task_id)"#
     ),
     invariant!(
         Whole,
@@ -43,7 +43,9 @@ pub(super) const INVARIANTS: &[Invariant] = &[
         "keys-name-tasks",
         "Every idempotency key names a task that is there, or was old enough to be deleted.",
         r#"SELECT 'key ' || quote_literal(k.key) || ' of project ' || k.project_id || ' names task ' || k.task_id || ', which is not there' AS "row!"
-           FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = k.task_id)
+           FROM (SELECT project_id, key, task_id FROM idempotency_keys
+                 UNION ALL SELECT project_id, key, unnest(task_ids) FROM idempotency_batches) AS k(project_id, key, task_id)
+           WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = k.task_id)
              AND NOT EXISTS (SELECT FROM cluster c WHERE k.task_id <= c.tasks_expired_to)"#
     ),
     Invariant {
@@ -83,7 +85,7 @@ pub(super) const INVARIANTS: &[Invariant] = &[
            UNION ALL
            SELECT 'task ' || a.task_id || ' has ' || count(*) || ' attempts that succeeded' FROM attempts a WHERE a.state = 'succeeded'
            GROUP BY a.task_id
-           HAVING count(*) > 1 + (SELECT count(*) FROM task_events e WHERE e.task_id = a.task_id AND e.events @> '[{"event": "retry_asked"}]')"#
+           HAVING count(*) > 1 + (SELECT count(*) FROM task_events e WHERE e.task_id = a.task_id AND e.events::jsonb @> '[{"event": "retry_asked"}]')"#
     ),
     invariant!(
         Whole,

@@ -1,8 +1,9 @@
 //! Accepts tasks: durable, with their idempotency keys, in one transaction.
 
+use super::claim_keys::{IdempotencyKey, claim_keys};
 use crate::{
     Store, StoreError, Topic,
-    json::{JsonText, write_json},
+    json::{JsonText, write_json, write_text},
 };
 use domain::{
     Timestamp,
@@ -12,7 +13,7 @@ use domain::{
     warm,
 };
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// A checked task on its way in.
@@ -21,8 +22,7 @@ pub struct NewTask {
     pub project: ProjectId,
     pub created_by: PrincipalId,
     pub spec: TaskSpec,
-    /// The key and the hash of the request that it stands for.
-    pub idempotency: Option<(String, Vec<u8>)>,
+    pub idempotency: Option<IdempotencyKey>,
 }
 
 /// What became of one task of a batch.
@@ -124,86 +124,6 @@ impl Store {
     }
 }
 
-/// Answers for tasks with a key: who comes first claims it, in the same transaction that makes the task.
-async fn claim_keys(
-    connection: &mut sqlx::PgConnection,
-    batch: &[&NewTask],
-    ids: &[TaskId],
-) -> Result<Vec<Submitted>, StoreError> {
-    let mut claims: BTreeMap<(ProjectId, &str), (TaskId, &[u8], PrincipalId)> = BTreeMap::new();
-    for (task, id) in batch.iter().zip(ids) {
-        if let Some((key, hash)) = &task.idempotency
-            && let Entry::Vacant(entry) = claims.entry((task.project, key))
-        {
-            entry.insert((*id, hash, task.created_by));
-        }
-    }
-    let mut first: BTreeMap<(ProjectId, String), (TaskId, Vec<u8>)> = BTreeMap::new();
-    if !claims.is_empty() {
-        let projects: Vec<Uuid> = claims.keys().map(|(project, _)| project.as_uuid()).collect();
-        let keys: Vec<String> = claims.keys().map(|(_, key)| (*key).to_owned()).collect();
-        let tasks: Vec<Uuid> = claims.values().map(|(id, ..)| id.as_uuid()).collect();
-        let hashes: Vec<Vec<u8>> = claims.values().map(|(_, hash, _)| hash.to_vec()).collect();
-        let makers: Vec<Uuid> = claims.values().map(|(.., maker)| maker.as_uuid()).collect();
-        // Waits for a transaction that claims the same key at this moment. In key order, so that two batches can't wait in a circle.
-        let claimed = sqlx::query!(
-            "INSERT INTO idempotency_keys (project_id, key, created_by, request_hash, task_id)
-             SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::bytea[], $5::uuid[]) ON CONFLICT DO NOTHING",
-            &projects,
-            &keys,
-            &makers,
-            &hashes,
-            &tasks,
-        )
-        .execute(&mut *connection)
-        .await?
-        .rows_affected();
-        if claimed == keys.len() as u64 {
-            let ours = claims
-                .iter()
-                .map(|((project, key), (id, hash, _))| ((*project, (*key).to_owned()), (*id, hash.to_vec())));
-            first.extend(ours);
-            return Ok(answer(batch, ids, &first));
-        }
-        let found = sqlx::query!(
-            r#"SELECT k.project_id, k.key, k.request_hash, k.task_id FROM idempotency_keys k
-               JOIN UNNEST($1::uuid[], $2::text[]) AS w(project_id, key) ON k.project_id = w.project_id AND k.key = w.key"#,
-            &projects,
-            &keys,
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-        for row in found {
-            first.insert(
-                (ProjectId::from_uuid(row.project_id), row.key),
-                (TaskId::from_uuid(row.task_id), row.request_hash),
-            );
-        }
-    }
-    Ok(answer(batch, ids, &first))
-}
-
-/// `first`: what each key stands for, the task and the hash of the request that made it.
-fn answer(
-    batch: &[&NewTask],
-    ids: &[TaskId],
-    first: &BTreeMap<(ProjectId, String), (TaskId, Vec<u8>)>,
-) -> Vec<Submitted> {
-    batch
-        .iter()
-        .zip(ids)
-        .map(|(task, id)| match &task.idempotency {
-            None => Submitted::Accepted { id: *id },
-            Some((key, hash)) => match first.get(&(task.project, key.clone())) {
-                Some((first, _)) if first == id => Submitted::Accepted { id: *id },
-                Some((first, first_hash)) if first_hash == hash => Submitted::Replayed { id: *first },
-                Some((first, _)) => Submitted::KeyReused { first: *first },
-                None => Submitted::Accepted { id: *id },
-            },
-        })
-        .collect()
-}
-
 async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)]) -> Result<(), StoreError> {
     if new.is_empty() {
         return Ok(());
@@ -220,7 +140,7 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
     let warm_keys = column!(t => warm::keys(&t.spec.source).into_iter().collect::<Vec<_>>().join(" "));
     sqlx::query!(
         r#"WITH new AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[], $6::jsonb[], $7::text[], $8::bigint[], $9::int[], $10::bigint[],
+             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::bigint[], $9::int[], $10::bigint[],
                                   $14::bool[])
                AS n(id, project_id, created_by, name, spec, metadata, warm_keys, class, priority, queue_timeout_ms, exclusive)
            ), classes AS (
@@ -229,7 +149,7 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
              WHERE NOT EXISTS (SELECT FROM requirement_classes r WHERE r.id = c.id) ON CONFLICT DO NOTHING
            ), cold AS (
              INSERT INTO tasks (id, project_id, created_by, name, spec, metadata, warm_keys)
-             SELECT id, project_id, created_by, name, spec, metadata, string_to_array(warm_keys, ' ') FROM new
+             SELECT id, project_id, created_by, name, spec::json, metadata, string_to_array(warm_keys, ' ') FROM new
            ), hot AS (
              INSERT INTO task_state (task_id, project_id, class, priority, queued_at, queue_expires_at, queued, state, fence, attempts, user_failures,
                                      infra_failures, node_losses, cancel_requested, message, exclusive)
@@ -241,7 +161,7 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
         &column!(t => t.project.as_uuid()),
         &column!(t => t.created_by.as_uuid()),
         &column!(t => t.spec.name.clone()),
-        &column!(t => write_json(&t.spec)) as &[JsonText],
+        &column!(t => write_text(&t.spec)),
         &column!(t => write_json(&t.spec.metadata)) as &[JsonText],
         &warm_keys,
         &classes,
@@ -261,9 +181,16 @@ impl Store {
     /// Forgets idempotency keys older than so long, by the database's clock. Returns how many.
     pub async fn expire_idempotency_keys(&self, age: chrono::TimeDelta) -> Result<u64, StoreError> {
         let seconds = age.num_seconds() as f64;
-        Ok(sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)", seconds)
-            .execute(&self.pool)
-            .await?
-            .rows_affected())
+        let own =
+            sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)", seconds)
+                .execute(&self.pool)
+                .await?;
+        let of_batches = sqlx::query!(
+            "DELETE FROM idempotency_batches WHERE created_at < now() - make_interval(secs => $1)",
+            seconds
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(own.rows_affected() + of_batches.rows_affected())
     }
 }

@@ -324,7 +324,7 @@ async fn an_attempt_that_changes_after_its_end_is_found() {
     planted(&["histories-are-lawful"], |m| format!("started of attempt {} was recorded while it was not live", m.done.1.attempt), |m| {
         format!(
             "INSERT INTO task_events (task_id, project_id, state, events)
-             SELECT task_id, project_id, state, jsonb_build_array(jsonb_build_object('event', 'started', 'attempt', '{}')) FROM task_state WHERE task_id = '{}'",
+             SELECT task_id, project_id, state, json_build_array(json_build_object('event', 'started', 'attempt', '{}')) FROM task_state WHERE task_id = '{}'",
             m.done.1.attempt, m.running.0
         )
     })
@@ -340,7 +340,7 @@ async fn a_clock_that_was_set_back_while_work_ran_is_no_breach() {
         "UPDATE attempts SET placed_at = placed_at + interval '10 minutes', accepted_at = accepted_at + interval '10 minutes',
                 preparing_at = preparing_at + interval '10 minutes', started_at = started_at + interval '10 minutes' WHERE id = '{0}';
          UPDATE task_events SET at = at + interval '10 minutes' WHERE task_id = '{task}'
-            AND id < (SELECT min(id) FROM task_events WHERE events @> '[{{\"event\": \"exited\", \"attempt\": \"{0}\"}}]')",
+            AND id < (SELECT min(id) FROM task_events WHERE events::jsonb @> '[{{\"event\": \"exited\", \"attempt\": \"{0}\"}}]')",
         held.attempt
     );
     mixed.world.database.execute(&ahead).await;
@@ -350,7 +350,10 @@ async fn a_clock_that_was_set_back_while_work_ran_is_no_breach() {
 #[tokio::test]
 async fn a_node_that_is_promised_twice_is_found() {
     let held = |m: &Mixed, reservation: &str| {
-        format!("UPDATE attempts SET reservation = reservation || '{reservation}' WHERE id = '{}'", m.running.1.attempt)
+        format!(
+            "UPDATE attempts SET reservation = reservation::jsonb || '{reservation}' WHERE id = '{}'",
+            m.running.1.attempt
+        )
     };
     planted(&["capacity-is-real"], |_| "bytes of memory".into(), |m| held(m, r#"{"memory_bytes": 9000000000000000}"#))
         .await;

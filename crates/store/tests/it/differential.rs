@@ -4,7 +4,7 @@
 //!
 //!     DIFF_SEED=77 cargo nextest run -p store differential     one history, and what it did
 
-use crate::world::{World, new_node, new_task, origin};
+use crate::world::{World, keyed, new_node, new_task, origin};
 use domain::{
     attempt::AttemptState,
     ids::{Held, InstanceId, NodeId, TaskId},
@@ -103,7 +103,7 @@ impl Real {
         let session = || resolved.session.expect("looked up");
         let answer = match &resolved.op {
             Op::Submit { key, .. } => {
-                let idempotency = key.map(|(key, body)| (format!("k{key}"), vec![body; 32]));
+                let idempotency = key.and_then(|(key, body)| keyed(&format!("k{key}"), body).idempotency);
                 let new = NewTask { idempotency, spec: self.spec.clone(), ..new_task(json!({})) };
                 match store.submit_tasks(&[new]).await.expect("answered")[0] {
                     Submitted::Accepted { id } => return ("accepted".into(), Some(id)),

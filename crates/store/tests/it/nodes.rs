@@ -85,7 +85,7 @@ async fn an_exclusive_task_is_not_evicted_from_a_node_that_may_run_it_on() {
     world
         .database
         .execute(&format!(
-            "UPDATE tasks SET spec = jsonb_set(spec, '{{on_node_loss,exclusive}}', 'true') WHERE id = '{task}'"
+            "UPDATE tasks SET spec = jsonb_set(spec::jsonb, '{{on_node_loss,exclusive}}', 'true') WHERE id = '{task}'"
         ))
         .await;
     world.start_on(task, node).await;

@@ -4,7 +4,7 @@ use crate::world::{World, connect, keyed, new_task};
 use domain::{ids::ProjectId, task::TaskState};
 use serde_json::json;
 use std::collections::BTreeSet;
-use store::{NewTask, Submitted};
+use store::{IdempotencyKey, NewTask, Submitted};
 
 #[tokio::test]
 async fn each_of_a_batch_has_its_own_answer() {
@@ -75,4 +75,54 @@ async fn old_keys_are_forgotten_and_young_ones_are_not() {
     assert_eq!(world.store.expire_idempotency_keys(chrono::TimeDelta::days(7)).await.expect("done"), 1);
     let answers = world.store.submit_tasks(&[keyed("old", 2), keyed("young", 1)]).await.expect("answered");
     assert!(matches!(answers[..], [Submitted::Accepted { .. }, Submitted::Replayed { .. }]), "{answers:?}");
+}
+
+/// The task at this place of the batch "sweep".
+fn placed(place: u32, hash: u8) -> NewTask {
+    let key = IdempotencyKey { key: "sweep".into(), place: Some(place), request_hash: [hash; 32] };
+    NewTask { idempotency: Some(key), ..new_task(json!({})) }
+}
+
+#[tokio::test]
+async fn the_key_of_a_batch_stands_for_each_of_its_tasks_by_its_place() {
+    let world = World::start().await;
+    // Place 1 was refused, and is no task yet. A key of the same text that is no batch's is another.
+    let answers = world.store.submit_tasks(&[placed(0, 1), keyed("sweep", 9), placed(2, 3)]).await.expect("accepted");
+    let [Submitted::Accepted { id: at_0 }, Submitted::Accepted { id: own }, Submitted::Accepted { id: at_2 }] =
+        answers[..]
+    else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(world.count("SELECT count(*) FROM idempotency_batches").await, 1);
+    let answers = world
+        .store
+        .submit_tasks(&[placed(0, 1), placed(1, 2), placed(2, 4), keyed("sweep", 9)])
+        .await
+        .expect("answered");
+    let [_, Submitted::Accepted { id: at_1 }, ..] = answers[..] else { panic!("{answers:?}") };
+    assert_eq!(answers[0], Submitted::Replayed { id: at_0 });
+    assert_eq!(answers[2..], [Submitted::KeyReused { first: at_2 }, Submitted::Replayed { id: own }]);
+    // What came later belongs to it from then on.
+    let answers = world.store.submit_tasks(&[placed(0, 1), placed(1, 2), placed(2, 3)]).await.expect("answered");
+    let replayed = |id| Submitted::Replayed { id };
+    assert_eq!(answers, [replayed(at_0), replayed(at_1), replayed(at_2)]);
+    assert_eq!(world.count("SELECT count(*) FROM tasks").await, 4);
+    world.database.execute("UPDATE idempotency_batches SET created_at = now() - interval '8 days'").await;
+    assert_eq!(world.store.expire_idempotency_keys(chrono::TimeDelta::days(7)).await.expect("done"), 1);
+}
+
+#[tokio::test]
+async fn of_many_that_send_one_batch_at_once_one_makes_the_tasks() {
+    let world = World::start().await;
+    let stores = futures::future::join_all((0..4).map(|_| connect(&world.database))).await;
+    let batch: Vec<NewTask> = (0..50).map(|place| placed(place, 1)).collect();
+    let answers = futures::future::join_all(stores.iter().map(|store| store.submit_tasks(&batch))).await;
+    let answers: Vec<Vec<Submitted>> = answers.into_iter().map(|answers| answers.expect("answered")).collect();
+    let id_of = |answer: &Submitted| match answer {
+        Submitted::Accepted { id } | Submitted::Replayed { id } => *id,
+        Submitted::KeyReused { .. } => panic!("{answer:?}"),
+    };
+    let first: Vec<_> = answers[0].iter().map(id_of).collect();
+    assert!(answers.iter().all(|answers| answers.iter().map(id_of).eq(first.iter().copied())));
+    assert_eq!(world.count("SELECT count(*) FROM tasks").await, 50);
 }

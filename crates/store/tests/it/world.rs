@@ -18,8 +18,8 @@ use domain::{
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use store::{
-    CommitReport, DatabaseConfig, LeaderRole, Leadership, LogPiece, NewNodeToken, NewTask, NodeReport, OpenSession,
-    Opened, QueueLook, ReportVerdict, SessionKey, Store, StoreError, Submitted, TaskDetail,
+    CommitReport, DatabaseConfig, IdempotencyKey, LeaderRole, Leadership, LogPiece, NewNodeToken, NewTask, NodeReport,
+    OpenSession, Opened, QueueLook, ReportVerdict, SessionKey, Store, StoreError, Submitted, TaskDetail,
 };
 use test_kit::database::TestDatabase;
 use uuid::Uuid;
@@ -144,7 +144,10 @@ pub(crate) fn new_task(mut body: Value) -> NewTask {
     NewTask { project: DEFAULT_PROJECT, created_by: origin().principal.id, spec, idempotency: None }
 }
 pub(crate) fn keyed(key: &str, hash: u8) -> NewTask {
-    NewTask { idempotency: Some((key.into(), vec![hash; 32])), ..new_task(json!({})) }
+    NewTask {
+        idempotency: Some(IdempotencyKey { key: key.into(), place: None, request_hash: [hash; 32] }),
+        ..new_task(json!({}))
+    }
 }
 pub(crate) fn new_node(node: NodeId, name: &str) -> NewNodeToken {
     NewNodeToken {

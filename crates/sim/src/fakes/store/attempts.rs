@@ -113,11 +113,6 @@ impl FakeStore {
         live
     }
 
-    /// Of these attempts those that hold something still.
-    pub(crate) fn still_reserved(&self, attempts: &BTreeSet<AttemptId>) -> BTreeSet<AttemptId> {
-        attempts.iter().filter(|id| self.attempts.get(id).is_some_and(|attempt| attempt.reserved)).copied().collect()
-    }
-
     pub(crate) fn candidates(&self, silence_ms: u64, now: Timestamp) -> Vec<Candidate> {
         self.read_nodes(silence_ms, None, now).iter().map(Reading::candidate).collect()
     }
