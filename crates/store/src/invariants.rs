@@ -126,7 +126,8 @@ async fn check(connection: &mut PgConnection, invariant: &Invariant, within: Dur
     // Whole tables are compared here: with plans for that, unlike all else.
     sqlx::query!(
         "SELECT set_config('statement_timeout', $1, true) AS within, set_config('enable_seqscan', 'on', true) AS by_scan,
-                set_config('enable_hashjoin', 'on', true) AS by_hash, set_config('enable_mergejoin', 'on', true) AS by_merge",
+                set_config('enable_hashjoin', 'on', true) AS by_hash, set_config('enable_mergejoin', 'on', true) AS by_merge,
+                set_config('max_parallel_workers_per_gather', '2', true) AS by_many",
         milliseconds
     )
     .fetch_one(&mut *connection)
