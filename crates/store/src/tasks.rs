@@ -9,6 +9,7 @@ pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod list;
 mod list_sources;
+mod list_walk;
 pub(crate) mod queue;
 pub(crate) mod retry;
 pub(crate) mod submit;

@@ -2,10 +2,14 @@
 //! planner believes of the sizes, no statement here may read more than its slice: each is ordered by all columns of the one index that
 //! it can go by, and no condition but the place in that index decides how far it reads.
 
-use crate::{Store, StoreError, tasks::list::SLICE};
+use crate::{Store, StoreError};
 use domain::task::TaskState;
 use serde_json::Value;
+use sqlx::PgConnection;
 use uuid::Uuid;
+
+/// So many candidates are looked at by one statement. Each may lie on a page of its own.
+pub(super) const SLICE: usize = 400;
 
 /// What a filter asks for, in the words of the tables.
 pub(super) struct Wanted {
@@ -28,6 +32,32 @@ impl Wanted {
     /// Asks for something that stands in the cold row.
     pub(super) fn is_cold(&self) -> bool {
         self.name.is_some() || self.beginning.is_some() || self.label.is_some()
+    }
+
+    /// Live tasks may be wanted that wait, and such that hold something on a node. What waits while its node is away does both.
+    fn live_kinds(&self) -> (bool, bool) {
+        let is_placed = |state: &TaskState| !state.is_terminal() && *state != TaskState::Pending;
+        let placed = TaskState::ALL.iter().any(|state| is_placed(state) && self.is_state(*state));
+        (self.is_state(TaskState::Pending), placed)
+    }
+
+    /// The newest task before this one that may live in a wanted state.
+    pub(super) async fn newest_live(
+        &self,
+        connection: &mut PgConnection,
+        before: Uuid,
+    ) -> Result<Option<Uuid>, StoreError> {
+        let (waiting, placed) = self.live_kinds();
+        let newest = sqlx::query_scalar!(
+            "SELECT GREATEST((SELECT task_id FROM task_state WHERE $2 AND queued AND task_id < $1 ORDER BY task_id DESC LIMIT 1),
+                             (SELECT task_id FROM attempts WHERE $3 AND reserved AND task_id < $1 ORDER BY task_id DESC LIMIT 1))",
+            before,
+            waiting,
+            placed
+        )
+        .fetch_one(connection)
+        .await?;
+        Ok(newest)
     }
 
     /// The maintained counters know how many there are.
@@ -73,6 +103,96 @@ impl Source {
     pub(super) fn is_whole(self) -> bool {
         self == Self::Ended
     }
+
+    /// What stands in the cold rows of what it gives needs no further check.
+    pub(super) fn is_cold(self) -> bool {
+        matches!(self, Self::Named | Self::OfProject | Self::Cold)
+    }
+
+    /// The next candidates before this id, of `size` rows.
+    pub(super) async fn slice(
+        self,
+        connection: &mut PgConnection,
+        wanted: &Wanted,
+        before: Uuid,
+        size: usize,
+    ) -> Result<Slice, StoreError> {
+        let limit = size as i64;
+        let rows = match self {
+            Self::Live => {
+                let (waiting, placed) = wanted.live_kinds();
+                let waiting =
+                    if waiting { waiting_slice(connection, wanted, before, size).await? } else { Slice::default() };
+                let holding =
+                    if placed { holding_slice(connection, wanted, before, size).await? } else { Slice::default() };
+                return Ok(waiting.merge(holding));
+            }
+            Self::OnNode => sqlx::query_as!(
+                Candidate,
+                r#"SELECT task_id AS id, node_id = ANY($2) AS "fits!" FROM attempts WHERE task_id < $1 ORDER BY task_id DESC, number DESC LIMIT $3"#,
+                before,
+                wanted.nodes.as_deref().unwrap_or_default(),
+                limit
+            )
+            .fetch_all(connection)
+            .await?,
+            Self::Named => sqlx::query_as!(
+                Candidate,
+                r#"SELECT id, ($4::uuid IS NULL OR project_id = $4) AND ($5::jsonb IS NULL OR metadata @> $5) AS "fits!" FROM tasks
+                   WHERE (name COLLATE "C", id) < ($1, $2) AND name COLLATE "C" >= $1 ORDER BY name COLLATE "C" DESC, id DESC LIMIT $3"#,
+                wanted.name,
+                before,
+                limit,
+                wanted.project,
+                wanted.label
+            )
+            .fetch_all(connection)
+            .await?,
+            Self::OfProject => sqlx::query_as!(
+                Candidate,
+                r#"SELECT id, ($4::text IS NULL OR starts_with(name, $4)) AND ($5::jsonb IS NULL OR metadata @> $5) AS "fits!" FROM tasks
+                   WHERE (project_id, id) < ($1, $2) AND project_id >= $1 ORDER BY project_id DESC, id DESC LIMIT $3"#,
+                wanted.project,
+                before,
+                limit,
+                wanted.beginning,
+                wanted.label
+            )
+            .fetch_all(connection)
+            .await?,
+            Self::Cold => sqlx::query_as!(
+                Candidate,
+                r#"SELECT id, ($3::text IS NULL OR starts_with(name, $3)) AND ($4::jsonb IS NULL OR metadata @> $4) AS "fits!" FROM tasks
+                   WHERE id < $1 ORDER BY id DESC LIMIT $2"#,
+                before,
+                limit,
+                wanted.beginning,
+                wanted.label
+            )
+            .fetch_all(connection)
+            .await?,
+            Self::Ended => sqlx::query_as!(
+                Candidate,
+                r#"SELECT task_id AS id, ended_at IS NOT NULL AND ($3::text[] IS NULL OR state = ANY($3)) AND ($4::uuid IS NULL OR project_id = $4)
+                     AS "fits!" FROM task_state WHERE task_id < $1 ORDER BY task_id DESC LIMIT $2"#,
+                before,
+                limit,
+                wanted.states.as_deref(),
+                wanted.project
+            )
+            .fetch_all(connection)
+            .await?,
+        };
+        Ok(Slice::of(rows, size))
+    }
+}
+
+/// A row of a source, in the order of its index.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    id: Uuid,
+    /// By what stands in this row.
+    fits: bool,
 }
 
 /// Candidates, the newest first, each once.
@@ -85,18 +205,18 @@ pub(super) struct Slice {
 
 impl Slice {
     /// From the rows in the order of the index: the id, and whether it may be wanted.
-    fn of(mut rows: Vec<(Uuid, bool)>, size: usize) -> Self {
+    fn of(mut rows: Vec<Candidate>, size: usize) -> Self {
         let mut until = None;
         if rows.len() >= size
-            && let Some(last) = rows.last().map(|(id, _)| *id)
+            && let Some(last) = rows.last().map(|row| row.id)
         {
             // Of the last one there may be more rows: it is looked at again.
-            if let Some(at) = rows.iter().rposition(|(id, _)| *id != last) {
+            if let Some(at) = rows.iter().rposition(|row| row.id != last) {
                 rows.truncate(at + 1);
             }
-            until = rows.last().map(|(id, _)| *id);
+            until = rows.last().map(|row| row.id);
         }
-        let mut ids: Vec<Uuid> = rows.into_iter().filter(|(_, fits)| *fits).map(|(id, _)| id).collect();
+        let mut ids: Vec<Uuid> = rows.into_iter().filter(|row| row.fits).map(|row| row.id).collect();
         ids.dedup();
         Self { ids, until }
     }
@@ -112,124 +232,46 @@ impl Slice {
     }
 }
 
-impl Store {
-    /// The next candidates before this id, of `size` rows.
-    pub(super) async fn slice(
-        &self,
-        source: Source,
-        wanted: &Wanted,
-        before: Uuid,
-        size: usize,
-    ) -> Result<Slice, StoreError> {
-        let limit = size as i64;
-        let rows: Vec<(Uuid, bool)> = match source {
-            Source::Live => {
-                let waits = wanted.is_state(TaskState::Pending);
-                let is_placed = |state: &TaskState| !state.is_terminal() && *state != TaskState::Pending;
-                let placed = TaskState::ALL.iter().any(|state| is_placed(state) && wanted.is_state(*state));
-                // What waits while its node is away holds something there as well.
-                let waiting =
-                    if waits { self.waiting_slice(wanted, before, size).await? } else { Slice::default() };
-                let holding =
-                    if placed { self.holding_slice(wanted, before, size).await? } else { Slice::default() };
-                return Ok(waiting.merge(holding));
-            }
-            Source::OnNode => sqlx::query!(
-                r#"SELECT task_id AS id, node_id = ANY($2) AS "fits!" FROM attempts WHERE task_id < $1 ORDER BY task_id DESC, number DESC LIMIT $3"#,
-                before,
-                wanted.nodes.as_deref().unwrap_or_default(),
-                limit
-            )
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(|row| (row.id, row.fits))
-            .collect(),
-            Source::Named => sqlx::query!(
-                r#"SELECT id, ($4::uuid IS NULL OR project_id = $4) AND ($5::jsonb IS NULL OR metadata @> $5) AS "fits!" FROM tasks
-                   WHERE (name COLLATE "C", id) < ($1, $2) AND name COLLATE "C" >= $1 ORDER BY name COLLATE "C" DESC, id DESC LIMIT $3"#,
-                wanted.name,
-                before,
-                limit,
-                wanted.project,
-                wanted.label
-            )
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(|row| (row.id, row.fits))
-            .collect(),
-            Source::OfProject => sqlx::query!(
-                r#"SELECT id, ($4::text IS NULL OR starts_with(name, $4)) AND ($5::jsonb IS NULL OR metadata @> $5) AS "fits!" FROM tasks
-                   WHERE (project_id, id) < ($1, $2) AND project_id >= $1 ORDER BY project_id DESC, id DESC LIMIT $3"#,
-                wanted.project,
-                before,
-                limit,
-                wanted.beginning,
-                wanted.label
-            )
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(|row| (row.id, row.fits))
-            .collect(),
-            Source::Cold => sqlx::query!(
-                r#"SELECT id, ($3::text IS NULL OR starts_with(name, $3)) AND ($4::jsonb IS NULL OR metadata @> $4) AS "fits!" FROM tasks
-                   WHERE id < $1 ORDER BY id DESC LIMIT $2"#,
-                before,
-                limit,
-                wanted.beginning,
-                wanted.label
-            )
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(|row| (row.id, row.fits))
-            .collect(),
-            Source::Ended => sqlx::query!(
-                r#"SELECT task_id AS id, ended_at IS NOT NULL AND ($3::text[] IS NULL OR state = ANY($3)) AND ($4::uuid IS NULL OR project_id = $4)
-                     AS "fits!" FROM task_state WHERE task_id < $1 ORDER BY task_id DESC LIMIT $2"#,
-                before,
-                limit,
-                wanted.states.as_deref(),
-                wanted.project
-            )
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(|row| (row.id, row.fits))
-            .collect(),
-        };
-        Ok(Slice::of(rows, size))
-    }
-
-    async fn waiting_slice(&self, wanted: &Wanted, before: Uuid, size: usize) -> Result<Slice, StoreError> {
-        let rows = sqlx::query!(
-            r#"SELECT task_id, ($3::uuid IS NULL OR project_id = $3) AND (NOT $4 OR attempts > 0) AS "fits!" FROM task_state
+async fn waiting_slice(
+    connection: &mut PgConnection,
+    wanted: &Wanted,
+    before: Uuid,
+    size: usize,
+) -> Result<Slice, StoreError> {
+    let rows = sqlx::query_as!(
+            Candidate,
+            r#"SELECT task_id AS id, ($3::uuid IS NULL OR project_id = $3) AND (NOT $4 OR attempts > 0) AS "fits!" FROM task_state
                WHERE queued AND task_id < $1 ORDER BY task_id DESC LIMIT $2"#,
             before,
             size as i64,
             wanted.project,
             wanted.nodes.is_some()
         )
-        .fetch_all(&self.pool)
+        .fetch_all(connection)
         .await?;
-        Ok(Slice::of(rows.into_iter().map(|row| (row.task_id, row.fits)).collect(), size))
-    }
+    Ok(Slice::of(rows, size))
+}
 
-    async fn holding_slice(&self, wanted: &Wanted, before: Uuid, size: usize) -> Result<Slice, StoreError> {
-        let rows = sqlx::query!(
-            r#"SELECT task_id, ($3::uuid[] IS NULL OR node_id = ANY($3)) AS "fits!" FROM attempts
+async fn holding_slice(
+    connection: &mut PgConnection,
+    wanted: &Wanted,
+    before: Uuid,
+    size: usize,
+) -> Result<Slice, StoreError> {
+    let rows = sqlx::query_as!(
+        Candidate,
+        r#"SELECT task_id AS id, ($3::uuid[] IS NULL OR node_id = ANY($3)) AS "fits!" FROM attempts
                WHERE reserved AND task_id < $1 ORDER BY task_id DESC LIMIT $2"#,
-            before,
-            size as i64,
-            wanted.nodes.as_deref()
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(Slice::of(rows.into_iter().map(|row| (row.task_id, row.fits)).collect(), size))
-    }
+        before,
+        size as i64,
+        wanted.nodes.as_deref()
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(Slice::of(rows, size))
+}
 
+impl Store {
     /// All that may be wanted, when an index finds that there are few; they are to be checked.
     pub(super) async fn few(&self, wanted: &Wanted) -> Result<Option<Vec<Uuid>>, StoreError> {
         let most = SLICE as i64;
@@ -281,8 +323,8 @@ mod tests {
     fn ids(of: &[u128]) -> Vec<Uuid> {
         of.iter().map(|n| Uuid::from_u128(*n)).collect()
     }
-    fn rows(of: &[(u128, bool)]) -> Vec<(Uuid, bool)> {
-        of.iter().map(|(n, fits)| (Uuid::from_u128(*n), *fits)).collect()
+    fn rows(of: &[(u128, bool)]) -> Vec<Candidate> {
+        of.iter().map(|(n, fits)| Candidate { id: Uuid::from_u128(*n), fits: *fits }).collect()
     }
 
     #[test]

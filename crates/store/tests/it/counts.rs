@@ -1,13 +1,13 @@
 //! How many tasks are in which state, and lists that are read page by page.
 
-use crate::world::{World, exited, origin, other_project, succeeded};
+use crate::world::{World, exited, new_task, origin, other_project, succeeded};
 use domain::{
     ids::{DEFAULT_PROJECT, TaskId},
     principal::Scope,
     task::TaskState,
 };
 use serde_json::json;
-use store::TaskFilter;
+use store::{Submitted, TaskFilter};
 
 const ALL: Scope = Scope::All;
 
@@ -117,4 +117,85 @@ async fn pages_of_any_size_make_up_the_same_list() {
             assert_eq!(&pages(&world, filter, limit).await, expected, "{limit} of {filter:?}");
         }
     }
+}
+
+/// Many tasks at once, each of this name, the oldest first; those whose number `is_ended` have come to their end.
+async fn crowd(world: &World, names: &[String], is_ended: impl Fn(usize) -> bool) -> Vec<TaskId> {
+    let mut tasks = Vec::new();
+    for names in names.chunks(1_000) {
+        let news: Vec<_> =
+            names.iter().map(|name| new_task(json!({"name": name, "metadata": {"by": "crowd"}}))).collect();
+        for answer in world.store.submit_tasks(&news).await.expect("accepted") {
+            let Submitted::Accepted { id } = answer else { panic!("{answer:?}") };
+            tasks.push(id);
+        }
+    }
+    tasks.sort_unstable();
+    let ended: Vec<String> =
+        tasks.iter().enumerate().filter(|(number, _)| is_ended(*number)).map(|(_, id)| format!("'{id}'")).collect();
+    let end = "UPDATE task_state SET queued = false, state = 'succeeded', ended_at = now() WHERE task_id = ANY (ARRAY[";
+    world.database.execute(&format!("{end}{}]::uuid[])", ended.join(","))).await;
+    world.database.execute("VACUUM ANALYZE").await;
+    tasks
+}
+
+#[tokio::test]
+async fn a_list_by_name_is_whole_wherever_live_tasks_lie_among_many() {
+    let world = World::start().await;
+    // By age: live ones far apart, only ended ones, many live ones, the newest ended.
+    let is_ended = |number: usize| match number {
+        0..2_000 => number % 100 != 5,
+        2_000..4_000 => true,
+        4_000..5_500 => number % 7 == 0,
+        _ => true,
+    };
+    let name = |number: usize| match number % 3 {
+        0 => "train-a".to_owned(),
+        1 => format!("train-{number}"),
+        _ => "other".to_owned(),
+    };
+    let names: Vec<String> = (0..6_000).map(name).collect();
+    let tasks = crowd(&world, &names, is_ended).await;
+    // Numbers go by age, but what was submitted at one time is in any order: the names are asked for.
+    let named: Vec<(uuid::Uuid, String)> = sqlx::query_as("SELECT id, name FROM tasks ORDER BY id")
+        .fetch_all(&world.database.pool().await)
+        .await
+        .expect("read");
+    assert_eq!(named.len(), tasks.len());
+    let mut listed: Vec<(bool, TaskId, String)> = named
+        .into_iter()
+        .enumerate()
+        .map(|(number, (id, name))| (!is_ended(number), TaskId::from_uuid(id), name))
+        .collect();
+    listed.sort_unstable_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)));
+    let of = |fits: &dyn Fn(&str) -> bool| -> Vec<TaskId> {
+        listed.iter().filter(|(_, _, name)| fits(name)).map(|(_, id, _)| *id).collect()
+    };
+    let none = TaskFilter::default();
+    for (filter, expected) in [
+        (TaskFilter { name: Some("train-a".into()), ..none.clone() }, of(&|name| name == "train-a")),
+        (
+            TaskFilter { name: Some("train-".into()), name_is_prefix: true, ..none.clone() },
+            of(&|name| name.starts_with("train-")),
+        ),
+        (TaskFilter { label: Some(("by".into(), "crowd".into())), ..none.clone() }, of(&|_| true)),
+    ] {
+        for limit in [37, 1_000] {
+            let found = pages(&world, &filter, limit).await;
+            assert_eq!(found.len(), expected.len(), "{limit} of {filter:?}");
+            assert_eq!(found, expected, "{limit} of {filter:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_first_page_by_name_is_full_though_thousands_of_others_wait_before_it() {
+    let world = World::start().await;
+    let names: Vec<String> =
+        (0..8_000).map(|number| if number < 3_000 { "ended" } else { "waiting" }.to_owned()).collect();
+    crowd(&world, &names, |number| number < 3_000).await;
+    let beginning = TaskFilter { name: Some("end".into()), name_is_prefix: true, ..TaskFilter::default() };
+    let page = world.store.list_tasks(ALL, &beginning, None, 50).await.expect("listed");
+    assert_eq!(page.tasks.len(), 50);
+    assert!(page.next.is_some() && page.tasks.iter().all(|task| task.name == "ended"));
 }
