@@ -1,6 +1,7 @@
 //! What people ask, with a million tasks in the database: list, status, why, history, the cluster at a glance.
 
 use crate::{
+    database::{Statements, called_since},
     load,
     platform::{Options, Platform},
     report::{Record, percentile, round},
@@ -30,6 +31,11 @@ pub struct Args {
     #[command(flatten)]
     pub platform: Options,
 }
+
+/// The database's user of the gateway that is asked, and of nothing else.
+const ASKED: &str = "asked";
+/// Longer than anything is due that a gateway does by itself.
+const IDLE: Duration = Duration::from_secs(8);
 
 #[derive(Clone, Copy, Debug)]
 enum Ask {
@@ -81,6 +87,10 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
     seed::copies(&mut database, ended, args.tasks).await?;
     seed::copies(&mut database, waiting, args.waiting).await?;
     eprintln!("{} tasks were loaded in {:.1} s", args.tasks + args.waiting, began.elapsed().as_secs_f64());
+    let client = platform.start_asked(ASKED).await?;
+    // What it does while nobody asks belongs to no question.
+    tokio::time::sleep(IDLE).await;
+    let beats = database.statements(Some(ASKED)).await?;
     let subjects = subjects(&client, &mut database).await?;
     let mut record = Record::new("api")
         .with("build", crate::machine::build())
@@ -89,7 +99,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
         .with("waiting", args.waiting)
         .with("nodes", args.nodes);
     for (name, ask) in ALL {
-        let before = database.counters().await?;
+        let before = database.statements(Some(ASKED)).await?;
         let mut took = Vec::with_capacity(args.requests);
         // A kind that takes seconds has shown what it has to show.
         let began = Instant::now();
@@ -107,26 +117,34 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
                 break;
             }
         }
-        let counters = database.counters().await?.since(&before);
-        let most = counters
-            .statements
-            .iter()
-            .map(|(text, one)| (one.buffers / one.calls, text))
-            .max()
-            .map_or((0, String::new()), |(buffers, text)| {
-                (buffers, text.split_whitespace().take(10).collect::<Vec<_>>().join(" "))
-            });
+        let mut called = called_since(&database.statements(Some(ASKED)).await?, &before);
+        called.retain(|text, _| !beats.contains_key(text));
+        let (most, that) = dearest(&called);
+        let statements = called.values().map(|one| one.calls).sum::<i64>() as f64 / took.len() as f64;
         let ms = |of_hundred| round(percentile(&took, of_hundred).as_secs_f64() * 1e3);
-        eprintln!("{name}: p50 {} ms, p99 {} ms, at most {} buffers a statement", ms(50.0), ms(99.0), most.0);
+        eprintln!(
+            "{name}: p50 {} ms, p99 {} ms, {} statements, at most {most} buffers a statement",
+            ms(50.0),
+            ms(99.0),
+            round(statements)
+        );
         record = record.with(
             name,
             json!({"ms_p50": ms(50.0), "ms_p99": ms(99.0), "requests": took.len(), "failed": failed,
-                   "most_buffers_of_a_statement": most.0, "that_statement": most.1}),
+                   "statements": round(statements), "most_buffers_of_a_statement": most, "that_statement": that}),
         );
     }
     drop(nodes);
     platform.stop().await?;
     Ok(record)
+}
+
+/// Buffers of the dearest statement, a call, and how it begins.
+fn dearest(called: &Statements) -> (i64, String) {
+    let most = called.iter().map(|(text, one)| (one.buffers / one.calls, text)).max();
+    most.map_or((0, String::new()), |(buffers, text)| {
+        (buffers, text.split_whitespace().take(10).collect::<Vec<_>>().join(" "))
+    })
 }
 
 async fn subjects(client: &Client, database: &mut crate::database::Database) -> anyhow::Result<Subjects> {

@@ -1,7 +1,10 @@
 //! A connection of the bench's own to the server that is measured, and what the server counts: statements, row writes, WAL.
 
 use anyhow::Context as _;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, Connection as _, PgConnection, Row as _,
+    postgres::{PgConnectOptions, PgRow},
+};
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 /// PostgreSQL hands its counters on at most every second.
@@ -38,11 +41,32 @@ impl Writes {
     }
 }
 
+/// By text.
+pub type Statements = BTreeMap<String, Statement>;
+
+/// Those that were called since `before`, and what they cost since.
+pub fn called_since(now: &Statements, before: &Statements) -> Statements {
+    let mut called = Statements::new();
+    for (text, now) in now {
+        let then = before.get(text).cloned().unwrap_or_default();
+        let one = Statement {
+            calls: now.calls - then.calls,
+            rows: now.rows - then.rows,
+            exec_ms: now.exec_ms - then.exec_ms,
+            wal_bytes: now.wal_bytes - then.wal_bytes,
+            buffers: now.buffers - then.buffers,
+        };
+        if one.calls > 0 {
+            called.insert(text.clone(), one);
+        }
+    }
+    called
+}
+
 /// Counters at one moment; the difference of two is what a run cost.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    /// By text.
-    pub statements: BTreeMap<String, Statement>,
+    pub statements: Statements,
     pub tables: BTreeMap<String, Writes>,
     pub wal_bytes: i64,
     pub commits: i64,
@@ -88,30 +112,32 @@ impl Database {
         self.run("CREATE EXTENSION IF NOT EXISTS pg_stat_statements; SELECT pg_stat_statements_reset();").await
     }
 
-    /// Counters of this database as they stand once every process has handed its own on.
-    pub async fn counters(&mut self) -> anyhow::Result<Counters> {
-        tokio::time::sleep(COUNTERS_LAG).await;
-        let mut counters = Counters::default();
+    /// Statements of this database so far, of all users or of one of them.
+    pub async fn statements(&mut self, user: Option<&str>) -> anyhow::Result<Statements> {
         let rows = sqlx::query(
             "SELECT query, sum(calls)::bigint AS calls, sum(rows)::bigint AS rows, sum(total_exec_time) AS exec_ms,
                     sum(wal_bytes)::bigint AS wal_bytes, sum(shared_blks_hit + shared_blks_read)::bigint AS buffers
-             FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid AND d.datname = current_database() GROUP BY query",
+             FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid AND d.datname = current_database()
+             JOIN pg_roles r ON r.oid = s.userid AND ($1::text IS NULL OR r.rolname = $1) GROUP BY query",
         )
+        .bind(user)
         .fetch_all(&mut self.connection)
         .await
         .context("reading pg_stat_statements")?;
-        for row in rows {
-            counters.statements.insert(
-                row.get("query"),
-                Statement {
-                    calls: row.get("calls"),
-                    rows: row.get("rows"),
-                    exec_ms: row.get("exec_ms"),
-                    wal_bytes: row.get("wal_bytes"),
-                    buffers: row.get("buffers"),
-                },
-            );
-        }
+        let statement = |row: &PgRow| Statement {
+            calls: row.get("calls"),
+            rows: row.get("rows"),
+            exec_ms: row.get("exec_ms"),
+            wal_bytes: row.get("wal_bytes"),
+            buffers: row.get("buffers"),
+        };
+        Ok(rows.iter().map(|row| (row.get("query"), statement(row))).collect())
+    }
+
+    /// Counters of this database as they stand once every process has handed its own on.
+    pub async fn counters(&mut self) -> anyhow::Result<Counters> {
+        tokio::time::sleep(COUNTERS_LAG).await;
+        let mut counters = Counters { statements: self.statements(None).await?, ..Counters::default() };
         let rows = sqlx::query(
             "SELECT relname::text AS name, n_tup_ins, n_tup_upd, n_tup_hot_upd, n_tup_del FROM pg_stat_user_tables",
         )
@@ -136,20 +162,6 @@ impl Database {
 impl Counters {
     /// What was counted since `before`; statements and tables that nothing happened to are left out.
     pub fn since(&self, before: &Self) -> Self {
-        let mut statements = BTreeMap::new();
-        for (text, now) in &self.statements {
-            let then = before.statements.get(text).cloned().unwrap_or_default();
-            let one = Statement {
-                calls: now.calls - then.calls,
-                rows: now.rows - then.rows,
-                exec_ms: now.exec_ms - then.exec_ms,
-                wal_bytes: now.wal_bytes - then.wal_bytes,
-                buffers: now.buffers - then.buffers,
-            };
-            if one.calls > 0 {
-                statements.insert(text.clone(), one);
-            }
-        }
         let mut tables = BTreeMap::new();
         for (name, now) in &self.tables {
             let then = before.tables.get(name).copied().unwrap_or_default();
@@ -164,7 +176,7 @@ impl Counters {
             }
         }
         Self {
-            statements,
+            statements: called_since(&self.statements, &before.statements),
             tables,
             wal_bytes: self.wal_bytes - before.wal_bytes,
             commits: self.commits - before.commits,

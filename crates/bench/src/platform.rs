@@ -54,6 +54,7 @@ pub struct Options {
 
 pub struct Platform {
     // Programs first: they use what comes after.
+    asked: Option<Program>,
     gateway: Program,
     scheduler: Program,
     registry: Program,
@@ -112,6 +113,7 @@ impl Platform {
         }
         let options = options.clone();
         Ok(Self {
+            asked: None,
             gateway,
             scheduler,
             registry,
@@ -166,6 +168,19 @@ impl Platform {
         Ok(())
     }
 
+    /// Another api-gateway, which nobody else asks and no node dials, and its client. It is a user of its own to the database, so that what
+    /// its answers cost can be told from what the platform does beside.
+    pub async fn start_asked(&mut self, user: &str) -> anyhow::Result<Client> {
+        self.database().await?.run(&format!("CREATE ROLE {user} LOGIN SUPERUSER")).await?;
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let url = self.postgres.url_of(user, DATABASE);
+        let mut command = unidesk_command(&["server", "api-gateway", "--database-url", &url])?;
+        command.args(["--database-connections", &self.options.connections.to_string()]);
+        command.args(["--listen", &listen.to_string()]).env("RUST_LOG", "warn");
+        self.asked = Some(Program::start("api-gateway-asked", command, &self.root.join("logs")).await?);
+        Ok(Client::new(format!("http://{listen}"), &self.admin_token)?)
+    }
+
     /// Makes nodes by the product's own way, a token each, and returns the file with the tokens.
     pub async fn make_nodes(&mut self, count: u32) -> anyhow::Result<PathBuf> {
         let first = self.tokens;
@@ -198,7 +213,7 @@ impl Platform {
 
     /// Ends everything; the directory goes unless it was to be kept.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        for service in [&mut self.registry, &mut self.scheduler, &mut self.gateway] {
+        for service in self.asked.iter_mut().chain([&mut self.registry, &mut self.scheduler, &mut self.gateway]) {
             service.stop(Signal::SIGTERM).await?;
         }
         self.postgres.stop().await?;

@@ -88,8 +88,13 @@ impl Postgres {
     }
 
     pub fn url(&self, database: &str) -> String {
+        self.url_of("unidesk", database)
+    }
+
+    /// For a user of the server's.
+    pub fn url_of(&self, user: &str, database: &str) -> String {
         let host = self.socket_dir().display().to_string().replace('/', "%2F");
-        format!("postgres://unidesk@localhost/{database}?host={host}")
+        format!("postgres://{user}@localhost/{database}?host={host}")
     }
 
     /// Of the server; its children hang below it.

@@ -7,6 +7,7 @@ use domain::{
     task::TaskState,
 };
 use serde_json::json;
+use std::cmp::Reverse;
 use store::{Submitted, TaskFilter};
 
 const ALL: Scope = Scope::All;
@@ -146,7 +147,7 @@ async fn a_list_by_name_is_whole_wherever_live_tasks_lie_among_many() {
     let is_ended = |number: usize| match number {
         0..2_000 => number % 100 != 5,
         2_000..4_000 => true,
-        4_000..5_500 => number % 7 == 0,
+        4_000..5_500 => number.is_multiple_of(7),
         _ => true,
     };
     let name = |number: usize| match number % 3 {
@@ -167,7 +168,7 @@ async fn a_list_by_name_is_whole_wherever_live_tasks_lie_among_many() {
         .enumerate()
         .map(|(number, (id, name))| (!is_ended(number), TaskId::from_uuid(id), name))
         .collect();
-    listed.sort_unstable_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)));
+    listed.sort_unstable_by_key(|(is_live, id, _)| Reverse((*is_live, *id)));
     let of = |fits: &dyn Fn(&str) -> bool| -> Vec<TaskId> {
         listed.iter().filter(|(_, _, name)| fits(name)).map(|(_, id, _)| *id).collect()
     };
