@@ -6,11 +6,10 @@
 
 use crate::{
     Store, StoreError,
-    json::{JsonText, read_json},
-    rows::word,
-    tasks::history::EventRow,
+    json::JsonText,
+    tasks::history::{EventRecord, EventRow},
 };
-use domain::{ids::TaskId, principal::Scope};
+use domain::principal::Scope;
 use std::{fmt, str::FromStr};
 
 /// What is new is little up to here: read at once, by the transactions that wrote it.
@@ -156,7 +155,8 @@ impl Store {
             // A batch that was begun earlier has an end of its own, and after it there may be another.
             return Ok(FeedPage { entries, next, has_more: is_over || place.within.is_some(), begin, until });
         }
-        let rows = sqlx::query!(
+        let entries = sqlx::query_as!(
+            EventRecord,
             r#"SELECT id, task_id, at, state, events AS "events: JsonText" FROM task_events
                WHERE xid > '0' AND xid >= pg_snapshot_xmin($1::text::pg_snapshot)
                  AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
@@ -168,19 +168,10 @@ impl Store {
             limit,
         )
         .fetch_all(&self.pool)
-        .await?;
-        let entries: Vec<EventRow> = rows
-            .into_iter()
-            .map(|row| {
-                Ok(EventRow {
-                    seq: row.id,
-                    task: TaskId::from_uuid(row.task_id),
-                    at: row.at,
-                    state: word(&row.state)?,
-                    events: read_json(row.events)?,
-                })
-            })
-            .collect::<Result<_, StoreError>>()?;
+        .await?
+        .into_iter()
+        .map(EventRecord::into_row)
+        .collect::<Result<Vec<EventRow>, StoreError>>()?;
         let is_full = entries.len() as i64 >= limit;
         let next = match entries.last().filter(|_| is_full) {
             Some(last) => FeedCursor { seen: place.seen.clone(), within: Some((until.clone(), last.seq)) },
@@ -216,13 +207,8 @@ impl Store {
         rows.into_iter()
             .filter(|row| row.is_new && is_seen_by(row.project_id))
             .map(|row| {
-                Ok(EventRow {
-                    seq: row.id,
-                    task: TaskId::from_uuid(row.task_id),
-                    at: row.at,
-                    state: word(&row.state)?,
-                    events: read_json(row.events)?,
-                })
+                let (id, task_id, at, state, events) = (row.id, row.task_id, row.at, row.state, row.events);
+                EventRecord { id, task_id, at, state, events }.into_row()
             })
             .collect::<Result<_, StoreError>>()
             .map(Some)

@@ -18,6 +18,27 @@ pub struct EventRow {
     pub events: Vec<Event>,
 }
 
+/// A row of `task_events`.
+pub(super) struct EventRecord {
+    pub(super) id: i64,
+    pub(super) task_id: uuid::Uuid,
+    pub(super) at: Timestamp,
+    pub(super) state: String,
+    pub(super) events: JsonText,
+}
+
+impl EventRecord {
+    pub(super) fn into_row(self) -> Result<EventRow, StoreError> {
+        Ok(EventRow {
+            seq: self.id,
+            task: TaskId::from_uuid(self.task_id),
+            at: self.at,
+            state: word(&self.state)?,
+            events: read_json(self.events)?,
+        })
+    }
+}
+
 impl Store {
     /// Entries after `seq`, oldest first, at most `limit`. Entries of one task are written under its row's lock, so none appears
     /// later with a smaller number.
@@ -28,7 +49,8 @@ impl Store {
         after_seq: i64,
         limit: i64,
     ) -> Result<Vec<EventRow>, StoreError> {
-        sqlx::query!(
+        sqlx::query_as!(
+            EventRecord,
             r#"SELECT id, task_id, at, state, events AS "events: JsonText" FROM task_events
              WHERE task_id = $1 AND id > $2 AND ($3::uuid IS NULL OR project_id = $3) ORDER BY id LIMIT $4"#,
             task.as_uuid(),
@@ -39,15 +61,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await?
         .into_iter()
-        .map(|row| {
-            Ok(EventRow {
-                seq: row.id,
-                task: TaskId::from_uuid(row.task_id),
-                at: row.at,
-                state: word(&row.state)?,
-                events: read_json(row.events)?,
-            })
-        })
+        .map(EventRecord::into_row)
         .collect()
     }
 }
