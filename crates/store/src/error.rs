@@ -9,7 +9,7 @@ pub enum StoreError {
     /// been done; operations are safe to repeat for that.
     #[error("the database is away")]
     Unavailable(#[source] sqlx::Error),
-    #[error("the address of the database is not readable")]
+    #[error("this is no address of a database; one has the form postgres://user:password@host/database")]
     BadUrl(#[source] sqlx::Error),
     #[error(
         "the database would lose acknowledged work in a crash: {} off; set {} in its postgresql.conf and reload it, or name another server",

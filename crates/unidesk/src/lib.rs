@@ -16,6 +16,7 @@ pub mod last_task;
 pub mod output;
 pub mod paths;
 pub mod render;
+pub mod settings;
 pub mod sink;
 pub mod standalone;
 pub mod style;
@@ -23,7 +24,7 @@ pub mod table;
 pub mod terminal;
 pub mod text;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use context::Context;
 use failure::Failure;
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(cli::Cli::command).complete();
     // Help, version and mistakes end here, in clap's own words.
-    let cli = cli::Cli::parse();
+    let cli: cli::Cli = settings::read();
     let context = Context::new(cli.globals);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

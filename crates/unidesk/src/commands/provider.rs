@@ -29,7 +29,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub async fn run(args: Args, server: Option<String>) -> anyhow::Result<ExitCode> {
     service_kit::telemetry::init("info");
     let server = server
-        .or_else(|| std::env::var("UNIDESK_URL").ok())
+        .or_else(|| std::env::var("UNIDESK_URL").ok().filter(|url| !url.is_empty()))
         .context("which server? give --server URL, or set UNIDESK_URL")?;
     let token = std::fs::read_to_string(&args.token_file)
         .with_context(|| format!("reading the token file {}", args.token_file.display()))?;

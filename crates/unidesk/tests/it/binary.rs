@@ -612,3 +612,29 @@ async fn an_audit_exits_by_what_it_found() {
     let told = home.run("http://127.0.0.1:9", &["audit"]).await;
     assert_eq!(told.status.code(), Some(5), "nobody answers there");
 }
+
+#[tokio::test]
+async fn an_empty_setting_is_none_and_one_that_is_missing_is_asked_for_by_its_names() {
+    let home = Home::new();
+    let services: [&[&str]; 3] = [&["server", "scheduler"], &["server", "api-gateway"], &["migrate"]];
+    for words in services {
+        for empty in [true, false] {
+            let mut command = home.command(words);
+            if empty {
+                command.env("UNIDESK_DATABASE_URL", "").env("UNIDESK_LISTEN", "").env("UNIDESK_HEALTH_LISTEN", "");
+            }
+            let output = finish(command.spawn().expect("it starts")).await;
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+            assert!(said.contains("--database-url is also read from UNIDESK_DATABASE_URL"), "{words:?}: {said}");
+        }
+    }
+    let mut command = home.command(&["server", "scheduler"]);
+    let output = finish(command.env("UNIDESK_DATABASE_URL", "localhost").spawn().expect("it starts")).await;
+    let said = text(&output.stderr);
+    assert!(said.contains("postgres://user:password@host/database"), "{said}");
+    let mut command = home.command(&["provider", "--token-file", "/dev/null"]);
+    let output = finish(command.env("UNIDESK_URL", "").spawn().expect("it starts")).await;
+    let said = text(&output.stderr);
+    assert!(said.contains("--server URL, or set UNIDESK_URL"), "{said}");
+}
