@@ -1,6 +1,6 @@
 //! `POST /tasks:batch`: up to 10,000 tasks, an answer each. One bad task refuses itself and no other.
 
-use super::submission::{Checked, Key, Projects, check, idempotency_key, is_key, key_reused};
+use super::submission::{Checked, Key, Projects, check, deleted_since, idempotency_key, is_key, key_reused};
 use crate::{AppState, auth::permit, failed::failed};
 use api_types::{
     Problem,
@@ -12,6 +12,7 @@ use axum::{
 };
 use domain::{
     fault::Fault,
+    ids::TaskId,
     principal::{Permission, Principal},
 };
 use serde_json::Value;
@@ -61,9 +62,18 @@ pub(crate) async fn submit(
     let (indexes, tasks): (Vec<usize>, Vec<NewTask>) = accepted.into_iter().unzip();
     let tasks: Arc<[NewTask]> = tasks.into();
     let submitted = state.submissions.call_unless_busy(tasks.clone()).await.map_err(failed)?.answers;
+    let replayed = |answer: &Submitted| match answer {
+        Submitted::Replayed { id } => Some(*id),
+        Submitted::Accepted { .. } | Submitted::KeyReused { .. } => None,
+    };
+    let replayed: Vec<TaskId> = submitted.iter().filter_map(replayed).collect();
+    let deleted = state.store.deleted_of(&replayed).await.map_err(failed)?;
     for ((index, task), submitted) in indexes.into_iter().zip(tasks.iter()).zip(submitted) {
         answers[index] = Some(match submitted {
             Submitted::Accepted { id } => BatchItem::Accepted { index, id, replayed: false },
+            Submitted::Replayed { id } if deleted.contains(&id) => {
+                BatchItem::Refused { index, problem: deleted_since(id) }
+            }
             Submitted::Replayed { id } => BatchItem::Accepted { index, id, replayed: true },
             Submitted::KeyReused { first } => {
                 let problem = key_reused(&state, &principal, first, &task.spec).await?;

@@ -145,6 +145,15 @@ pub(super) async fn key_reused(
     Ok(Box::new(problem.with("first_task", first.to_string())))
 }
 
+/// The key stands for this request, whose task is no more.
+pub(super) fn deleted_since(task: TaskId) -> Box<Problem> {
+    let detail = format!(
+        "This Idempotency-Key was used before, for the same request: task {task}, which has ended and was deleted since. Nothing was \
+         submitted now. To run it once more, send it with another key."
+    );
+    Box::new(Problem::new("no-such-task", detail).with("first_task", task.to_string()))
+}
+
 /// Top-level fields that differ, by the names that users give them.
 fn differences(a: &TaskSpec, b: &TaskSpec) -> Vec<String> {
     let (Ok(Value::Object(a)), Ok(Value::Object(b))) = (serde_json::to_value(a), serde_json::to_value(b)) else {

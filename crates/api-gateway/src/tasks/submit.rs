@@ -1,8 +1,7 @@
 //! `POST /tasks`: accepts one task.
 
 use super::{
-    find,
-    submission::{Projects, check, idempotency_key, key_reused},
+    submission::{Projects, check, deleted_since, idempotency_key, key_reused},
     view,
 };
 use crate::{AppState, auth::permit, failed::failed, fleet};
@@ -34,7 +33,10 @@ pub(crate) async fn submit(
     let (mut task, is_replayed) = match submission.answers.pop() {
         // As it was accepted: nothing need be read again.
         Some(Submitted::Accepted { id }) => (view::accepted(id, &new, &submission, &principal), false),
-        Some(Submitted::Replayed { id }) => (view::detail(find(&state, &principal, id).await?), true),
+        Some(Submitted::Replayed { id }) => {
+            let first = state.store.get_task(principal.scope(), id).await.map_err(failed)?;
+            (view::detail(first.ok_or_else(|| ApiError(deleted_since(id)))?), true)
+        }
         Some(Submitted::KeyReused { first }) => {
             return Err(ApiError(key_reused(&state, &principal, first, &new.spec).await?));
         }

@@ -69,6 +69,33 @@ async fn the_same_key_and_body_is_the_same_task_and_another_body_is_refused() {
 }
 
 #[tokio::test]
+async fn a_key_whose_task_was_deleted_says_so_and_makes_no_second_one() {
+    let world = World::start().await;
+    let first = id_of(&json_of(keyed(&world, "k-1", &ls()).await).await);
+    assert_eq!(world.post(&format!("/tasks/{first}/cancel"), &json!({})).await.status(), StatusCode::OK);
+    // As if it were a year old.
+    let old = uuid::Uuid::from_u128(first.as_uuid().as_u128() - (31_536_000_000 << 80));
+    for (table, column) in [("tasks", "id"), ("task_state", "task_id"), ("idempotency_keys", "task_id")] {
+        world.database.execute(&format!("UPDATE {table} SET {column} = '{old}'")).await;
+    }
+    world.database.execute("UPDATE task_state SET ended_at = ended_at - interval '1 year'").await;
+    let step = world.store.expire_tasks(chrono::TimeDelta::days(30), None, 10).await.expect("walked");
+    assert_eq!(step.deleted, 1);
+
+    let refused = problem(keyed(&world, "k-1", &ls()).await).await;
+    assert_eq!((word(&refused), &refused["status"]), ("no-such-task", &json!(404)));
+    assert_eq!(refused["first_task"], old.to_string());
+    assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains("with another key")), "{refused}");
+    let mut same = ls();
+    same["idempotency_key"] = json!("k-1");
+    let batch = json_of(world.post("/tasks:batch", &json!([same])).await).await;
+    assert_eq!(batch["items"][0]["problem"]["first_task"], old.to_string(), "{batch}");
+    assert_eq!(json_of(world.get("/tasks").await).await["found"], 0);
+    assert_eq!(keyed(&world, "k-2", &ls()).await.status(), StatusCode::CREATED);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_key_belongs_to_its_project() {
     let world = World::start().await;
     let vision = world.project("vision").await;

@@ -3,6 +3,7 @@
 use crate::{Store, StoreError, rows::now};
 use chrono::TimeDelta;
 use domain::ids::TaskId;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// One step of a walk over all tasks, the oldest first.
@@ -13,7 +14,31 @@ pub struct ExpiredTasks {
     pub next: Option<TaskId>,
 }
 
+/// Ids that one statement looks for.
+const SOUGHT_AT_ONCE: usize = 100;
+
 impl Store {
+    /// Of these tasks, which were all accepted once, those that were deleted since.
+    pub async fn deleted_of(&self, tasks: &[TaskId]) -> Result<BTreeSet<TaskId>, StoreError> {
+        if tasks.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let last = sqlx::query_scalar!("SELECT tasks_expired_to FROM cluster").fetch_one(&self.pool).await?;
+        let Some(last) = last else { return Ok(BTreeSet::new()) };
+        let old: Vec<Uuid> = tasks.iter().map(|task| task.as_uuid()).filter(|task| *task <= last).collect();
+        let mut deleted = BTreeSet::new();
+        for old in old.chunks(SOUGHT_AT_ONCE) {
+            let gone = sqlx::query_scalar!(
+                r#"SELECT w.id AS "id!" FROM UNNEST($1::uuid[]) AS w(id) WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = w.id)"#,
+                old
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            deleted.extend(gone.into_iter().map(TaskId::from_uuid));
+        }
+        Ok(deleted)
+    }
+
     /// Of the next `limit` tasks after `after`, deletes those that ended longer ago than `age`, by the database's clock, and hold nothing:
     /// no attempt of theirs may still run or be unreleased anywhere, and no exclusive wait counts for them. With state, attempts, history
     /// and logs; idempotency keys go by their own age. Whoever runs such a task again at this moment wins, or finds it gone. Safe to
