@@ -54,7 +54,10 @@ pub struct ApiKey {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ApiKeyList {
+    /// The newest first.
     pub api_keys: Vec<ApiKey>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_cursor: Option<String>,
 }
 
 /// `GET /auth/whoami`.

@@ -3,6 +3,7 @@
 use crate::{Client, ClientError};
 use api_types::access::{ApiKey, ApiKeyList, CreateApiKey, CreatedApiKey, TokenAnswer, TokenRequest, WhoAmI};
 use api_types::audit::Audit;
+use api_types::page::PageQuery;
 use domain::ids::ApiKeyId;
 
 impl Client {
@@ -12,7 +13,16 @@ impl Client {
     }
 
     pub async fn api_keys(&self) -> Result<Vec<ApiKey>, ClientError> {
-        self.get::<ApiKeyList>("/api-keys", &()).await.map(|list| list.api_keys)
+        let mut keys = Vec::new();
+        let mut query = PageQuery::default();
+        loop {
+            let mut page = self.get::<ApiKeyList>("/api-keys", &query).await?;
+            keys.append(&mut page.api_keys);
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(keys),
+            }
+        }
     }
 
     pub async fn revoke_api_key(&self, id: ApiKeyId) -> Result<(), ClientError> {

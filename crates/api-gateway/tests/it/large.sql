@@ -4,6 +4,8 @@ CREATE FUNCTION pg_temp.id_of(n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE AS $
     SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid $$;
 
 INSERT INTO projects (id, slug) SELECT pg_temp.id_of(-n), 'team-' || n FROM generate_series(1, 20) n;
+INSERT INTO api_keys (id, project_id, created_by, name, role, secret_hash)
+SELECT pg_temp.id_of(n), '00000000-0000-0000-0000-000000000001', pg_temp.id_of(n - 1), 'key-' || n, 'member', '\x00' FROM generate_series(1, 5000) n;
 INSERT INTO requirement_classes (id, needs) SELECT n, jsonb_set(needs, '{requirements,priority_of_seed}', to_jsonb(n))
 FROM (SELECT needs FROM requirement_classes LIMIT 1) c, generate_series(1, 150) n;
 

@@ -1,6 +1,6 @@
 //! API keys of people and programs.
 
-use super::{bad_field, cut, failed, missing, permit};
+use super::{bad_cursor, bad_field, cut, failed, missing, page, permit, write_cursor};
 use crate::issue;
 use api_types::{
     Problem,
@@ -9,7 +9,7 @@ use api_types::{
 use axum::{
     Extension, Json,
     extract::{Path, Request, State},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::IntoResponse,
 };
 use domain::{
@@ -47,10 +47,14 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(store): State<Store>,
     Extension(principal): Extension<Principal>,
+    uri: Uri,
 ) -> Result<Json<ApiKeyList>, ApiError> {
     permit(&principal, Permission::Administer)?;
-    let keys = store.list_api_keys().await.map_err(failed)?;
-    Ok(Json(ApiKeyList { api_keys: keys.into_iter().map(view).collect() }))
+    let (limit, cursor) = page(&uri)?;
+    let before = cursor.map(|id| id.parse().map_err(|_| bad_cursor())).transpose()?;
+    let keys = store.list_api_keys(before, limit).await.map_err(failed)?;
+    let next_cursor = keys.last().filter(|_| keys.len() == limit).map(|last| write_cursor(&last.id.to_string()));
+    Ok(Json(ApiKeyList { api_keys: keys.into_iter().map(view).collect(), next_cursor }))
 }
 
 pub(super) async fn revoke(

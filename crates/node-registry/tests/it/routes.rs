@@ -81,6 +81,38 @@ async fn a_node_is_drained_and_resumed_by_name_or_id() {
 }
 
 #[tokio::test]
+async fn keys_are_listed_page_by_page_the_newest_first() {
+    let world = World::start().await;
+    let before = json_of(world.get("/api-keys").await).await["api_keys"].as_array().map_or(0, Vec::len);
+    for number in 0..60 {
+        let made = world.post("/api-keys", json!({"name": format!("ci-{number}"), "role": "member"})).await;
+        assert_eq!(made.status(), StatusCode::CREATED);
+    }
+    let mut names = Vec::new();
+    let mut path = "/api-keys?limit=7".to_owned();
+    loop {
+        let page = json_of(world.get(&path).await).await;
+        let keys = page["api_keys"].as_array().expect("keys");
+        assert!(keys.len() <= 7);
+        names.extend(keys.iter().map(|key| key["name"].as_str().expect("a name").to_owned()));
+        // A key that is made meanwhile is on no page that is still to come.
+        if names.len() == 14 {
+            world.post("/api-keys", json!({"name": "late", "role": "member"})).await;
+        }
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/api-keys?limit=7&cursor={cursor}");
+    }
+    let newest: Vec<String> = (0..60).rev().map(|number| format!("ci-{number}")).collect();
+    assert_eq!((names.len(), &names[..60]), (60 + before, &newest[..]));
+    let whole = json_of(world.get("/api-keys").await).await;
+    assert_eq!((whole["api_keys"].as_array().map(Vec::len), whole["next_cursor"].is_null()), (Some(61 + before), true));
+    for wrong in ["limit=0", "limit=1001", "cursor=x", "cursor=bm9ib2R5", "page=2"] {
+        assert_eq!(refusal(world.get(&format!("/api-keys?{wrong}")).await).await, "invalid-request", "{wrong}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_key_is_made_listed_without_its_secret_and_revoked() {
     let world = World::start().await;
     let made =

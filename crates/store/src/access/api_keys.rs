@@ -6,6 +6,10 @@ use domain::{
     ids::{ApiKeyId, PrincipalId, ProjectId},
     principal::{Origin, Role},
 };
+use uuid::Uuid;
+
+/// Keys that one statement reads, with the names of their projects and makers: each costs up to three paths through an index.
+const KEYS_AT_ONCE: usize = 50;
 
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
@@ -58,22 +62,36 @@ impl Store {
     }
 
     pub async fn api_key(&self, id: ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
-        Ok(self.api_keys_where(Some(id)).await?.pop())
+        Ok(self.api_keys_between(id.as_uuid(), id.as_uuid(), 1).await?.pop())
     }
 
-    /// All keys, newest first.
-    pub async fn list_api_keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
-        self.api_keys_where(None).await
+    /// The next keys before this one, the newest first: up to `limit`.
+    pub async fn list_api_keys(&self, before: Option<ApiKeyId>, limit: usize) -> Result<Vec<ApiKeyRecord>, StoreError> {
+        let mut keys: Vec<ApiKeyRecord> = Vec::new();
+        loop {
+            let before = keys.last().map(|key| key.id).or(before).map_or(Uuid::max(), ApiKeyId::as_uuid);
+            let at_once = KEYS_AT_ONCE.min(limit - keys.len());
+            let last = Uuid::from_u128(before.as_u128().saturating_sub(1));
+            let found = self.api_keys_between(Uuid::nil(), last, at_once).await?;
+            let is_end = found.len() < at_once;
+            keys.extend(found);
+            if is_end || keys.len() >= limit {
+                return Ok(keys);
+            }
+        }
     }
 
-    async fn api_keys_where(&self, id: Option<ApiKeyId>) -> Result<Vec<ApiKeyRecord>, StoreError> {
+    /// Of these ids, both included, the newest first.
+    async fn api_keys_between(&self, first: Uuid, last: Uuid, limit: usize) -> Result<Vec<ApiKeyRecord>, StoreError> {
         sqlx::query!(
             r#"SELECT k.id, k.project_id, p.slug, k.name, k.role, k.secret_hash, k.created_at, k.expires_at, k.revoked_at,
                       COALESCE(m.name, 'platform') AS "created_by!",
                       (k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())) AS "is_valid!"
                FROM api_keys k JOIN projects p ON p.id = k.project_id LEFT JOIN api_keys m ON m.id = k.created_by AND m.id <> k.id
-               WHERE $1::uuid IS NULL OR k.id = $1 ORDER BY k.created_at DESC LIMIT 1000"#,
-            id.map(|id| id.as_uuid())
+               WHERE k.id >= $1 AND k.id <= $2 ORDER BY k.id DESC LIMIT $3"#,
+            first,
+            last,
+            limit as i64
         )
         .fetch_all(&self.pool)
         .await?

@@ -129,7 +129,6 @@ impl Store {
         Ok(ids.iter().map(|id| owners.get(id).cloned()).collect())
     }
 
-    /// All tokens, newest first.
     /// The next tokens before this one, the newest first: up to `limit`.
     pub async fn list_node_tokens(
         &self,

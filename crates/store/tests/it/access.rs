@@ -37,7 +37,7 @@ async fn a_key_is_valid_until_it_expires_or_is_revoked() {
     assert!(!is_valid(lasting.id).await);
     assert!(!world.store.revoke_api_key(key(3, None).id, &origin()).await.expect("asked"));
     assert_eq!(world.store.api_key(key(3, None).id).await.expect("read"), None);
-    assert_eq!(world.store.list_api_keys().await.expect("listed").len(), 2);
+    assert_eq!(world.store.list_api_keys(None, 10).await.expect("listed").len(), 2);
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
             let view = View { style: out.style, width: out.width(), now: local_now() };
             let table = render::access::keys(&keys, &view);
             if out.is_json() {
-                out.json(&ApiKeyList { api_keys: keys })?;
+                out.json(&ApiKeyList { api_keys: keys, next_cursor: None })?;
             } else if out.stdout_is_terminal {
                 out.data(&table.for_people(&out.style, out.width()))?;
             } else {
