@@ -5,6 +5,7 @@ pub(crate) mod claim_keys;
 pub(crate) mod counts;
 pub(crate) mod expire;
 pub(crate) mod feed;
+mod feed_window;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod list;

@@ -191,6 +191,10 @@ async fn no_statement_reads_more_the_more_there_is() {
     for other in ["/node-tokens", "/api-keys", "/events?follow=false"] {
         large.ask(other).await;
     }
+    // Who begins at the beginning: page after page, each costs what it has.
+    let all = large.ask_times(1, "/events?follow=false&from=beginning").await;
+    let events = all.as_str().map_or(0, |text| text.matches("\nevent: submitted").count());
+    assert!((40_000..40_100).contains(&events), "{events} events");
     assert!(large.too_dear.is_empty(), "{}", large.too_dear.join("\n"));
     large.world.stop().await;
 }

@@ -3,6 +3,9 @@
 //! A place is a snapshot: the transactions whose entries were seen. What is new is what that snapshot did not show and a later one
 //! does, whichever number it has. Entries of one task are written under its row's lock, so their numbers rise in the order of their
 //! commits: read in snapshots, and by number within each, a task's entries come in their order.
+//!
+//! Who was away for long, or begins at the beginning, reads what came between as many small windows, each by number: snapshots of the
+//! past, which nobody took, stand in for those that were (`feed_window.rs`).
 
 use crate::{
     Store, StoreError,
@@ -13,14 +16,21 @@ use domain::principal::Scope;
 use std::{fmt, str::FromStr};
 
 /// What is new is little up to here: read at once, by the transactions that wrote it.
-const FEW: i64 = 400;
+pub(super) const FEW: i64 = 400;
 
 /// What PostgreSQL calls `pg_snapshot`: all transactions before `xmin` had ended, none from `xmax` on had, nor those listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Snapshot {
-    xmin: u64,
-    xmax: u64,
+pub(super) struct Snapshot {
+    pub(super) xmin: u64,
+    pub(super) xmax: u64,
     running: Vec<u64>,
+}
+
+impl Snapshot {
+    /// All transactions before this one, none from it on: nobody saw it so, if they did not end in their order.
+    pub(super) fn all_before(first: u64) -> Self {
+        Self { xmin: first, xmax: first, running: Vec::new() }
+    }
 }
 
 impl fmt::Display for Snapshot {
@@ -68,7 +78,7 @@ pub struct FeedCursor {
 impl FeedCursor {
     /// Before the first event.
     pub fn beginning() -> Self {
-        Self { seen: Snapshot { xmin: 1, xmax: 1, running: Vec::new() }, within: None }
+        Self { seen: Snapshot::all_before(1), within: None }
     }
 
     /// Whether this place lies after `now`: the database was restored to an earlier moment since.
@@ -134,31 +144,38 @@ impl Store {
 
     /// Up to `limit` entries after this place. A place within a batch goes on in it.
     pub async fn feed_after(&self, scope: Scope, place: &FeedCursor, limit: i64) -> Result<FeedPage, StoreError> {
-        let (until, after) = match &place.within {
+        let (mut until, after) = match &place.within {
             Some((until, seq)) => (until.clone(), *seq),
             None => (self.snapshot().await?, 0),
         };
+        if until == place.seen {
+            let end = FeedCursor { seen: until.clone(), within: None };
+            return Ok(FeedPage { entries: Vec::new(), next: end.clone(), has_more: false, begin: end, until });
+        }
+        let mut few = if after == 0 { self.few_new(scope, &place.seen, &until).await? } else { None };
+        // A window that was begun earlier, or is only a part, has an end of its own, and after it there may be another.
+        let mut is_part = place.within.is_some();
+        if few.is_none() && !is_part {
+            let window = self.window_after(&place.seen, &until).await?;
+            is_part = window != until;
+            until = window;
+            few = if is_part { self.few_new(scope, &place.seen, &until).await? } else { None };
+        }
         let begin = FeedCursor { seen: place.seen.clone(), within: Some((until.clone(), after)) };
         let end = FeedCursor { seen: until.clone(), within: None };
-        if until == place.seen {
-            return Ok(FeedPage { entries: Vec::new(), next: end, has_more: false, begin, until });
-        }
-        if after == 0
-            && let Some(mut entries) = self.few_new(scope, &place.seen, &until).await?
-        {
+        if let Some(mut entries) = few {
             let is_over = entries.len() as i64 > limit;
             entries.truncate(limit as usize);
             let next = match entries.last().filter(|_| is_over) {
                 Some(last) => FeedCursor { seen: place.seen.clone(), within: Some((until.clone(), last.seq)) },
                 None => end,
             };
-            // A batch that was begun earlier has an end of its own, and after it there may be another.
-            return Ok(FeedPage { entries, next, has_more: is_over || place.within.is_some(), begin, until });
+            return Ok(FeedPage { entries, next, has_more: is_over || is_part, begin, until });
         }
         let entries = sqlx::query_as!(
             EventRecord,
             r#"SELECT id, task_id, at, state, events AS "events: JsonText" FROM task_events
-               WHERE xid > '0' AND xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+               WHERE xid > '0' AND xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND xid < pg_snapshot_xmax($2::text::pg_snapshot)
                  AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
                  AND id > $3 AND ($4::uuid IS NULL OR project_id = $4) ORDER BY id LIMIT $5"#,
             place.seen.to_string(),
@@ -177,8 +194,7 @@ impl Store {
             Some(last) => FeedCursor { seen: place.seen.clone(), within: Some((until.clone(), last.seq)) },
             None => end,
         };
-        // A batch that was begun earlier has an end of its own, and after it there may be another.
-        Ok(FeedPage { entries, next, has_more: is_full || place.within.is_some(), begin, until })
+        Ok(FeedPage { entries, next, has_more: is_full || is_part, begin, until })
     }
 
     /// All that is new between two snapshots, when it is little: what a reader who keeps up asks for.
@@ -192,7 +208,8 @@ impl Store {
         let rows = sqlx::query!(
             r#"SELECT id AS "id!", task_id AS "task_id!", project_id AS "project_id!", at AS "at!", state AS "state!", events AS "events!: JsonText",
                       (NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)) AS "is_new!"
-               FROM (SELECT * FROM task_events WHERE xid > '0' AND xid >= pg_snapshot_xmin($1::text::pg_snapshot) ORDER BY xid LIMIT $3) AS e
+               FROM (SELECT * FROM task_events WHERE xid > '0' AND xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+                       AND xid < pg_snapshot_xmax($2::text::pg_snapshot) ORDER BY xid LIMIT $3) AS e
                ORDER BY id"#,
             seen.to_string(),
             until.to_string(),

@@ -94,6 +94,47 @@ async fn entries_of_one_task_come_in_their_order_whichever_transaction_is_older(
 }
 
 #[tokio::test]
+async fn who_was_away_for_long_gets_each_tasks_entries_in_their_order() {
+    let world = World::start().await;
+    let (a, filler) = (world.submit(json!({})).await, world.submit(json!({})).await);
+    let begin = world.store.feed_end().await.expect("a place");
+    let pool = world.database.pool().await;
+    let fill = async |count: usize| {
+        for _ in 0..count {
+            pool.execute(sqlx::AssertSqlSafe(entry_of(filler))).await.expect("written");
+        }
+    };
+    let mut expected = 0;
+    for between in [10, 450, 900] {
+        // The older transaction has its number before many others, and writes after the last of them.
+        let mut older = pool.begin().await.expect("begun");
+        older.execute("SELECT pg_current_xact_id()").await.expect("a number");
+        fill(between).await;
+        pool.execute(sqlx::AssertSqlSafe(entry_of(a))).await.expect("written");
+        older.execute(sqlx::AssertSqlSafe(entry_of(a))).await.expect("written");
+        older.commit().await.expect("committed");
+        fill(120).await;
+        // And one with more entries than a window has.
+        let many = entry_of(filler).replace(" WHERE", ", generate_series(1, 700) WHERE");
+        pool.execute(sqlx::AssertSqlSafe(many)).await.expect("written");
+        expected += between + 2 + 120 + 700;
+    }
+    for place in [begin, FeedCursor::beginning()] {
+        for limit in [37, 200, 5_000] {
+            let (all, end) = rest(&world.store, place.clone(), limit).await;
+            let unique: std::collections::BTreeSet<i64> = all.iter().map(|(_, seq)| *seq).collect();
+            let before = if place == FeedCursor::beginning() { 2 } else { 0 };
+            assert_eq!((all.len(), unique.len()), (expected + before, expected + before), "pages of {limit}");
+            for task in [a, filler] {
+                let of: Vec<i64> = all.iter().filter(|(of, _)| *of == task).map(|(_, seq)| *seq).collect();
+                assert!(of.is_sorted(), "pages of {limit}");
+            }
+            assert_eq!(rest(&world.store, end, limit).await.0, []);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_reader_that_stops_anywhere_goes_on_there() {
     let world = World::start().await;
     let begin = world.store.feed_end().await.expect("a place");
