@@ -11,6 +11,8 @@ use tokio::sync::{Mutex, Notify};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const COUNT_EVERY: Duration = Duration::from_secs(2);
+/// Reads every task's state.
+const REPAIR_EVERY: Duration = Duration::from_secs(24 * 3_600);
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// Of the invariants that cost little.
 const AUDIT_EVERY: Duration = Duration::from_secs(600);
@@ -33,9 +35,11 @@ pub(crate) fn start(service: &Service, config: &Config, store: Store) {
         last.lock().await.resign().await;
     });
     let (queue, drains, audited, counted) = (store.clone(), store.clone(), store.clone(), store.clone());
+    let uncertain = store.clone();
     service.repeat("queue timeouts", SWEEP_EVERY, never(), move || expire_queued(queue.clone()));
     service.repeat("drains", SWEEP_EVERY, never(), move || finish_drains(drains.clone()));
     service.repeat("counts", COUNT_EVERY, never(), move || sum_up_counts(counted.clone()));
+    service.repeat("repair of counts", REPAIR_EVERY, never(), move || repair_counts(uncertain.clone()));
     service.repeat("audit", AUDIT_EVERY, never(), move || audit(audited.clone()));
     if let Some(age) = config.task_retention {
         let (store, walk) = (store.clone(), Arc::new(Mutex::new(None)));
@@ -71,6 +75,14 @@ async fn finish_drains(store: Store) -> Result<Pass, StoreError> {
 
 async fn sum_up_counts(store: Store) -> Result<Pass, StoreError> {
     Ok(if store.sum_up_counts().await? { Pass::More } else { Pass::Idle })
+}
+
+async fn repair_counts(store: Store) -> Result<Pass, StoreError> {
+    let wrong = store.repair_counts().await?;
+    if wrong > 0 {
+        tracing::error!(counters = wrong, "counters of tasks by state were wrong; they are right again");
+    }
+    Ok(Pass::Idle)
 }
 
 /// What should never be is an error in the log, with the rows: nobody looks at an audit that nobody asked for.

@@ -13,7 +13,45 @@ const AT_ONCE: i64 = 20_000;
 /// Only one sums up at a time; the others have nothing to do.
 const LOCK: i64 = 0x7461_736b_7375_6d73;
 
+/// Nor do two look for what is wrong: both would correct it.
+const REPAIR_LOCK: i64 = LOCK + 1;
+/// All tasks are counted, once.
+const COUNTED_WITHIN: &str = "60s";
+
 impl Store {
+    /// Counts all tasks and corrects the counters that are wrong; returns how many were. For what should never be: a trigger that was
+    /// disabled, rows that a hand changed. Safe while others write: what is counted and what the counters say are of one moment, and only
+    /// the difference is added, as every change is. Safe to repeat. Reads all of `task_state`.
+    ///
+    /// Errors: `Unavailable` also when the count took longer than 60 s; nothing was done.
+    pub async fn repair_counts(&self) -> Result<u64, StoreError> {
+        let mut transaction = self.begin().await?;
+        let is_ours = sqlx::query_scalar!(
+            r#"SELECT pg_try_advisory_xact_lock($1) AND set_config('statement_timeout', $2, true) IS NOT NULL
+                 AND set_config('enable_seqscan', 'on', true) IS NOT NULL AS "is_ours!""#,
+            REPAIR_LOCK,
+            COUNTED_WITHIN
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        if !is_ours {
+            return Ok(0);
+        }
+        let wrong = sqlx::query!(
+            "INSERT INTO task_count_changes (project_id, state, change)
+             SELECT project_id, state, sum(tasks) FROM (
+               SELECT project_id, state, count(*) AS tasks FROM task_state GROUP BY project_id, state
+               UNION ALL SELECT project_id, state, -tasks FROM task_counts
+               UNION ALL SELECT project_id, state, -change FROM task_count_changes) AS all_of_them
+             GROUP BY project_id, state HAVING sum(tasks) <> 0"
+        )
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        transaction.commit().await?;
+        Ok(wrong)
+    }
+
     /// Tasks by state, in this scope.
     pub async fn count_tasks(&self, scope: Scope) -> Result<Vec<(TaskState, u64)>, StoreError> {
         Ok(self.counts_of(scope.project().map(ProjectId::as_uuid)).await?.into_iter().collect())
