@@ -22,7 +22,8 @@ SELECT n, pg_temp.id_of(n) AS id, pg_temp.id_of(n + 500) AS attempt, pg_temp.id_
        CASE WHEN n % 50 = 7 THEN pg_temp.id_of(-(1 + n / 50 % 20)) ELSE '00000000-0000-0000-0000-000000000001'::uuid END AS project,
        CASE WHEN n > :tasks - :waiting THEN 'pending' WHEN n > :tasks - :waiting - :running THEN 'running'
             WHEN n % 100 = 3 THEN 'failed' WHEN n % 1000 = 4 THEN 'cancelled' ELSE 'succeeded' END AS state,
-       CASE WHEN n % 5000 = 11 THEN 'rare' WHEN n % 3 = 0 THEN 'nightly' ELSE 'sweep-' || n % 1000 END AS name,
+       CASE WHEN n % 5000 = 11 THEN 'rare' WHEN n % 3 = 0 THEN 'nightly'
+            WHEN n < :tasks / 5 THEN 'archive-' || n % 2 ELSE 'sweep-' || n % 1000 END AS name,
        CASE WHEN n % 5000 = 12 THEN '{"team": "rare"}' WHEN n % 4 = 0 THEN '{"team": "vision"}' ELSE '{}' END::jsonb AS metadata
 FROM generate_series(1, :tasks) n ORDER BY n / 1000, md5(n::text);
 

@@ -54,14 +54,8 @@ impl Store {
         after: Option<ListCursor>,
         limit: u32,
     ) -> Result<TaskList, StoreError> {
-        let Some(wanted) = self.wanted(scope, filter).await? else { return Ok(nothing()) };
+        let Some(mut wanted) = self.wanted(scope, filter).await? else { return Ok(nothing()) };
         let counts = self.counts_of(wanted.project).await?;
-        let counted = |is_live: bool| -> u64 {
-            let of = |(state, count): (&TaskState, &u64)| {
-                (state.is_terminal() != is_live && wanted.is_state(*state)).then_some(*count)
-            };
-            counts.iter().filter_map(of).sum()
-        };
         let mut page = Page::new(limit as usize);
         let after = after.map(|(is_live, id)| (is_live, id.as_uuid()));
         if let Some(few) = self.few(&wanted).await? {
@@ -74,6 +68,13 @@ impl Store {
             let next = page.cut();
             return self.answer(scope, page, counts, false, next).await;
         }
+        wanted.names = self.few_names(&wanted).await?;
+        let counted = |is_live: bool| -> u64 {
+            let of = |(state, count): (&TaskState, &u64)| {
+                (state.is_terminal() != is_live && wanted.is_state(*state)).then_some(*count)
+            };
+            counts.iter().filter_map(of).sum()
+        };
         let all = if wanted.project.is_some() { self.counts_of(None).await? } else { counts.clone() };
         let live = all.iter().filter(|(state, _)| !state.is_terminal()).map(|(_, count)| count).sum();
         let sources = [true, false].map(|part| Source::of(&wanted, part, live, counts.values().sum()));
@@ -114,6 +115,7 @@ impl Store {
             states: (!states.is_empty()).then_some(states),
             nodes,
             name,
+            names: Vec::new(),
             beginning,
             label: filter.label.as_ref().map(|(key, value)| serde_json::json!({ key: value })),
             ending: filter.id_suffix.as_ref().map(|ending| reversed_ending(ending)),

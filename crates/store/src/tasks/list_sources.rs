@@ -18,6 +18,8 @@ pub(super) struct Wanted {
     /// The last attempt is on one of these.
     pub(super) nodes: Option<Vec<Uuid>>,
     pub(super) name: Option<String>,
+    /// All names that are wanted, where they are few: the one, or those that begin so. Otherwise none.
+    pub(super) names: Vec<String>,
     pub(super) beginning: Option<String>,
     pub(super) label: Option<Value>,
     /// Of the id, the last digit first.
@@ -90,7 +92,7 @@ impl Source {
         match wanted {
             _ if is_live && is_among_live => Self::Live,
             Wanted { nodes: Some(_), .. } => Self::OnNode,
-            Wanted { name: Some(_), .. } => Self::Named,
+            _ if !wanted.names.is_empty() => Self::Named,
             Wanted { project: Some(_), states, .. } if is_live || states.is_none() || wanted.is_cold() => {
                 Self::OfProject
             }
@@ -107,6 +109,11 @@ impl Source {
     /// What stands in the cold rows of what it gives needs no further check.
     pub(super) fn is_cold(self) -> bool {
         matches!(self, Self::Named | Self::OfProject | Self::Cold)
+    }
+
+    /// Of one slice.
+    pub(super) fn statements(self, wanted: &Wanted) -> usize {
+        if self == Self::Named { wanted.names.len() } else { 1 }
     }
 
     /// The next candidates before this id, of `size` rows.
@@ -136,18 +143,14 @@ impl Source {
             )
             .fetch_all(connection)
             .await?,
-            Self::Named => sqlx::query_as!(
-                Candidate,
-                r#"SELECT id, ($4::uuid IS NULL OR project_id = $4) AND ($5::jsonb IS NULL OR metadata @> $5) AS "fits!" FROM tasks
-                   WHERE (name COLLATE "C", id) < ($1, $2) AND name COLLATE "C" >= $1 ORDER BY name COLLATE "C" DESC, id DESC LIMIT $3"#,
-                wanted.name,
-                before,
-                limit,
-                wanted.project,
-                wanted.label
-            )
-            .fetch_all(connection)
-            .await?,
+            Self::Named => {
+                let size = size.div_ceil(wanted.names.len()).max(2);
+                let mut slice = Slice::default();
+                for name in &wanted.names {
+                    slice = slice.merge(named_slice(connection, wanted, name, before, size).await?);
+                }
+                return Ok(slice);
+            }
             Self::OfProject => sqlx::query_as!(
                 Candidate,
                 r#"SELECT id, ($4::text IS NULL OR starts_with(name, $4)) AND ($5::jsonb IS NULL OR metadata @> $5) AS "fits!" FROM tasks
@@ -232,6 +235,28 @@ impl Slice {
     }
 }
 
+async fn named_slice(
+    connection: &mut PgConnection,
+    wanted: &Wanted,
+    name: &str,
+    before: Uuid,
+    size: usize,
+) -> Result<Slice, StoreError> {
+    let rows = sqlx::query_as!(
+        Candidate,
+        r#"SELECT id, ($4::uuid IS NULL OR project_id = $4) AND ($5::jsonb IS NULL OR metadata @> $5) AS "fits!" FROM tasks
+           WHERE (name COLLATE "C", id) < ($1, $2) AND name COLLATE "C" >= $1 ORDER BY name COLLATE "C" DESC, id DESC LIMIT $3"#,
+        name,
+        before,
+        size as i64,
+        wanted.project,
+        wanted.label
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(Slice::of(rows, size))
+}
+
 async fn waiting_slice(
     connection: &mut PgConnection,
     wanted: &Wanted,
@@ -271,7 +296,29 @@ async fn holding_slice(
     Ok(Slice::of(rows, size))
 }
 
+/// With so many names that begin alike or fewer, each is looked for by itself.
+const FEW_NAMES: usize = 4;
+
 impl Store {
+    /// The names that are wanted, when there are few. Each is found by one step in the index, however many tasks have it.
+    pub(super) async fn few_names(&self, wanted: &Wanted) -> Result<Vec<String>, StoreError> {
+        let Some(beginning) = &wanted.beginning else { return Ok(wanted.name.iter().cloned().collect()) };
+        let names = sqlx::query_scalar!(
+            r#"WITH RECURSIVE next AS (
+                 (SELECT name FROM tasks WHERE name COLLATE "C" >= $1 AND name COLLATE "C" < $2 ORDER BY name COLLATE "C" LIMIT 1)
+                 UNION ALL
+                 SELECT (SELECT t.name FROM tasks t WHERE t.name COLLATE "C" > next.name AND t.name COLLATE "C" < $2 ORDER BY t.name COLLATE "C" LIMIT 1)
+                 FROM next WHERE next.name IS NOT NULL
+               ) SELECT name AS "name!" FROM next WHERE name IS NOT NULL LIMIT $3"#,
+            beginning,
+            format!("{beginning}{}", char::MAX),
+            FEW_NAMES as i64 + 1
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(if names.len() > FEW_NAMES { Vec::new() } else { names })
+    }
+
     /// All that may be wanted, when an index finds that there are few; they are to be checked.
     pub(super) async fn few(&self, wanted: &Wanted) -> Result<Option<Vec<Uuid>>, StoreError> {
         let most = SLICE as i64;

@@ -132,7 +132,8 @@ impl Walk<'_> {
             if self.page.statements_left == 0 {
                 return Ok(Some((part.is_live, before)));
             }
-            self.page.statements_left -= 1;
+            let statements = part.source.statements(self.wanted);
+            self.page.statements_left = self.page.statements_left.saturating_sub(statements);
             let Slice { ids, until } = part.source.slice(self.connection, self.wanted, before, size).await?;
             if part.source.is_whole() {
                 self.page.add(ids.into_iter().map(|id| (part.is_live, id)));
