@@ -41,12 +41,15 @@ const WITHIN: Duration = Duration::from_secs(600);
 pub async fn run(args: &Args) -> anyhow::Result<Record> {
     let platform = Platform::start(&args.platform).await?;
     let mut agent = start_agent(&platform).await?;
-    let (mut bare, mut ours, mut agent_cpu) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare, mut ours) = (Vec::new(), Vec::new());
+    let (mut agent_cpu, mut platform_cpu) = (Vec::new(), Vec::new());
     for pair in 0..args.pairs.max(1) {
         bare.push(bare_rate(args.tasks, args.at_once).await?);
-        let cpu = usage::of(agent.pid()).cpu;
+        let before = (usage::of_tree(agent.pid()).cpu, platform_used(&platform));
         ours.push(rate(&platform, args.tasks, args.at_once, &format!("spawn-{pair}")).await?);
-        agent_cpu.push((usage::of(agent.pid()).cpu - cpu).as_secs_f64() * 1e6 / args.tasks as f64);
+        let per_task = |cpu: Duration| cpu.as_secs_f64() * 1e6 / args.tasks as f64;
+        agent_cpu.push(per_task(usage::of_tree(agent.pid()).cpu.saturating_sub(before.0)));
+        platform_cpu.push(per_task(platform_used(&platform).saturating_sub(before.1)));
         eprintln!("pair {}: bare {:.0}/s, tasks {:.0}/s", pair + 1, bare[pair], ours[pair]);
     }
     agent.stop(Signal::SIGTERM).await?;
@@ -60,7 +63,14 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
         .number("bare_fork_exec_per_s", median(&bare))
         .number("processes_per_s", median(&ours))
         .number("ratio", median(&ratios))
-        .number("agent_cpu_us_per_task", median(&agent_cpu)))
+        .number("agent_cpu_us_per_task", median(&agent_cpu))
+        .number("platform_cpu_us_per_task", median(&platform_cpu)))
+}
+
+/// By the services and PostgreSQL. The agent's part counts its supervisors and their processes too.
+fn platform_used(platform: &Platform) -> Duration {
+    let cost = platform.cost();
+    cost.gateway.cpu + cost.scheduler.cpu + cost.registry.cpu + cost.postgres.cpu
 }
 
 /// What a task of this bench asks for: so many of them fit at once.

@@ -14,6 +14,7 @@ mod proc_fs;
 mod remove_tree;
 mod run;
 mod scratch;
+mod starter;
 mod state;
 mod supervisor;
 mod users;
@@ -37,6 +38,7 @@ use domain::{
     spec::{Network, TaskSpec},
 };
 use futures::future::BoxFuture;
+use starter::Starter;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -117,6 +119,7 @@ struct Shared {
     doorbells: Mutex<HashMap<AttemptId, Arc<Doorbell>>>,
     /// Where the supervisor's binary was found.
     shim: OnceLock<PathBuf>,
+    starter: Starter,
     kernel_kills: Mutex<KernelKills>,
     reachable: Mutex<scratch::Reachable>,
 }
@@ -131,6 +134,7 @@ impl ProcessExecutor {
                 trees,
                 doorbells: Mutex::default(),
                 shim: OnceLock::new(),
+                starter: Starter::default(),
                 kernel_kills: Mutex::default(),
                 reachable: Mutex::default(),
             }),

@@ -169,7 +169,7 @@ fn launch(argv: &[CString]) -> io::Result<Result<i32, io::Error>> {
         sys::Forked::Child => {
             let _ = sys::lead_group();
             sys::reset_signals();
-            let mut error = child::search_and_execute(argv, &env);
+            let mut error = child::Program::new(argv, &env).execute();
             if error.raw_os_error() == Some(libc::ENOEXEC) {
                 error = child::execute_as_script(argv, &env);
             }

@@ -1,8 +1,8 @@
 //! `unidesk-shim`: the supervisor of exactly one process of a task. It outlives the agent that starts it.
 //!
 //! Owns: the process between its start and its exit file: output, limits, signals, and that nothing of it is left behind.
-//! Must not know: tasks, attempts, the network, the agent's own files. It reads what to run from its standard input, and says what
-//! came of it in one file, since making files is what costs most about a short task:
+//! Must not know: tasks, attempts, the network, the agent's own files. It is told what to run, and says what came of it in one file, since
+//! making files is what costs most about a short task:
 //!
 //! | from byte | written by | what |
 //! |---|---|---|
@@ -15,11 +15,12 @@
 //! The file is locked while a shim lives, so that two can't supervise one attempt. What stands in one page is there wholly or not at
 //! all, whenever a process is killed.
 //!
-//! The shim's standard output is the doorbell: a byte whenever the file has grown. An agent that has the exit on disk itself says so by
+//! With a spec comes a doorbell, a socket to the agent: a byte whenever the file has grown. An agent that has the exit on disk itself says so by
 //! a byte in return; when none comes, the shim sees to it that its own file outlives a power loss. Signals to the shim: SIGTERM asks
 //! the process to stop, SIGUSR1 kills the whole tree, SIGUSR2 says that the lease of exclusive work was renewed.
 //!
-//! `init` is the other way to run it: as the first process of a container of exclusive work. Begin at [`supervise`] or [`init`].
+//! An agent has one [`starter`], which forks a shim for each attempt; `run` is a single one. `init` is another way to run it: as the first
+//! process of a container of exclusive work. Begin at [`supervise`] or [`init`].
 
 #![cfg_attr(not(test), no_main)]
 
@@ -30,6 +31,7 @@ mod lease;
 mod log;
 mod memory;
 mod spec;
+mod starter;
 mod state;
 mod supervise;
 mod sys;
@@ -64,13 +66,16 @@ fn main_with_arguments() -> i32 {
     let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
     let result = match words.as_slice() {
         ["run", _] => run(Path::new(&arguments[1])),
+        ["starter"] => starter::serve(),
         ["kill-user", uid] => kill_user(uid),
         // What comes after is not ours to read as text.
         ["init", ..] => match init::run(&arguments[1..]) {
             Ok(code) => return code.clamp(0, 255),
             Err(error) => Err(error),
         },
-        _ => Err(io::Error::other("usage: unidesk-shim run FILE < SPEC | init ... -- PROGRAM | kill-user UID")),
+        _ => {
+            Err(io::Error::other("usage: unidesk-shim starter | run FILE < SPEC | init ... -- PROGRAM | kill-user UID"))
+        }
     };
     match result {
         Ok(()) => 0,
@@ -81,32 +86,38 @@ fn main_with_arguments() -> i32 {
     }
 }
 
+/// One attempt without a starter: the spec is the standard input, the doorbell the standard output.
 fn run(file: &Path) -> io::Result<()> {
-    // A child of the agent and no daemon: in a container without an init nobody but the agent would wait for it. The agent's
-    // terminal still does not reach it. It leads a group of its own, and no signal but two means anything to it; they wait in
-    // a file from here on, so that one that comes early is handled late, never lost.
     sys::close_inherited();
+    sys::default_signals();
     let signals = sys::signals_as_file()?;
-    sys::adopt_orphans()?;
     std::env::set_current_dir("/")?;
-
-    let Some(state) = State::take(file)? else {
-        // Another shim has this attempt, or had it. Whoever waits looks at the file.
-        return Ok(());
-    };
     let mut text = Vec::new();
     io::stdin().lock().read_to_end(&mut text)?;
-    let spec = spec::Spec::parse(&text)?;
+    let bell = Doorbell(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+    attempt(file, &text, &signals, &bell).map(drop)
+}
+
+/// Sees one process from its start to its exit file. False: another shim has this attempt, or had it; whoever waits looks at the file.
+///
+/// No daemon: its parent waits for it, which in a container without an init nobody else would do. It leads a group of its own, and no
+/// signal but three means anything to it; they wait in a file from before it was there, so that one that comes early is handled late,
+/// never lost.
+pub(crate) fn attempt(file: &Path, spec: &[u8], signals: &File, bell: &Doorbell) -> io::Result<bool> {
+    sys::adopt_orphans()?;
+    let Some(state) = State::take(file)? else { return Ok(false) };
+    let spec = spec::Spec::parse(spec)?;
     state.begin(tree::start_time(std::process::id() as i32).unwrap_or(0))?;
 
-    let bell = Doorbell(File::from(io::stdout().as_fd().try_clone_to_owned()?));
-    let facts = supervise::supervise(&state, &spec, &signals, &bell)?;
+    let facts = supervise::supervise(&state, &spec, signals, bell)?;
     state.publish(&facts);
     bell.ring();
-    if !bell.is_answered(&signals) {
+    if !bell.is_answered(signals) {
         state.sync();
     }
-    Ok(())
+    // Before the doorbell closes: by then the file is free for what comes next.
+    drop(state);
+    Ok(true)
 }
 
 /// Kills every process of a user at once. The kernel does it in one step that no fork can slip through, which no loop over
@@ -121,7 +132,21 @@ pub(crate) struct Doorbell(File);
 
 impl Doorbell {
     pub(crate) fn ring(&self) {
-        let _ = io::Write::write(&mut &self.0, b"!");
+        self.say(b"!");
+    }
+
+    /// Why this shim gives up.
+    pub(crate) fn complain(&self, error: &io::Error) {
+        self.say(format!("x{error}").as_bytes());
+    }
+
+    /// Another shim has this attempt.
+    pub(crate) fn leave_to_another(&self) {
+        self.say(b"o");
+    }
+
+    fn say(&self, word: &[u8]) {
+        let _ = io::Write::write(&mut &self.0, word);
     }
 
     /// Waits until the agent says that it has the exit on disk. False: it is gone, or busy with worse, or wants this shim to end.

@@ -8,6 +8,7 @@ use std::{
     ffi::{CStr, CString},
     fs::File,
     io::{self, Read},
+    marker::PhantomData,
     mem,
     os::fd::{FromRawFd, OwnedFd, RawFd},
     ptr,
@@ -29,6 +30,26 @@ pub(crate) fn fork() -> io::Result<Forked> {
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(pid)),
     }
+}
+
+/// Starts a child that shares this process's memory until it executes a program or ends; this process stands still meanwhile. That
+/// spares the copy of all that is never used. `child` does system calls and nothing else: it may be killed at any moment, and what it
+/// leaves half-done in memory, it leaves here. What it returns is its exit code.
+pub(crate) fn fork_sharing_memory(child: &mut dyn FnMut() -> i32) -> io::Result<i32> {
+    extern "C" fn enter(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: what is pointed to lives on the stack of the caller, which does not return before this process is gone from its memory.
+        let child = unsafe { &mut *child.cast::<&mut dyn FnMut() -> i32>() };
+        child()
+    }
+    const STACK_BYTES: usize = 64 * 1024;
+    let mut child = child;
+    let mut stack: Vec<u128> = Vec::with_capacity(STACK_BYTES / size_of::<u128>());
+    // SAFETY: the stack is the child's alone, aligned as its 16-byte units are, and outlives it; this program never starts a thread, and
+    // its one thread is held until the child has left.
+    check(unsafe {
+        let top = stack.as_mut_ptr().add(stack.capacity()).cast();
+        libc::clone(enter, top, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut child).cast())
+    })
 }
 
 /// Ends at once: no destructors, which belong to the process that was forked from.
@@ -74,6 +95,39 @@ pub(crate) fn signals_as_file() -> io::Result<File> {
     }
 }
 
+/// As this process is shown; at most 15 bytes count.
+pub(crate) fn set_name(name: &CStr) {
+    // SAFETY: reads one string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// The next message: how long it is, and the file that came with it. None: the other end is closed.
+pub(crate) fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Option<File>)>> {
+    // An array of the largest unit is aligned for what the kernel puts there.
+    let mut control = [0u64; 8];
+    // SAFETY: the kernel fills a buffer and room for one descriptor, both of the lengths that are given, and says what it used; the
+    // descriptor is new and owned by nobody else.
+    let (length, file, flags) = unsafe {
+        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        let mut message: libc::msghdr = mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+        let length = libc::recvmsg(socket, &mut message, libc::MSG_CMSG_CLOEXEC);
+        if length < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let header = libc::CMSG_FIRSTHDR(&message).as_ref().filter(|header| header.cmsg_type == libc::SCM_RIGHTS);
+        let file = header.map(|header| File::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()));
+        (length as usize, file, message.msg_flags)
+    };
+    if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
+        return Err(io::Error::other("a message that is too long"));
+    }
+    Ok((length > 0).then_some((length, file)))
+}
+
 pub(crate) fn next_signal(signals: &File) -> Option<i32> {
     next_signal_from(signals).map(|(signal, _)| signal)
 }
@@ -115,11 +169,22 @@ pub(crate) fn lead_group() -> io::Result<()> {
 
 /// Undoes what the shim and Rust did to signals, as a program expects it.
 pub(crate) fn reset_signals() {
-    // SAFETY: default actions run no code of ours; `set` is initialised by sigemptyset.
+    default_signals();
+    unblock_signals();
+}
+
+/// What an ancestor has ignored would be ignored by every program that is executed.
+pub(crate) fn default_signals() {
+    for signal in 1..=64 {
+        // SAFETY: default actions run no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Ends what [`signals_as_file`] has begun.
+pub(crate) fn unblock_signals() {
+    // SAFETY: `set` is initialised by sigemptyset.
     unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
         let mut set = mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
@@ -187,6 +252,12 @@ pub(crate) fn reap(pid: i32) -> io::Result<Option<Status>> {
         _ if libc::WIFSIGNALED(status) => Ok(Some(Status::Signalled(libc::WTERMSIG(status)))),
         _ => Ok(Some(Status::Exited(libc::WEXITSTATUS(status)))),
     }
+}
+
+/// Frees the process id of a child that has ended. False: none has.
+pub(crate) fn reap_any() -> bool {
+    // SAFETY: takes numbers only; no status is asked for.
+    unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) > 0 }
 }
 
 /// CPU time in ms of all children that were waited for, and the largest memory that one of them had, in bytes.
@@ -320,13 +391,37 @@ pub(crate) fn leave_network() -> io::Result<()> {
     }
 }
 
-/// Executes a program in place of this one. Returns only its failure.
-pub(crate) fn execute(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
-    let pointers = |words: &[CString]| -> Vec<*const libc::c_char> {
-        words.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect()
-    };
-    let (argv, env) = (pointers(argv), pointers(env));
-    // SAFETY: both arrays end with a null, and the strings live in the borrowed slices.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+/// Writes to a file that is there, without taking memory.
+pub(crate) fn write_to(path: &CStr, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: reads one string and as many bytes as there are; the descriptor is closed by the file that owns it.
+    unsafe {
+        let file = File::from_raw_fd(check(libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        check(libc::write(fd, bytes.as_ptr().cast(), bytes.len()) as i32).map(drop)
+    }
+}
+
+/// Without taking memory.
+pub(crate) fn change_dir(path: &CStr) -> io::Result<()> {
+    // SAFETY: reads one string.
+    check(unsafe { libc::chdir(path.as_ptr()) }).map(drop)
+}
+
+/// Arguments or variables, as the kernel takes them.
+pub(crate) struct Words<'a> {
+    pointers: Vec<*const libc::c_char>,
+    words: PhantomData<&'a [CString]>,
+}
+
+impl<'a> Words<'a> {
+    pub(crate) fn new(words: &'a [CString]) -> Self {
+        Self { pointers: words.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect(), words: PhantomData }
+    }
+}
+
+/// Executes a program in place of this one. Returns only its failure. Takes no memory.
+pub(crate) fn execute(path: &CStr, argv: &Words, env: &Words) -> io::Error {
+    // SAFETY: both arrays end with a null, and the strings live as long as the words that are borrowed.
+    unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
     io::Error::last_os_error()
 }

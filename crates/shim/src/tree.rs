@@ -1,7 +1,11 @@
 //! The processes under one, as /proc shows them.
 
 use crate::sys;
-use std::{collections::HashMap, fs, io};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Read},
+};
 
 /// A process that can't be confused with a later one of the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,7 +32,11 @@ impl Process {
 }
 
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?).map(|(_, start)| start)
+    // One read has all of it: nothing else of a short task asks the kernel as often, so it does not ask how long the file is.
+    let mut text = [0; 1_024];
+    let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut text).ok()?;
+    // A process may give itself any name.
+    parse_stat(&String::from_utf8_lossy(&text[..length])).map(|(_, start)| start)
 }
 
 /// Parent and start time. The name in the second field may hold spaces and parentheses.

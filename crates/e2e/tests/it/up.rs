@@ -64,7 +64,7 @@ impl Up {
         println!("stopped after {:?}", began.elapsed());
     }
 
-    /// PostgreSQL and the supervisors of processes: what `up` has started and must end or leave.
+    /// PostgreSQL and the supervisors of processes with their starter: what `up` has started and must end or leave.
     fn children(&self) -> Vec<(i32, i32, String)> {
         let all = fs::read_dir("/proc").expect("processes").flatten();
         let stats = all.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
@@ -72,10 +72,17 @@ impl Up {
             let (head, rest) = stat.rsplit_once(')')?;
             let (pid, name) = head.split_once(" (")?;
             let mut fields = rest.split_whitespace().skip(1).map(|field| field.parse::<i32>().ok());
-            let (parent, group) = (fields.next()??, fields.next()??);
-            (parent == self.program.pid()).then(|| (pid.parse().ok(), group, name.to_owned()))
+            Some((pid.parse::<i32>().ok()?, fields.next()??, fields.next()??, name.to_owned()))
         });
-        parsed.filter_map(|(pid, group, name)| Some((pid?, group, name))).collect()
+        let processes: Vec<_> = parsed.collect();
+        let is_own = |of: i32| of == self.program.pid();
+        let starters: Vec<i32> = processes
+            .iter()
+            .filter(|(_, parent, _, name)| is_own(*parent) && name == "unidesk-starter")
+            .map(|(pid, ..)| *pid)
+            .collect();
+        let found = processes.into_iter().filter(|(_, parent, ..)| is_own(*parent) || starters.contains(parent));
+        found.map(|(pid, _, group, name)| (pid, group, name)).collect()
     }
 }
 

@@ -37,14 +37,15 @@ impl Process {
     /// A descriptor that becomes readable when the process ends. None: it has ended, or this kernel can't tell.
     pub(super) fn watch(self) -> Option<AsyncFd<OwnedFd>> {
         let pidfd = open(self.pid).ok()?;
-        self.is_alive().then(|| register(pidfd)).flatten()
+        self.is_alive().then(|| register(pidfd, Interest::READABLE).ok()).flatten()
     }
 }
 
+/// A descriptor as the runtime waits for it.
 #[expect(unsafe_code, reason = "tokio asks for a promise that the descriptor stays open, which an OwnedFd keeps")]
-fn register(pidfd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+pub(super) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd always names the same open file until it is dropped, and AsyncFd owns it.
-    unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE).ok() }
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper of pidfd_open exists in nix or std")]

@@ -76,36 +76,51 @@ pub(super) async fn start(executor: &ProcessExecutor, job: &Job) -> Result<(), F
         Adopted::Running | Adopted::Exited => return Ok(()),
         Adopted::Gone | Adopted::Unknown => return Err(vanished()),
     }
-    let doorbell = Arc::new(supervisor::spawn(executor, job, &record)?);
-    let begun = timeout(START_WITHIN, begin(&doorbell, job)).await.unwrap_or_else(|_| {
+    let starting = async {
+        match begin(executor, job, &record).await? {
+            // The starter was killed with what it was told, or the shim in its first moment. Nothing was begun: a shim says who it is first.
+            Begun::Nowhere => begin(executor, job, &record).await,
+            begun => Ok(begun),
+        }
+    };
+    let begun = timeout(START_WITHIN, starting).await.unwrap_or_else(|_| {
         Err(Failure::node(format!("The process did not begin within {} s.", START_WITHIN.as_secs())))
     });
-    if begun? == Begun::ByThisShim {
-        executor.doorbells().insert(job.held.attempt, doorbell);
+    match begun? {
+        Begun::Here(doorbell) => drop(executor.doorbells().insert(job.held.attempt, Arc::new(doorbell))),
+        Begun::Elsewhere => {}
+        Begun::Nowhere => return Err(gave_up("it said nothing")),
     }
     Ok(())
 }
 
-#[derive(PartialEq)]
 enum Begun {
-    ByThisShim,
+    Here(Doorbell),
     /// An earlier start was under way, and its shim has the attempt.
-    ByAnother,
+    Elsewhere,
+    Nowhere,
 }
 
-async fn begin(doorbell: &Doorbell, job: &Job) -> Result<Begun, Failure> {
-    // It rings when the process runs, and when it has ended.
-    if doorbell.wait().await == Rang::Again {
-        return Ok(Begun::ByThisShim);
+async fn begin(executor: &ProcessExecutor, job: &Job, record: &Record) -> Result<Begun, Failure> {
+    let doorbell = supervisor::spawn(executor, job, record).await?;
+    match doorbell.wait().await {
+        // It rings when the process runs, and when it has ended.
+        Rang::Again => Ok(Begun::Here(doorbell)),
+        Rang::Failed(why) => Err(gave_up(&why)),
+        Rang::Elsewhere => {
+            // It may still be busy with its first words.
+            while !matches!(adoption::adopt(job), Adopted::Running | Adopted::Exited) {
+                sleep(Duration::from_millis(5)).await;
+            }
+            Ok(Begun::Elsewhere)
+        }
+        Rang::Closed if State::read(&job.dir).supervisor.is_none() => Ok(Begun::Nowhere),
+        Rang::Closed => Err(gave_up("it said nothing")),
     }
-    if !doorbell.shim_ended().await {
-        return Err(Failure::node(doorbell.complaint()));
-    }
-    // Without a complaint it leaves only for another shim, which may still be busy with its first words.
-    while !matches!(adoption::adopt(job), Adopted::Running | Adopted::Exited) {
-        sleep(Duration::from_millis(5)).await;
-    }
-    Ok(Begun::ByAnother)
+}
+
+fn gave_up(why: &str) -> Failure {
+    Failure::node(format!("The supervisor of the process ended before the process began: {why}."))
 }
 
 pub(super) async fn collect(executor: &ProcessExecutor, job: &Job) -> Result<ExitFacts, Failure> {
@@ -201,7 +216,7 @@ impl News {
     async fn wait(&mut self, job_dir: &Path) {
         match self {
             Self::Bell(bell) => {
-                if bell.wait().await == Rang::Closed {
+                if bell.wait().await != Rang::Again {
                     // A closed bell answers at once for ever.
                     *self = Self::looking(job_dir);
                 }
@@ -274,13 +289,13 @@ async fn end_shim(doorbell: Option<&Doorbell>, supervisor: Process, has_exit: bo
     if let Some(doorbell) = doorbell {
         // Whether or not the exit was wanted: it is of no use any more.
         doorbell.answer();
-        if has_exit && timeout(GO_WITHIN, doorbell.shim_ended()).await.is_ok() {
+        if has_exit && timeout(GO_WITHIN, doorbell.closed()).await.is_ok() {
             return;
         }
     }
     end_supervisor(supervisor).await;
     if let Some(doorbell) = doorbell {
-        doorbell.shim_ended().await;
+        doorbell.closed().await;
     }
 }
 

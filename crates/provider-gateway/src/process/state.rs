@@ -5,11 +5,10 @@
 
 use super::{exit::ExitFile, pidfd::Process};
 use crate::executor::Failure;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Seek, Write},
+    io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -137,14 +136,6 @@ pub(super) fn output(job_dir: &Path) -> (PathBuf, u64) {
     let (state, old) = (job_dir.join(STATE), job_dir.join(OLD_SHIM));
     // Both are there where the earlier version was killed on its way to a start.
     if old.is_dir() && !state.exists() { (old.join("log"), 0) } else { (state, LOG_AT as u64) }
-}
-
-/// A file that nobody else can open and that lies on no disk.
-pub(super) fn in_memory(content: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create(c"unidesk", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(content)?;
-    file.rewind()?;
-    Ok(file)
 }
 
 fn open(job_dir: &Path) -> io::Result<File> {

@@ -4,22 +4,26 @@ use super::{
     ProcessExecutor,
     environment::environment,
     proc_fs, scratch,
-    state::{self, Record, STATE},
+    state::{Record, STATE},
 };
 use crate::executor::{Failure, Job, JobLease};
 use domain::spec::Network;
-use nix::{errno::Errno, sys::signal::Signal};
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::Signal,
+        socket::{AddressFamily, SockFlag, SockType, socketpair},
+    },
+};
 use std::{
-    fs::{self, File},
-    io,
-    os::{fd::OwnedFd, unix::fs::FileExt},
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    process::Stdio,
     str::FromStr,
     sync::PoisonError,
     time::{Duration, Instant},
 };
-use tokio::{net::UnixStream, process::Child};
+use tokio::net::UnixStream;
 
 /// Bytes that the shim keeps beyond a task's log limit: enough for the log itself to see that there was more.
 const BEYOND_LOG_LIMIT: u64 = 1;
@@ -27,17 +31,18 @@ const BEYOND_LOG_LIMIT: u64 = 1;
 /// What was known of the kernel's kills a moment ago is good enough for a new process.
 const KILLS_COUNT_FOR: Duration = Duration::from_millis(200);
 
-/// A shim that this agent started. Rings whenever its file has grown; closed when it is gone.
+/// A shim that this agent had started. Rings whenever its file has grown; closed when it is gone.
 pub(super) struct Doorbell {
     rings: UnixStream,
-    shim: tokio::sync::Mutex<Child>,
-    /// What it says before it gives up.
-    errors: File,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rang {
     Again,
+    /// It gives up, and why.
+    Failed(String),
+    /// It leaves the attempt to another shim, which has it.
+    Elsewhere,
     Closed,
 }
 
@@ -50,8 +55,7 @@ impl Doorbell {
                 return Rang::Closed;
             }
             match self.rings.try_read(&mut rings) {
-                Ok(0) => return Rang::Closed,
-                Ok(_) => return Rang::Again,
+                Ok(count) => return Rang::of(&rings[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Rang::Closed,
             }
@@ -63,18 +67,23 @@ impl Doorbell {
         let _ = self.rings.try_write(b"k");
     }
 
-    /// What the shim said before it gave up.
-    pub(super) fn complaint(&self) -> String {
-        let mut said = vec![0; 4_096];
-        let count = self.errors.read_at(&mut said, 0).unwrap_or(0);
-        let said = String::from_utf8_lossy(&said[..count]).trim().to_owned();
-        let said = if said.is_empty() { "it said nothing" } else { &said };
-        format!("The supervisor of the process ended before the process began: {said}.")
+    /// Waits until the shim has left its file, and is gone or on its way.
+    pub(super) async fn closed(&self) {
+        while self.wait().await != Rang::Closed {}
     }
+}
 
-    /// Waits until the shim has ended and its process id is free. False: it ended with a complaint.
-    pub(super) async fn shim_ended(&self) -> bool {
-        self.shim.lock().await.wait().await.is_ok_and(|status| status.success())
+impl Rang {
+    /// As the shim says it: `!` for a ring, at its end `o` or `x` with a reason.
+    fn of(said: &[u8]) -> Self {
+        let Some(last) = said.iter().position(|byte| *byte != b'!') else {
+            return if said.is_empty() { Self::Closed } else { Self::Again };
+        };
+        match &said[last..] {
+            [b'o', ..] => Self::Elsewhere,
+            [_, why @ ..] => Self::Failed(String::from_utf8_lossy(why).into_owned()),
+            [] => Self::Again,
+        }
     }
 }
 
@@ -113,41 +122,23 @@ impl ProcessExecutor {
     }
 }
 
-/// Starts a shim. Returns as soon as it is executed; its doorbell tells the rest.
-pub(super) fn spawn(executor: &ProcessExecutor, job: &Job, record: &Record) -> Result<Doorbell, Failure> {
+/// Has a shim started. Returns as soon as that is asked for; its doorbell tells the rest.
+pub(super) async fn spawn(executor: &ProcessExecutor, job: &Job, record: &Record) -> Result<Doorbell, Failure> {
     let shim = executor.shim()?;
     let failed = |what: &str, error: io::Error| Failure::node(format!("{what} failed on this node: {error}."));
-    let prepared = prepare(executor, job, record).map_err(|error| failed("Writing down what to run", error))?;
-    let Prepared { spec, errors, errors_of_shim, ours, theirs } = prepared;
-    // In a process group of its own, where the terminal's Ctrl-C does not reach it.
-    let mut command = tokio::process::Command::new(&shim);
-    command.arg("run").arg(job.dir.join(STATE)).env_clear().process_group(0);
-    command.stdin(Stdio::from(spec)).stdout(Stdio::from(OwnedFd::from(theirs))).stderr(Stdio::from(errors_of_shim));
-    let starting = format!("Starting {}", shim.display());
-    let shim = command.spawn().map_err(|error| failed(&starting, error))?;
-    // Our own copy of their end must go, or the bell would never close.
-    drop(command);
-    let rings = UnixStream::from_std(ours).map_err(|error| failed("Opening a pair of sockets", error))?;
-    Ok(Doorbell { rings, shim: tokio::sync::Mutex::new(shim), errors })
+    let spec = spec_text(executor, job, record).map_err(|error| failed("Writing down what to run", error))?;
+    // The shim never waits for an agent that does not look, and we never block either.
+    let (rings, theirs) = bell().map_err(|error| failed("Opening a pair of sockets", error))?;
+    let asked = executor.shared.starter.ask(&shim, &job.dir.join(STATE), &spec, theirs.as_fd()).await;
+    asked.map_err(|error| failed(&format!("Having {} start a supervisor", shim.display()), error))?;
+    // With `theirs` goes our own copy of their end, or the bell would never close.
+    Ok(Doorbell { rings })
 }
 
-/// What a shim is started with. Nothing of it lies on a disk: the spec holds the task's environment.
-struct Prepared {
-    spec: File,
-    errors: File,
-    errors_of_shim: File,
-    ours: std::os::unix::net::UnixStream,
-    theirs: std::os::unix::net::UnixStream,
-}
-
-fn prepare(executor: &ProcessExecutor, job: &Job, record: &Record) -> io::Result<Prepared> {
-    let spec = state::in_memory(&spec_text(executor, job, record)?)?;
-    let errors = state::in_memory(&[])?;
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    // The shim must never wait for an agent that does not look; we must never block either.
-    ours.set_nonblocking(true)?;
-    theirs.set_nonblocking(true)?;
-    Ok(Prepared { spec, errors_of_shim: errors.try_clone()?, errors, ours, theirs })
+fn bell() -> io::Result<(UnixStream, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+    Ok((UnixStream::from_std(ours.into())?, theirs))
 }
 
 /// Counts how often the kernel has run out of memory, now and then.

@@ -123,6 +123,22 @@ pub(crate) fn supervisor(attempt: &Path) -> Option<nix::unistd::Pid> {
     Some(nix::unistd::Pid::from_raw(pid))
 }
 
+/// The process that forked the supervisor of an attempt.
+pub(crate) fn starter(attempt: &Path) -> nix::unistd::Pid {
+    let supervisor = supervisor(attempt).expect("it is supervised");
+    let stat = fs::read_to_string(format!("/proc/{supervisor}/stat")).expect("it is there");
+    let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).expect("it has a parent");
+    let starter = nix::unistd::Pid::from_raw(parent.parse().expect("a number"));
+    assert!(is_starter(starter), "{starter} is another");
+    starter
+}
+
+pub(crate) fn is_starter(pid: nix::unistd::Pid) -> bool {
+    // A dead one that nobody has waited for yet has no program.
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+        && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "unidesk-starter\n")
+}
+
 /// The shim has said how it ended.
 pub(crate) fn has_ended(attempt: &Path) -> bool {
     said(attempt).contains("\nend\n")

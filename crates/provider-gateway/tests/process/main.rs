@@ -7,3 +7,4 @@ mod isolation;
 mod output;
 mod restart;
 mod running;
+mod starter;
