@@ -239,7 +239,7 @@ impl<T: Transport> Sender<T> {
 
     /// Sends what the server acknowledges once it has committed it: all of it in one write where the line takes that.
     async fn send_held(&mut self, messages: Vec<FromNode>) -> Result<(), TransportError> {
-        self.gathering.sent();
+        self.gathering.sent(messages.len());
         for message in messages {
             let seq = match &message {
                 FromNode::Report { held, report } => self.outgoing.hold((held.attempt, Report::kind(report))),

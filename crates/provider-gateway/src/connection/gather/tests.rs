@@ -20,7 +20,7 @@ async fn session(arrivals: &[(u64, &'static str)], answers_in: Duration) -> Vec<
                 () = async { sleep_until(answer_at.expect("polled only while one is due")).await }, if answer_at.is_some() => answer_at = None,
                 gathered = gathering.next(&mut reports, answer_at.is_some()) => {
                     let Some(gathered) = gathered else { return sent };
-                    gathering.sent();
+                    gathering.sent(gathered.len());
                     sent.push((began.elapsed().as_millis() as u64, gathered));
                     // The answer to the last covers those before it.
                     answer_at = Some(Instant::now() + answers_in);
@@ -41,6 +41,20 @@ async fn an_idle_node_waits_for_nothing() {
 async fn reports_gather_while_earlier_ones_are_unanswered_and_go_at_the_answer() {
     let sent = session(&[(0, "a"), (2, "b"), (4, "c"), (9, "d")], Duration::from_millis(8)).await;
     assert_eq!(sent, [(0, vec!["a"]), (8, vec!["b", "c"]), (16, vec!["d"])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_says_much_says_it_every_10_ms_and_one_that_falls_silent_waits_for_nothing() {
+    let mut arrivals: Vec<(u64, &str)> = (0..40).map(|at| (at, "r")).collect();
+    arrivals.extend([(100, "a"), (103, "b")]);
+    // Each is answered at once.
+    let sent = session(&arrivals, Duration::from_micros(500)).await;
+    let burst: Vec<(u64, &str)> = (0..8).map(|_| (0, "r")).chain(arrivals).collect();
+    let (slow, fast) = (sent.len(), session(&burst, Duration::from_micros(500)).await);
+    assert_eq!(slow, 42, "one at a time is not much");
+    let times: Vec<u64> = fast.iter().map(|(at, _)| *at).collect();
+    assert_eq!(times, [0, 10, 20, 30, 40, 100, 103]);
+    assert_eq!(fast.iter().map(|(_, gathered)| gathered.len()).sum::<usize>(), burst.len(), "none is lost");
 }
 
 #[tokio::test(start_paused = true)]
