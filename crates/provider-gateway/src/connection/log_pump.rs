@@ -15,28 +15,39 @@ pub(super) struct LogPump {
     rate: Rate,
     /// Whose turn it was last.
     last: Option<AttemptId>,
+    /// No log had anything to send: they are asked again when the bell has rung, not at every frame of the session.
+    has_all: bool,
 }
 
 impl LogPump {
     pub(super) fn new(logs: Logs) -> Self {
-        Self { logs, cursors: BTreeMap::new(), window: Window::default(), rate: Rate::new(), last: None }
+        Self {
+            logs,
+            cursors: BTreeMap::new(),
+            window: Window::default(),
+            rate: Rate::new(),
+            last: None,
+            has_all: false,
+        }
     }
 
     /// The next piece, as soon as there is one and room for it. Cancel-safe: a piece is taken and given in one step.
     pub(super) async fn next(&mut self) -> io::Result<LogFrame> {
         loop {
-            if self.window.in_flight_bytes() < self.rate.window_bytes()
-                && let Some(frame) = self.read_in_turn()?
-            {
-                self.window.sent(&frame);
-                return Ok(frame);
-            }
             if self.window.in_flight_bytes() >= self.rate.window_bytes() {
                 // Only an acknowledgement helps, and it comes in through the session's other arm.
                 std::future::pending::<()>().await;
             }
+            if !self.has_all {
+                if let Some(frame) = self.read_in_turn()? {
+                    self.window.sent(&frame);
+                    return Ok(frame);
+                }
+                self.has_all = true;
+            }
             let appended = self.logs.appended.clone();
             appended.notified().await;
+            self.has_all = false;
         }
     }
 
