@@ -142,6 +142,11 @@ pub trait Executor: Send + Sync {
     fn validate(&self, spec: &TaskSpec) -> Result<(), Failure>;
     /// Makes all ready: source, environment, a container created but not started.
     fn prepare<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Prepared, Failure>>;
+    /// As `prepare`, where that is a matter of microseconds and waits for nothing. None: nothing was done, and `prepare` is to be called.
+    /// May be called before the attempt is in the agent's record: all that it leaves goes with `dir`.
+    fn prepare_at_once(&self, _: &Job) -> Option<Result<Prepared, Failure>> {
+        None
+    }
     /// Starts the user's process. Returns once it is alive (or has already ended).
     fn start<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>>;
     /// Finds the attempt again after the agent's restart.

@@ -214,6 +214,15 @@ impl AttemptLog {
         }
     }
 
+    /// As [`AttemptLog::acknowledged`] where it would return at once; None: it would wait.
+    pub fn settled(&self) -> Option<LogTotals> {
+        if !self.is_acknowledged() {
+            return None;
+        }
+        self.shared.is_closed.store(true, Ordering::Relaxed);
+        Some(self.totals())
+    }
+
     pub fn is_acknowledged(&self) -> bool {
         self.lock().unacknowledged_bytes() == 0
     }

@@ -210,6 +210,9 @@ impl Executor for ProcessExecutor {
     fn prepare<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Prepared, Failure>> {
         Box::pin(run::prepare(self, job))
     }
+    fn prepare_at_once(&self, job: &Job) -> Option<Result<Prepared, Failure>> {
+        run::prepare_at_once(self, job)
+    }
     fn start<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(run::start(self, job))
     }

@@ -26,11 +26,19 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
 use turn::Turn;
 
 /// Events that are taken together: what they change is one write to disk.
 const MOST_AT_ONCE: usize = 256;
+
+/// With so many attempts at once there is always something to write down,
+const MANY: usize = 8;
+/// and what happens within so long of the last write becomes one write. A write and its sync cost as much as the rest of a short task's step.
+const GATHER_FOR: Duration = Duration::from_millis(2);
 
 /// Milliseconds since the machine booted, also through suspend: timeouts must hold on a laptop that slept.
 pub fn boot_millis() -> Millis {
@@ -158,6 +166,7 @@ pub fn start(service: &Service, parts: Parts) -> std::io::Result<Handle> {
         live: live_sender,
         running: running_sender,
         waiting: Vec::new(),
+        written_at: None,
     };
     let mut restoring = Turn::default();
     for record in runtime.jobs.restore()? {
@@ -176,6 +185,7 @@ struct Runtime {
     live: watch::Sender<usize>,
     running: watch::Sender<usize>,
     waiting: Vec<oneshot::Sender<Inventory>>,
+    written_at: Option<Instant>,
 }
 
 impl Runtime {
@@ -188,6 +198,14 @@ impl Runtime {
                 count = inputs.recv_many(&mut waiting, MOST_AT_ONCE) => if count == 0 { return },
                 // tokio's timers stop during suspend: looked at every 10 s, a deadline is late by that at most.
                 () = tokio::time::sleep(deadline.unwrap_or(Duration::MAX).min(Duration::from_secs(10))), if deadline.is_some() => waiting.push(Input::Agent(Event::Tick)),
+            }
+            if let Some(written_at) = self.written_at.filter(|_| self.agent.live() >= MANY) {
+                sleep_until(written_at + GATHER_FOR).await;
+                while waiting.len() < MOST_AT_ONCE
+                    && let Ok(input) = inputs.try_recv()
+                {
+                    waiting.push(input);
+                }
             }
             let mut turn = Turn::default();
             for input in std::mem::take(&mut waiting) {

@@ -32,12 +32,7 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
     if let Some(Record { provenance: Some(provenance), .. }) = Record::read(&job.dir) {
         return Ok(Prepared { provenance });
     }
-    executor.shim()?;
-    executor.refuse_when_full()?;
-    let uid = executor.shared.users.choose(job.held.attempt);
-    let boot_id = proc_fs::boot_id();
-    let mut record =
-        Record { boot_id, uid, scratch: scratch::choose(job, uid, &executor.shared.reachable), provenance: None };
+    let record = plan(executor, job)?;
     if !scratch::reuse(&record, &job.dir) {
         // Before anything is made, so that `remove` finds it all.
         record.write(&job.dir)?;
@@ -47,7 +42,7 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
 
     let mut provenance = serde_json::Map::new();
     if let Some(code) = &job.spec.source.code {
-        let owner = uid.map(|uid| (uid, uid));
+        let owner = record.uid.map(|uid| (uid, uid));
         let written = executor.shared.trees.materialise(code, &record.work(), owner, &job.log).await?;
         for note in &written.notes {
             job.log.note(note).await;
@@ -58,6 +53,36 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
         });
         provenance.insert("code".into(), code);
     }
+    conclude(executor, job, record, provenance)
+}
+
+/// As [`prepare`], where no code is to be fetched and an earlier attempt has left its directories.
+pub(super) fn prepare_at_once(executor: &ProcessExecutor, job: &Job) -> Option<Result<Prepared, Failure>> {
+    if job.spec.source.code.is_some() || Record::read(&job.dir).is_some() {
+        return None;
+    }
+    match plan(executor, job) {
+        Ok(record) => {
+            scratch::reuse(&record, &job.dir).then(|| conclude(executor, job, record, serde_json::Map::new()))
+        }
+        Err(failure) => Some(Err(failure)),
+    }
+}
+
+fn plan(executor: &ProcessExecutor, job: &Job) -> Result<Record, Failure> {
+    executor.shim()?;
+    executor.refuse_when_full()?;
+    let uid = executor.shared.users.choose(job.held.attempt);
+    let scratch = scratch::choose(job, uid, &executor.shared.reachable);
+    Ok(Record { boot_id: proc_fs::boot_id(), uid, scratch, provenance: None })
+}
+
+fn conclude(
+    executor: &ProcessExecutor,
+    job: &Job,
+    mut record: Record,
+    mut provenance: serde_json::Map<String, serde_json::Value>,
+) -> Result<Prepared, Failure> {
     provenance.insert("limits".into(), executor.limits().into());
     provenance.insert("gpu_ids".into(), json!(job.gpu_ids));
     record.provenance = Some(provenance.clone());
@@ -264,7 +289,9 @@ pub(super) async fn remove(executor: &ProcessExecutor, job: &Job) -> Result<(), 
     if let Some(supervisor) = found.supervisor {
         end_shim(doorbell.as_deref(), supervisor, found.exit.is_some()).await;
         // The shim looks after all that it started, so its word that none is left spares a search through all processes.
-        found = State::read(&job.dir);
+        if found.exit.is_none() {
+            found = State::read(&job.dir);
+        }
         if found.exit.is_none_or(|exit| exit.alive > 0) {
             kill_leftovers(executor, job).await?;
         }

@@ -146,6 +146,28 @@ impl Jobs {
         self.parts.registry.iter().map(|executor| (executor.name().to_owned(), of(executor.name()))).collect()
     }
 
+    /// Does the first of these that takes no time, and takes it out. Gives what came of it.
+    pub(super) fn do_at_once(&self, actions: &mut Vec<Action>) -> Option<Event> {
+        let done = |action: &Action| match *action {
+            Action::Prepare(attempt) => {
+                let (job, executor) = self.jobs.get(&attempt)?;
+                let outcome = match executor.validate(&job.spec) {
+                    Ok(()) => executor.prepare_at_once(job)?.map(|prepared| prepared.provenance),
+                    Err(failure) => Err(failure),
+                };
+                Some(Event::Prepared { attempt, outcome })
+            }
+            Action::AwaitLog(attempt) => {
+                let totals = self.jobs.get(&attempt)?.0.log.settled()?;
+                Some(Event::LogAcknowledged { attempt, totals })
+            }
+            _ => None,
+        };
+        let (at, event) = actions.iter().enumerate().find_map(|(at, action)| Some((at, done(action)?)))?;
+        actions.remove(at);
+        Some(event)
+    }
+
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Adopt(attempt) => {

@@ -55,7 +55,13 @@ impl Runtime {
             return;
         }
         let assigned = if let Event::Assigned(assign) = &event { Some(assign.held) } else { None };
-        let step = self.step(event, assigned);
+        let mut step = self.step(event, assigned);
+        // What takes no time needs no turn of its own: its write is this one.
+        while let Some(next) = self.jobs.do_at_once(&mut step.actions) {
+            let Step { records, actions, .. } = self.step(next, None);
+            step.records.extend(records);
+            step.actions.extend(actions);
+        }
         turn.steps.push(step);
     }
 
@@ -84,7 +90,11 @@ impl Runtime {
             .flat_map(|step| &step.records)
             .map(|record| (record.assign.held.attempt, record.clone()))
             .collect();
+        let has_news = !records.is_empty();
         let are_kept = self.persist(records.into_values().collect()).await.is_ok();
+        if has_news {
+            self.written_at = Some(tokio::time::Instant::now());
+        }
         let mut has_forgotten = false;
         for step in turn.steps {
             // One by one, so that what the disk does not take keeps nothing else from it.

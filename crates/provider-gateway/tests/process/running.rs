@@ -48,3 +48,26 @@ async fn many_at_once_end_as_they_should() {
         assert_eq!(stdout(&jobs[n]), format!("{n}\n"));
     }
 }
+
+#[tokio::test]
+async fn in_directories_that_were_left_as_made_an_attempt_is_ready_at_once_and_in_none_others() {
+    let rig = Rig::new();
+    let first = rig.job(json!("echo first"));
+    assert!(rig.executor.prepare_at_once(&first).is_none(), "there are none yet");
+    assert_eq!(rig.run(&first).await.code, Some(0));
+    rig.executor.exit_is_kept(&first);
+    within(rig.executor.remove(&first)).await.expect("removed");
+
+    let second = rig.job(json!("pwd; ls -A . $TMPDIR; [ -w . ] && echo mine; touch left"));
+    let second = provider_gateway::executor::Job { dir: first.dir.clone(), ..second };
+    rig.executor.prepare_at_once(&second).expect("they are there").expect("and good");
+    rig.executor.start(&second).await.expect("started");
+    assert_eq!(within(rig.executor.collect(&second)).await.expect("collected").code, Some(0));
+    let work = second.dir.join("work");
+    assert_eq!(stdout(&second), format!("{0}\n.:\n\n{1}:\nmine\n", work.display(), second.dir.join("tmp").display()));
+    rig.executor.exit_is_kept(&second);
+    within(rig.executor.remove(&second)).await.expect("removed");
+
+    let third = provider_gateway::executor::Job { dir: first.dir.clone(), ..rig.job(json!("true")) };
+    assert!(rig.executor.prepare_at_once(&third).is_none(), "what the second one left is gone, and so are they");
+}
