@@ -1,16 +1,15 @@
 //! The log file: records of stream number (1 byte), length (4 bytes, little endian) and so many bytes, in the order of reading.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 const HEADER: usize = 5;
 /// The most bytes in one record.
 pub(crate) const MAX_RECORD: usize = 64 * 1024;
 
-pub(crate) struct Log {
-    file: File,
+pub(crate) struct Log<'a> {
+    file: &'a File,
+    /// Where it begins in the file.
+    start: u64,
     room: u64,
     /// What a full disk has kept out so far, from `done` on.
     record: Vec<u8>,
@@ -21,10 +20,11 @@ pub(crate) struct Log {
     pub(crate) dropped: [u64; 2],
 }
 
-impl Log {
-    pub(crate) fn new(file: File, limit_bytes: u64) -> Self {
+impl<'a> Log<'a> {
+    pub(crate) fn new((file, start): (&'a File, u64), limit_bytes: u64) -> Self {
         Self {
             file,
+            start,
             room: limit_bytes,
             record: Vec::with_capacity(HEADER + MAX_RECORD),
             done: 0,
@@ -56,7 +56,7 @@ impl Log {
 
     pub(crate) fn flush(&mut self) {
         while self.is_stuck() {
-            match self.file.write(&self.record[self.done..]) {
+            match self.file.write_at(&self.record[self.done..], self.start + self.written) {
                 Ok(0) => break,
                 Ok(count) => {
                     self.done += count;

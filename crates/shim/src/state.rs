@@ -3,7 +3,7 @@
 use crate::facts::Facts;
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Seek, SeekFrom},
+    io,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
@@ -46,11 +46,9 @@ impl State {
         let _ = self.file.write_all_at(process(pid, start).as_bytes(), STARTED_AT);
     }
 
-    /// Where output goes.
-    pub(crate) fn log(&self) -> io::Result<File> {
-        let mut file = self.file.try_clone()?;
-        file.seek(SeekFrom::Start(LOG_AT))?;
-        Ok(file)
+    /// Where output goes: which file, and from where on.
+    pub(crate) fn log(&self) -> (&File, u64) {
+        (&self.file, LOG_AT)
     }
 
     /// Tries until it is there. Ends without it only when the attempt's directory was deleted.

@@ -29,7 +29,7 @@ const RETRY_FULL_DISK: Duration = Duration::from_millis(100);
 
 /// Runs the process to its end, and gives how it ended.
 pub(crate) fn supervise(state: &State, spec: &Spec, signals: &File, bell: &Doorbell) -> io::Result<Facts> {
-    let log = Log::new(state.log()?, spec.log_limit_bytes);
+    let log = Log::new(state.log(), spec.log_limit_bytes);
     let boot_ms = sys::boot_ms();
     let mut facts = Facts { started_ms: sys::wall_ms(), ..Facts::default() };
     let mut guard = Guard::new(spec)?;
@@ -69,7 +69,7 @@ struct Supervisor<'a> {
     spec: &'a Spec,
     signals: &'a File,
     bell: &'a Doorbell,
-    log: Log,
+    log: Log<'a>,
     main: i32,
     /// stdout and stderr until they end.
     streams: [Option<File>; 2],
@@ -144,7 +144,7 @@ impl<'a> Supervisor<'a> {
         spec: &'a Spec,
         signals: &'a File,
         bell: &'a Doorbell,
-        log: Log,
+        log: Log<'a>,
         main: i32,
         output: Output,
         guard: Option<Guard>,

@@ -201,12 +201,10 @@ pub(crate) fn pipe() -> io::Result<(File, File)> {
     }
 }
 
+/// Of an end of [`pipe`], which has no other flag that could be lost.
 pub(crate) fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     // SAFETY: takes numbers only.
-    unsafe {
-        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
-        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)).map(drop)
-    }
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
 }
 
 /// Waits until one can be read, or its other end is closed. A negative descriptor stands for none; no timeout is for ever.

@@ -62,10 +62,15 @@ fn is_reachable_by_all(dir: &Path) -> bool {
 /// Takes over `work` and `tmp` that an earlier attempt left as they were made. False: they are to be made anew.
 pub(super) fn reuse(record: &Record, job_dir: &Path) -> bool {
     let me = nix::unistd::geteuid().as_raw();
+    // Looked at when they were left, they are what they were: since then nobody could change them who is not the agent's own user.
+    let is_left = |dir: &Path| match record.uid {
+        Some(_) => fs::symlink_metadata(dir).is_ok_and(|meta| is_plain(&meta, me)),
+        None => is_as_made(dir, me),
+    };
     record.scratch == job_dir
         && [record.work(), record.tmp()]
             .iter()
-            .all(|dir| is_as_made(dir, me) && std::os::unix::fs::chown(dir, record.uid, record.uid).is_ok())
+            .all(|dir| is_left(dir) && std::os::unix::fs::chown(dir, record.uid, record.uid).is_ok())
 }
 
 /// Keeps `work` and `tmp` for the next attempt, where the task left nothing in them or of them. False: they are to be deleted. The
@@ -83,10 +88,14 @@ pub(super) fn leave_for_next(record: &Record, job_dir: &Path) -> bool {
 
 /// Whether a directory is as [`create`] makes it: empty, and without anything that its owner can give it.
 fn is_as_made(dir: &Path, owner: u32) -> bool {
-    let Ok(meta) = fs::symlink_metadata(dir) else { return false };
+    fs::symlink_metadata(dir).is_ok_and(|meta| is_plain(&meta, owner))
+        && has_no_marks(dir)
+        && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn is_plain(dir: &fs::Metadata, owner: u32) -> bool {
     // One that once held many files stays large, and slow.
-    let is_plain = meta.is_dir() && meta.uid() == owner && meta.mode() & 0o7777 == 0o700 && meta.size() <= 4_096;
-    is_plain && has_no_marks(dir) && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+    dir.is_dir() && dir.uid() == owner && dir.mode() & 0o7777 == 0o700 && dir.size() <= 4_096
 }
 
 /// Makes `work` and `tmp` anew, empty, for the attempt's user alone.

@@ -147,7 +147,9 @@ fn read_head(job_dir: &Path) -> Option<Vec<u8>> {
     let file = File::open(job_dir.join(STATE)).ok()?;
     let mut head = vec![0; LOG_AT];
     let mut there = 0;
-    while let Ok(count @ 1..) = file.read_at(&mut head[there..], there as u64) {
+    while there < LOG_AT
+        && let Ok(count @ 1..) = file.read_at(&mut head[there..], there as u64)
+    {
         there += count;
     }
     (there > 0).then_some(head)
