@@ -90,8 +90,8 @@ fn descendants_by_parent(root: i32) -> Vec<Process> {
     let mut by_parent: HashMap<i32, Vec<Process>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if let Some((parent, start)) = parse_stat(&stat) {
+        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if let Some((parent, start)) = parse_stat(&String::from_utf8_lossy(&stat)) {
             by_parent.entry(parent).or_default().push(Process { pid, start });
         }
     }

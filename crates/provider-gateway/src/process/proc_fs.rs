@@ -13,7 +13,12 @@ pub(super) struct Stat {
 }
 
 pub(super) fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&text(&format!("/proc/{pid}/stat"))?)
+}
+
+/// A process may give itself a name that is no text; what else is said of it counts all the same.
+fn text(path: &str) -> Option<String> {
+    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
 }
 
 /// The name in the second field may hold spaces and parentheses.
@@ -37,7 +42,7 @@ pub(super) fn all() -> impl Iterator<Item = (Process, Stat)> {
 
 /// The real user of a process. The owner of its directory would be root for one that hides its memory.
 pub(super) fn user(pid: i32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = text(&format!("/proc/{pid}/status"))?;
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
 }
 

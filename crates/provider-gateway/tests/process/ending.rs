@@ -168,3 +168,27 @@ async fn removing_ends_what_still_runs() {
     within(rig.executor.remove(&job)).await.expect("removed");
     assert_eq!(count_marked(&marker), 0);
 }
+
+#[tokio::test]
+async fn a_name_that_is_no_text_hides_no_process() {
+    for own_users in [true, false] {
+        for has_supervisor in [true, false] {
+            let rig = Rig::with(|settings| settings.own_users = own_users);
+            let marker = marker();
+            let line = "name=$(printf '\\377x'); cp \"$(command -v sleep)\" \"$name\"; (setsid \"./$name\" \"$M\" &); while [ ! -e go ]; do sleep 0.01; done";
+            let job = rig.job_of(json!({ "command": line, "env": { "M": marker } }));
+            rig.start(&job).await;
+            until("it is there", || count_marked(&marker) == 1).await;
+            if has_supervisor {
+                std::fs::write(job.dir.join("work/go"), "").expect("told to end");
+                assert_eq!(within(rig.executor.collect(&job)).await.expect("collected").code, Some(0));
+            } else {
+                let supervisor = supervisor(&job.dir).expect("it is supervised");
+                nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).expect("killed");
+                assert!(within(rig.executor.collect(&job)).await.is_err(), "nobody saw the end");
+            }
+            within(rig.executor.remove(&job)).await.expect("removed");
+            assert_eq!(count_marked(&marker), 0, "{own_users} {has_supervisor}");
+        }
+    }
+}
