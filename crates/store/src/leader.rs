@@ -93,6 +93,35 @@ pub(crate) async fn require(connection: &mut PgConnection, leadership: &Leadersh
     renewed.map(drop).ok_or(StoreError::NotLeader)
 }
 
+/// What every lease is made from.
+pub(crate) struct Led {
+    pub(crate) epoch: i32,
+    pub(crate) at: Timestamp,
+}
+
+/// As [`require`], and holds what all leases share until the transaction ends: one statement, since a lone task waits for each. What is
+/// held on a node is then read by its index, which learns from each reading what is held no more; a bitmap of it learns nothing and
+/// visited all that had been held since the last vacuum, 17,000 buffers instead of 280.
+pub(crate) async fn require_to_lease(
+    connection: &mut PgConnection,
+    leadership: &Leadership,
+) -> Result<Led, StoreError> {
+    sqlx::query_as!(
+        Led,
+        r#"WITH led AS (
+             UPDATE leader SET renewed_at = now() WHERE role = $1 AND holder = $2 AND epoch = $3
+             RETURNING set_config('idle_in_transaction_session_timeout', '2s', true), set_config('enable_bitmapscan', 'off', true)
+           )
+           SELECT c.epoch, now() AS "at!" FROM led CROSS JOIN cluster c FOR SHARE OF c"#,
+        leadership.role.as_str(),
+        leadership.holder,
+        leadership.epoch
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or(StoreError::NotLeader)
+}
+
 /// Waits until nothing is being placed, and lets nothing be placed until this transaction has ended: a placement looks at nodes
 /// without locking them, so whoever closes one must not be answered while a look of before may still be acted upon. To be taken
 /// before any other lock.

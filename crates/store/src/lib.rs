@@ -6,6 +6,7 @@
 
 mod access;
 mod attempts;
+mod carried;
 mod clock;
 mod error;
 mod group;
@@ -72,6 +73,9 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations");
 
+/// So many rows are few.
+const FEW: usize = 16;
+
 /// A connection that was idle for less need not be asked whether it lives.
 const PRESUMED_ALIVE: Duration = Duration::from_secs(1);
 
@@ -79,6 +83,9 @@ const PRESUMED_ALIVE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
+    /// For what is about few rows, as a lone task is: there a plan takes longer to make than to run, so it is made once and kept. For
+    /// hundreds of rows one that knows how many is worth making.
+    brisk: PgPool,
     /// Heartbeats never wait behind queries.
     beats: PgPool,
     wakeups: Wakeups,
@@ -91,7 +98,7 @@ pub struct Store {
 pub struct DatabaseConfig {
     /// `postgres://user:password@host/db`, or with a socket: `postgres:///db?host=/run/dir&user=unidesk`.
     pub url: String,
-    /// Connections for everything but heartbeats.
+    /// Connections for everything but heartbeats and what is about few rows, which have up to six more.
     pub max_connections: u32,
     /// Other processes share this database: wake-ups also travel by NOTIFY.
     pub shared: bool,
@@ -159,9 +166,11 @@ impl Store {
                 .after_release(|connection, _| Box::pin(limits::is_in_order(connection)))
         };
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
-        let beats = pool(2).connect_lazy_with(options);
+        let beats = pool(2).connect_lazy_with(options.clone());
+        let kept_plans = [("plan_cache_mode", "force_generic_plan"), ("enable_bitmapscan", "off")];
+        let brisk = pool(4).connect_lazy_with(options.options(kept_plans));
         let wakeups = Wakeups::new(config.shared.then(|| main.clone()));
-        Ok(Self { pool: main, beats, wakeups, heartbeat_every: HEARTBEAT_EVERY, black_hole: Default::default() })
+        Ok(Self { pool: main, brisk, beats, wakeups, heartbeat_every: HEARTBEAT_EVERY, black_hole: Default::default() })
     }
 
     async fn check_durability(&self) -> Result<(), StoreError> {
@@ -178,14 +187,22 @@ impl Store {
     /// Dropped between the order and its answer, the driver's own `begin` would give the connection back with the transaction open:
     /// what the next user writes there would not be committed when it is told so. Hence it is always carried to its end.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        let connection = self.pool.acquire().await?;
-        #[expect(clippy::disallowed_methods, reason = "one round trip that must outlive a caller who gives up")]
-        let begun = tokio::spawn(Transaction::begin(connection, None)).await;
-        match begun {
-            Ok(transaction) => Ok(transaction?),
-            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
-            Err(_) => Err(StoreError::Stopping),
-        }
+        Self::begin_on(&self.pool).await
+    }
+
+    /// As [`Store::begin`], for an operation on so many rows.
+    pub(crate) async fn begin_for(&self, rows: usize) -> Result<Transaction<'static, Postgres>, StoreError> {
+        Self::begin_on(self.pool_for(rows)).await
+    }
+
+    /// Where an operation on so many rows is done.
+    pub(crate) fn pool_for(&self, rows: usize) -> &PgPool {
+        if rows <= FEW { &self.brisk } else { &self.pool }
+    }
+
+    async fn begin_on(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let connection = pool.acquire().await?;
+        Ok(carried::to_its_end(Transaction::begin(connection, None)).await?)
     }
 
     /// Brings the schema to this version. Safe to repeat, and while others do the same.
@@ -236,6 +253,7 @@ impl Store {
     /// Waits until what runs has ended, then closes every connection.
     pub async fn close(&self) {
         self.beats.close().await;
+        self.brisk.close().await;
         self.pool.close().await;
     }
 }

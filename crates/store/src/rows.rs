@@ -136,6 +136,9 @@ pub(crate) async fn load_attempts(
     connection: &mut PgConnection,
     attempts: &[Uuid],
 ) -> Result<Vec<AttemptRow>, StoreError> {
+    if attempts.is_empty() {
+        return Ok(Vec::new());
+    }
     sqlx::query_as!(
         AttemptRecord,
         r#"SELECT id, task_id, number, node_id, fence, state, reservation AS "reservation: JsonText", reserved, placed_at, accepted_at,

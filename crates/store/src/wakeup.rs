@@ -27,8 +27,10 @@ const CHANNEL: &str = "unidesk";
 const ASK_EVERY: Duration = Duration::from_secs(30);
 /// PostgreSQL takes payloads of under 8,000 bytes.
 const PAYLOAD_BYTES: usize = 7_900;
-/// Between two statements that notify. What is told meanwhile travels in the next one.
+/// From one statement that notifies to the next, on average: what is told meanwhile travels in the next one. After a pause so many
+/// follow each other without waiting, since what happens to a lone task is told in a few of them.
 const NOTIFIED_EVERY: Duration = Duration::from_millis(5);
+const AT_ONCE: u32 = 8;
 /// Pieces that a slow listener may be behind. Each is what one operation told, so that even tens of thousands of changes a second
 /// leave it seconds.
 const PIECES_KEPT: usize = 4_096;
@@ -229,21 +231,36 @@ impl Wakeups {
 
 async fn send_notifications(pool: &PgPool, mut outgoing: mpsc::UnboundedReceiver<Arc<[Topic]>>, sender: &str) {
     let mut waiting = Vec::new();
-    let mut last_sent: Option<Instant> = None;
+    let mut pace = Pace { due: Instant::now() };
     while outgoing.recv_many(&mut waiting, PIECES_KEPT).await > 0 {
-        if let Some(until) = last_sent.map(|at| at + NOTIFIED_EVERY).filter(|until| *until > Instant::now()) {
+        if let Some(until) = pace.waits_until(Instant::now()) {
             tokio::time::sleep_until(until).await;
             while let Ok(piece) = outgoing.try_recv() {
                 waiting.push(piece);
             }
         }
+        pace.sends(Instant::now());
         let topics: BTreeSet<Topic> = waiting.drain(..).flat_map(|piece: Arc<[Topic]>| piece.to_vec()).collect();
         let notify = sqlx::query("SELECT pg_notify($1, payload) FROM UNNEST($2::text[]) AS payload");
         let notify = notify.bind(CHANNEL).bind(payloads(sender, &topics));
         if let Err(error) = in_time(async { Ok(notify.execute(pool).await?) }).await {
             tracing::debug!(%error, "a wake-up was not sent; polling makes up for it");
         }
-        last_sent = Some(Instant::now());
+    }
+}
+
+/// How fast statements may follow each other.
+struct Pace {
+    /// When the next one would be due if all came evenly.
+    due: Instant,
+}
+
+impl Pace {
+    fn waits_until(&self, now: Instant) -> Option<Instant> {
+        (self.due > now + NOTIFIED_EVERY * AT_ONCE).then(|| self.due - NOTIFIED_EVERY * AT_ONCE)
+    }
+    fn sends(&mut self, now: Instant) {
+        self.due = self.due.max(now) + NOTIFIED_EVERY;
     }
 }
 

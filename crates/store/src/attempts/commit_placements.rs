@@ -44,16 +44,13 @@ impl Store {
         leadership: &Leadership,
         plan: &[Placement],
     ) -> Result<BTreeMap<TaskId, AttemptId>, StoreError> {
-        let mut transaction = self.begin().await?;
-        leader::require(&mut transaction, leadership).await?;
+        let mut transaction = self.begin_for(plan.len()).await?;
+        // What leases of exclusive work are made from is not set meanwhile.
+        let leader::Led { epoch, at } = leader::require_to_lease(&mut transaction, leadership).await?;
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
         let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();
         let nodes: Vec<Uuid> = plan.iter().map(|placement| placement.node.as_uuid()).collect();
         let (mut room, cordoned) = room_on(&mut transaction, &nodes).await?;
-        // What leases of exclusive work are made from is not set meanwhile.
-        let cluster =
-            sqlx::query!(r#"SELECT epoch, now() AS "at!" FROM cluster FOR SHARE"#).fetch_one(&mut *transaction).await?;
-        let (epoch, at) = (cluster.epoch, cluster.at);
         let tasks = lock_tasks(&mut transaction, &ids).await?;
         let previous: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
         let mut previous: BTreeMap<AttemptId, AttemptRow> =
@@ -112,28 +109,22 @@ async fn room_on(
     nodes: &[Uuid],
 ) -> Result<(BTreeMap<NodeId, Ledger>, Vec<Uuid>), StoreError> {
     let open = sqlx::query!(
-        "SELECT n.id, n.facts->'capacity' AS \"capacity!: JsonText\", (f.record ->> 'cordon' IS NOT NULL) AS \"cordoned!\"
-         FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
-         WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL",
+        r#"SELECT n.id, n.facts->'capacity' AS "capacity!: JsonText", (f.record ->> 'cordon' IS NOT NULL) AS "cordoned!",
+                  ARRAY(SELECT a.reservation FROM attempts a WHERE a.node_id = n.id AND a.reserved) AS "held!: Vec<JsonText>"
+           FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
+           WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL"#,
         nodes
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(connection)
     .await?;
     let cordoned = open.iter().filter(|node| node.cordoned).map(|node| node.id).collect();
     let mut room = BTreeMap::new();
     for node in open {
-        room.insert(NodeId::from_uuid(node.id), Ledger::new(read_json(node.capacity)?));
-    }
-    let held = sqlx::query!(
-        r#"SELECT node_id, reservation AS "reservation: JsonText" FROM attempts WHERE node_id = ANY($1) AND reserved"#,
-        nodes
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    for attempt in held {
-        if let Some(ledger) = room.get_mut(&NodeId::from_uuid(attempt.node_id)) {
-            ledger.hold(&read_json(attempt.reservation)?);
+        let mut ledger = Ledger::new(read_json(node.capacity)?);
+        for reservation in node.held {
+            ledger.hold(&read_json(reservation)?);
         }
+        room.insert(NodeId::from_uuid(node.id), ledger);
     }
     Ok((room, cordoned))
 }

@@ -101,6 +101,7 @@ impl Store {
         let (nodes, newest): (Vec<Uuid>, Vec<Uuid>) =
             nodes.iter().map(|(node, newest)| (node.as_uuid(), newest.map_or(Uuid::nil(), AttemptId::as_uuid))).unzip();
         let sent: Vec<Uuid> = sent.iter().map(|attempt| attempt.as_uuid()).collect();
+        let pool = self.pool_for(nodes.len().max(sent.len()));
         macro_rules! of_which {
             ($condition:literal) => {
                 sqlx::query_as!(
@@ -121,7 +122,7 @@ impl Store {
                     &sent,
                     &newest
                 )
-                .fetch_all(&self.pool)
+                .fetch_all(pool)
                 .await?
             };
         }

@@ -1,7 +1,7 @@
 //! What the leader looks at in the queue: the first waiting tasks of every class, so that what cannot be placed blocks nobody.
 
 use crate::{
-    Store, StoreError,
+    FEW, Store, StoreError,
     attempts::exclusive,
     json::{JsonText, read_json},
 };
@@ -52,6 +52,13 @@ impl From<&Head> for QueuePlace {
 }
 
 impl QueueLook {
+    /// What an idle queue is asked.
+    fn is_short(&self) -> bool {
+        /// Of a class of which nothing is known, or little.
+        const SHORT: i64 = 64;
+        self.begin_at.is_empty() && self.wanted.len() <= FEW && self.wanted.values().all(|wanted| *wanted <= SHORT)
+    }
+
     /// Every class from the first, so many tasks of each.
     pub fn of_all(wanted: i64) -> Self {
         Self {
@@ -84,7 +91,7 @@ impl Store {
         look: &QueueLook,
         needs: &mut BTreeMap<i64, Arc<Needs>>,
     ) -> Result<QueueHeads, StoreError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = if look.is_short() { self.brisk.acquire().await? } else { self.pool.acquire().await? };
         let (classes, wanted): (Vec<i64>, Vec<i64>) = look.wanted.iter().unzip();
         let begin_at = || look.begin_at.values();
         // Walks the queue's index from class to class; classes with a place to begin at are known to be there, and not stepped into.

@@ -89,7 +89,9 @@ impl Store {
         &self,
         batch: &[SessionReports],
     ) -> Result<Vec<Vec<ReportVerdict>>, StoreError> {
-        let mut transaction = self.begin().await?;
+        let attempts: BTreeSet<AttemptId> =
+            batch.iter().flat_map(|of| &of.reports).map(|item| item.held.attempt).collect();
+        let mut transaction = self.begin_for(attempts.len()).await?;
         let reports = || batch.iter().flat_map(|of| &of.reports);
         // A release changes its attempt only: no task is locked for it.
         let ids: BTreeSet<Uuid> =

@@ -92,7 +92,7 @@ impl Store {
     /// with the same request answers `Replayed`, also within one batch. When this returns Ok, the accepted ones survive any crash.
     pub async fn submit(&self, batch: &[&NewTask]) -> Result<Submission, StoreError> {
         let ids: Vec<TaskId> = batch.iter().map(|_| TaskId::from_uuid(Uuid::now_v7())).collect();
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.begin_for(batch.len()).await?;
         let projects: BTreeSet<Uuid> = batch.iter().map(|task| task.project.as_uuid()).collect();
         let projects: Vec<Uuid> = projects.into_iter().collect();
         let known = sqlx::query!(

@@ -44,3 +44,21 @@ async fn a_listener_that_is_busy_while_thousands_of_tasks_change_misses_nothing(
     wakeups.publish([Topic::Access]);
     assert_eq!(listener.recv().await, Ok(Topic::Access));
 }
+
+#[test]
+fn hints_of_a_lone_task_are_sent_at_once_and_a_flood_of_them_two_hundred_times_a_second() {
+    let begin = Instant::now();
+    let mut pace = Pace { due: begin };
+    let few: Vec<_> = (0..AT_ONCE).map(|_| (pace.waits_until(begin), pace.sends(begin)).0).collect();
+    assert!(few.iter().all(Option::is_none), "{few:?}");
+    // Ten seconds, in which something is told all the time.
+    let (mut now, mut sent) = (begin, 0);
+    while now < begin + Duration::from_secs(10) {
+        now = pace.waits_until(now).unwrap_or(now);
+        pace.sends(now);
+        sent += 1;
+    }
+    assert!((1_990..=2_010).contains(&sent), "{sent}");
+    // And after a pause a lone one waits for nothing again.
+    assert_eq!(pace.waits_until(now + NOTIFIED_EVERY * AT_ONCE), None);
+}
