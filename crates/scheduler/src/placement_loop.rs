@@ -4,11 +4,12 @@
 use crate::{Config, queue::Queue, turns::KnownTurns};
 use domain::{
     Timestamp,
-    ids::NodeId,
-    placement::{Asked, Unread, Watched},
+    ids::{AttemptId, NodeId, TaskId},
+    placement::{Asked, Head, Placement, Unread, Watched},
 };
 use service_kit::Pass;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,6 +21,8 @@ const NODES_AT_ONCE: usize = 1_024;
 /// From one part of the round to the next, and from one round to the next where one part is all.
 const PART_EVERY: Duration = Duration::from_secs(1);
 const ROUND_EVERY: Duration = Duration::from_secs(5);
+/// More than so many are no exception any more: they are leased with the others.
+const FEW_URGENT: usize = 16;
 /// Passes that follow at once although all that was planned had become untrue.
 const VAIN_PASSES: u32 = 3;
 
@@ -102,7 +105,8 @@ impl Placer {
             let is_news = self.go_round().await?;
             return Ok(if more || is_news { Pass::More } else { Pass::Idle });
         }
-        match self.store.lease_tasks(&leadership, &plan).await {
+        let urgent = urgent(&plan, &found.heads);
+        match self.lease(&leadership, &plan, &urgent).await {
             Ok(leases) => {
                 let stale = plan.len() - leases.len();
                 tracing::debug!(placed = leases.len(), stale, "placed");
@@ -130,6 +134,27 @@ impl Placer {
                 Err(error)
             }
         }
+    }
+
+    /// What is urgent among much that is not is leased first, in a transaction of its own: it waits for none of the others.
+    async fn lease(
+        &mut self,
+        leadership: &Leadership,
+        plan: &[Placement],
+        urgent: &BTreeSet<TaskId>,
+    ) -> Result<BTreeMap<TaskId, AttemptId>, StoreError> {
+        let (first, others): (Vec<_>, Vec<_>) =
+            plan.iter().cloned().partition(|placement| urgent.contains(&placement.task));
+        let mut leases = match first.is_empty() {
+            true => BTreeMap::new(),
+            false => self.store.lease_tasks(leadership, &first).await?,
+        };
+        if !others.is_empty() {
+            let began = Instant::now();
+            leases.extend(self.store.lease_tasks(leadership, &others).await?);
+            self.queue.took(others.len(), began.elapsed());
+        }
+        Ok(leases)
     }
 
     pub(crate) async fn resign(&mut self) {
@@ -196,3 +221,17 @@ impl Placer {
         Ok(next.is_some())
     }
 }
+
+/// The few of a plan that are more urgent than most of it.
+fn urgent(plan: &[Placement], heads: &[Head]) -> BTreeSet<TaskId> {
+    let planned: BTreeSet<TaskId> = plan.iter().map(|placement| placement.task).collect();
+    let of_plan = || heads.iter().filter(|head| planned.contains(&head.task));
+    let mut priorities: Vec<i32> = of_plan().map(|head| head.priority).collect();
+    priorities.sort_unstable();
+    let Some(usual) = priorities.get(priorities.len().saturating_sub(1) / 2) else { return BTreeSet::new() };
+    let urgent: BTreeSet<TaskId> = of_plan().filter(|head| head.priority > *usual).map(|head| head.task).collect();
+    if urgent.len() > FEW_URGENT { BTreeSet::new() } else { urgent }
+}
+
+#[cfg(test)]
+mod tests;

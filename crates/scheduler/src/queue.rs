@@ -15,8 +15,11 @@ use store::{CLASSES_PER_LOOK, QueueHeads, QueueLook, QueuePlace};
 
 /// Tasks of a class that nothing is known of. With many classes less of each, so that one look stays bounded.
 const FIRST: i64 = 32;
-/// Tasks of one class in one look.
+/// Tasks of one class in one look: as many as are leased in about [`LEASED_WITHIN`], since what comes meanwhile waits for so long,
+/// however urgent it is.
 const MOST: i64 = 512;
+const LEAST_MOST: i64 = 128;
+const LEASED_WITHIN: Duration = Duration::from_millis(20);
 /// Tasks of classes that nothing is known of, together.
 const TOGETHER: i64 = 4_096;
 /// So many of a class placed lately are worth a place to begin at; and of so many classes such places are told.
@@ -39,6 +42,8 @@ pub(crate) struct Queue {
     began_at: Instant,
     /// Of a round over more classes than one look visits.
     placed_in_round: bool,
+    /// Tasks of one class in one look, at present.
+    most: i64,
 }
 
 #[derive(Default)]
@@ -60,6 +65,7 @@ impl Queue {
             found: 0,
             began_at: now,
             placed_in_round: false,
+            most: MOST,
         }
     }
 
@@ -78,12 +84,21 @@ impl Queue {
             QueueLook { after_class: self.after_class, settled_restore, ..QueueLook::of_all(wanted_otherwise) };
         for (id, class) in &self.classes {
             let has_room = self.needs.get(id).is_none_or(|needs| nodes.has_room_for(*id, needs));
-            look.wanted.insert(*id, if has_room { class.wanted } else { 0 });
+            look.wanted.insert(*id, if has_room { class.wanted.min(self.most) } else { 0 });
             if let Some(place) = class.begin_at.filter(|_| class.placed >= MANY && look.begin_at.len() < PLACES) {
                 look.begin_at.insert(*id, place);
             }
         }
         look
+    }
+
+    /// So many tasks were leased at once in so long.
+    pub(crate) fn took(&mut self, tasks: usize, time: Duration) {
+        // Few tell nothing: what a commit costs by itself is not theirs.
+        if tasks as i64 >= LEAST_MOST / 2 {
+            let in_time = LEASED_WITHIN.as_secs_f64() / time.as_secs_f64().max(1e-6) * tasks as f64;
+            self.most = ((self.most as f64 * 3.0 + in_time) / 4.0).clamp(LEAST_MOST as f64, MOST as f64) as i64;
+        }
     }
 
     /// Learns from a look and what came of it. True: more may be placed at once.
@@ -108,10 +123,10 @@ impl Queue {
             class.begin_at = first_left.or(heads.last()).map(|head| QueuePlace::from(*head)).or(class.begin_at);
             if *read as i64 >= asked && left == 0 {
                 // What must not be placed yet may hide what may: then only a longer look helps.
-                more |= !plan.is_empty() || asked < MOST;
-                class.wanted = (asked * 4).clamp(FIRST, MOST);
+                more |= !plan.is_empty() || asked < self.most;
+                class.wanted = (asked * 4).clamp(FIRST, self.most);
             } else {
-                class.wanted = ((read - left) as i64 * 2).clamp(look.wanted_otherwise, MOST);
+                class.wanted = ((read - left) as i64 * 2).clamp(look.wanted_otherwise, self.most);
             }
         }
         let is_cut = found.read.len() >= CLASSES_PER_LOOK;

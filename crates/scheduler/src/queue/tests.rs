@@ -56,6 +56,25 @@ fn looks_grow_while_all_that_is_seen_is_placed_and_shrink_with_the_room() {
 }
 
 #[test]
+fn a_look_asks_for_no_more_than_is_leased_while_an_urgent_task_may_wait() {
+    let mut queue = Queue::new(Instant::now());
+    let mut wanted_after = |tasks: usize, millis: u64| {
+        for _ in 0..20 {
+            pass(&mut queue, [(1, 1_000_000)].into_iter(), i64::MAX);
+            queue.took(tasks, Duration::from_millis(millis));
+        }
+        let (look, more) = pass(&mut queue, [(1, 1_000_000)].into_iter(), i64::MAX);
+        assert!(more, "the rest follows at once");
+        look.wanted[&1]
+    };
+    assert_eq!(wanted_after(512, 10), MOST);
+    assert_eq!(wanted_after(512, 40), 256);
+    assert_eq!(wanted_after(256, 2_000), LEAST_MOST, "a commit by itself costs something too");
+    assert_eq!(wanted_after(3, 100), LEAST_MOST, "few tell nothing");
+    assert_eq!(wanted_after(128, 4), MOST);
+}
+
+#[test]
 fn an_idle_queue_is_looked_at_once() {
     let mut queue = Queue::new(Instant::now());
     assert!(!pass(&mut queue, [].into_iter(), 10).1);

@@ -85,7 +85,11 @@ async fn give_back(store: &Store, session: SessionKey, held: Held) {
 }
 
 async fn submit(store: &Store) -> TaskId {
-    let spec = parse_spec(&json!({"command": ["ls"]})).expect("a good task");
+    submit_with(store, "normal").await
+}
+
+async fn submit_with(store: &Store, priority: &str) -> TaskId {
+    let spec = parse_spec(&json!({"command": ["ls"], "priority": priority})).expect("a good task");
     let new = NewTask { project: DEFAULT_PROJECT, created_by: CREATOR, spec, idempotency: None };
     match store.submit_tasks(&[new]).await.expect("accepted")[..] {
         [Submitted::Accepted { id }] => id,
@@ -114,6 +118,30 @@ async fn without_any_wake_up_a_task_is_placed_within_about_a_second() {
     for _ in 0..3 {
         // The interval and its jitter, and a busy machine.
         placed_within(&here, submit(&here).await, Duration::from_millis(2_500)).await;
+    }
+    assert!(service.stop_within(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn an_urgent_task_is_leased_before_all_others_that_wait() {
+    let database = TestDatabase::create().await;
+    let store = connect(&database).await;
+    node(&store).await;
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        others.push(submit(&store).await);
+    }
+    let urgent = submit_with(&store, "urgent").await;
+    let service = Service::new();
+    scheduler::run(&service, &scheduler::Config::default(), store.clone());
+    let placed_at = async |task: TaskId| {
+        placed_within(&store, task, Duration::from_secs(10)).await;
+        store.get_task(Scope::All, task).await.expect("read").expect("there").attempts[0].row.placed_at
+    };
+    let first = placed_at(urgent).await;
+    for other in others {
+        // Of another transaction, so that whoever hears of the urgent one waits for no other's.
+        assert!(first < placed_at(other).await);
     }
     assert!(service.stop_within(Duration::from_secs(5)).await);
 }
