@@ -2,6 +2,7 @@
 //!
 //! Owns: the door for agents, and what a session carries. Knows `protocol` and `store` only: nothing of REST.
 
+mod acks;
 mod admission;
 mod beats;
 mod handshake;

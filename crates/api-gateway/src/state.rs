@@ -10,7 +10,9 @@ pub struct AppState {
     pub(crate) store: Store,
     pub(crate) access: Access,
     pub(crate) fleet: FleetCache,
+    /// Tasks that come one by one, and those that come by the batch: each has a writer, so that a lone task waits for no thousand others.
     pub(crate) submissions: Group<Submissions>,
+    pub(crate) batches: Group<Submissions>,
 }
 
 impl AppState {
@@ -20,7 +22,9 @@ impl AppState {
         access.load_signing_keys().await?;
         let (submissions, written) = Group::new(Submissions(store.clone()), service.stopping().clone());
         service.spawn("submissions", written);
+        let (batches, written) = Group::new(Submissions(store.clone()), service.stopping().clone());
+        service.spawn("batches", written);
         let fleet = FleetCache::new(service.clone(), store.clone());
-        Ok(Self { service, access, fleet, store, submissions })
+        Ok(Self { service, access, fleet, store, submissions, batches })
     }
 }

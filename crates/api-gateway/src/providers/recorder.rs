@@ -1,7 +1,7 @@
 //! Records what a node says, together with what other nodes say at that moment, and acknowledges what is committed. While the
 //! database is away nothing is acknowledged and nothing is lost: the node holds it.
 
-use super::{outbound::Outbound, socket::Door, teller::Listening};
+use super::{acks::Acks, outbound::Outbound, socket::Door, teller::Listening};
 use futures::future::BoxFuture;
 use protocol::{LogFrame, LogPayload, Stream, ToNode};
 use std::{
@@ -9,7 +9,9 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use store::{LogAck, LogPiece, NodeReport, ReportVerdict, SessionKey, SessionPieces, SessionReports, StoreError};
+use store::{
+    Group, LogAck, LogPiece, NodeReport, ReportVerdict, Reports, SessionKey, SessionPieces, SessionReports, StoreError,
+};
 
 const REPORTS_PER_BATCH: usize = 128;
 const LOG_BYTES_PER_BATCH: usize = 1 << 20;
@@ -64,9 +66,10 @@ impl<'a, T> Recorder<'a, T> {
     }
 }
 
-/// A batch of what waits, to be recorded and acknowledged. Errors: why the session must end.
+/// A batch of what waits, to be recorded by `group` and acknowledged. Errors: why the session must end.
 pub(super) async fn record_reports(
-    door: &Door,
+    group: &Group<Reports>,
+    acks: &Acks,
     key: SessionKey,
     batch: Vec<(u64, NodeReport)>,
     outbound: &Outbound,
@@ -74,7 +77,7 @@ pub(super) async fn record_reports(
 ) -> Result<(), String> {
     let reports: Vec<NodeReport> = batch.iter().map(|(_, report)| report.clone()).collect();
     let call = SessionReports { session: key, reports };
-    let verdicts = until_available(|| door.reports.call(call.clone())).await.map_err(|error| {
+    let verdicts = until_available(|| group.call(call.clone())).await.map_err(|error| {
         tracing::error!(node.id = %key.node, error = %service_kit::lifecycle::Chain(&error), "reports could not be recorded");
         "its reports could not be recorded".to_owned()
     })?;
@@ -92,8 +95,8 @@ pub(super) async fn record_reports(
             ReportVerdict::Fenced | ReportVerdict::Orphan | ReportVerdict::Recorded | ReportVerdict::Repeated => {}
         }
     }
-    if let Some((seq, _)) = batch.last() {
-        outbound.send(ToNode::Ack { up_to: *seq });
+    if let Some(up_to) = acks.recorded(batch.iter().map(|(seq, _)| *seq)) {
+        outbound.send(ToNode::Ack { up_to });
     }
     Ok(())
 }

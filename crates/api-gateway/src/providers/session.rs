@@ -1,6 +1,7 @@
 //! One session with one node: what it says is recorded and then acknowledged, what it must know is sent.
 
 use super::{
+    acks::Acks,
     admission::Place,
     handshake::{self, Greeted},
     outbound::Outbound,
@@ -8,7 +9,11 @@ use super::{
     socket::Door,
     teller::Listening,
 };
-use domain::{attempt::Report, ids::NodeId, node::NodeMetrics};
+use domain::{
+    attempt::Report,
+    ids::{AttemptId, NodeId},
+    node::NodeMetrics,
+};
 use futures::{FutureExt, SinkExt, future::BoxFuture};
 use protocol::{
     Frame, FromNode, LogFrame, ToNode,
@@ -17,7 +22,7 @@ use protocol::{
     transport::{Message, Transport, TransportError},
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     future::poll_fn,
     task::{Context, Poll},
     time::Duration,
@@ -26,6 +31,8 @@ use store::{NodeReport, SessionKey};
 
 /// A line that is dead must not keep its session for long.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
+/// What most tasks have. Reports of more urgent ones have a writer of their own.
+const USUAL_PRIORITY: i32 = 0;
 /// Messages of one node before others have their turn.
 const MESSAGES_PER_TURN: usize = 64;
 
@@ -68,8 +75,11 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
         outbound.send(ToNode::Stop { held });
     }
     let listening = door.teller.listen(key, inventory, outbound.clone());
+    let acks = Acks::default();
     let mut session = Session {
         door,
+        acks: &acks,
+        urgent: BTreeSet::new(),
         key,
         listening: &listening,
         outbound: &outbound,
@@ -79,6 +89,7 @@ async fn converse<T: Transport>(door: &Door, greeted: Greeted, transport: T) -> 
         unsent: VecDeque::new(),
         is_flushed: true,
         reports: Recorder::default(),
+        urgent_reports: Recorder::default(),
         logs: Recorder::default(),
         facts: None,
     };
@@ -107,6 +118,10 @@ struct Session<'a, T> {
     /// Taken from the outbound queue, and not taken by the transport yet.
     unsent: VecDeque<ToNode>,
     is_flushed: bool,
+    acks: &'a Acks,
+    /// Attempts whose reports wait behind those of no other. All reports of an attempt go the same way, so that they keep their order.
+    urgent: BTreeSet<AttemptId>,
+    urgent_reports: Recorder<'a, (u64, NodeReport)>,
     reports: Recorder<'a, (u64, NodeReport)>,
     logs: Recorder<'a, LogFrame>,
     /// Facts that are being recorded: nothing more is read meanwhile.
@@ -157,9 +172,12 @@ impl<'a, T: Transport> Session<'a, T> {
     }
 
     fn record(&mut self, context: &mut Context<'_>) -> Result<(), String> {
-        let (door, key, outbound, listening) = (self.door, self.key, self.outbound, self.listening);
+        let (door, key, outbound, listening, acks) = (self.door, self.key, self.outbound, self.listening, self.acks);
+        self.urgent_reports.poll(context, |waiting| {
+            record_reports(&door.urgent_reports, acks, key, batch_of_reports(waiting), outbound, listening).boxed()
+        })?;
         self.reports.poll(context, |waiting| {
-            record_reports(door, key, batch_of_reports(waiting), outbound, listening).boxed()
+            record_reports(&door.reports, acks, key, batch_of_reports(waiting), outbound, listening).boxed()
         })?;
         self.logs.poll(context, |waiting| record_logs(door, key, batch_of_pieces(waiting), outbound).boxed())
     }
@@ -185,6 +203,11 @@ impl<'a, T: Transport> Session<'a, T> {
                         self.outbound.takes(false);
                         return Ok(());
                     }
+                }
+                if let ToNode::Assign(assign) = &message
+                    && assign.spec.priority > USUAL_PRIORITY
+                {
+                    self.urgent.insert(assign.held.attempt);
                 }
                 let message = encode(&mut self.numbers, message);
                 self.transport.start_send_unpin(message)?;
@@ -258,10 +281,21 @@ impl<'a, T: Transport> Session<'a, T> {
     }
 
     /// False: too much is waiting.
+    fn hear_report(&mut self, seq: u64, report: NodeReport) -> bool {
+        self.acks.heard(seq);
+        let is_urgent = match report.report {
+            // The last of an attempt.
+            Report::Released => self.urgent.remove(&report.held.attempt),
+            _ => self.urgent.contains(&report.held.attempt),
+        };
+        if is_urgent { self.urgent_reports.take((seq, report)) } else { self.reports.take((seq, report)) }
+    }
+
+    /// False: too much is waiting.
     fn hear_frame(&mut self, frame: Frame<FromNode>) -> bool {
         let (key, outbound) = (self.key, self.outbound);
         match frame.message {
-            FromNode::Report { held, report } => return self.reports.take((frame.seq, NodeReport { held, report })),
+            FromNode::Report { held, report } => return self.hear_report(frame.seq, NodeReport { held, report }),
             FromNode::Heartbeat { metrics, number, .. } => beat(self.door, key, *metrics, number, outbound),
             FromNode::Facts { facts } => {
                 let store = &self.door.store;

@@ -45,6 +45,7 @@ pub(super) struct Door {
     pub(super) opening: Arc<Semaphore>,
     pub(super) beats: Beats,
     pub(super) reports: Group<Reports>,
+    pub(super) urgent_reports: Group<Reports>,
     pub(super) logs: Group<Logs>,
     pub(super) teller: Teller,
     pub(super) settings: Settings,
@@ -56,6 +57,8 @@ impl Door {
         let beats = Beats::start(&service, store.clone());
         let (reports, written) = Group::new(Reports(store.clone()), service.stopping().clone());
         service.spawn("reports", written);
+        let (urgent_reports, written) = Group::new(Reports(store.clone()), service.stopping().clone());
+        service.spawn("urgent reports", written);
         let (logs, written) = Group::new(Logs(store.clone()), service.stopping().clone());
         service.spawn("logs", written);
         let (tokens, read) = Group::new(Tokens(store.clone()), service.stopping().clone());
@@ -65,7 +68,20 @@ impl Door {
         let silence = silence_after(settings.heartbeat);
         let teller = Teller::start(&service, store.clone(), settings.outbox_every, silence);
         let (admission, opening) = (Admission::new(), Arc::new(Semaphore::new(OPENED_AT_ONCE)));
-        Self { service, store, admission, tokens, idle_sessions, opening, beats, reports, logs, teller, settings }
+        Self {
+            service,
+            store,
+            admission,
+            tokens,
+            idle_sessions,
+            opening,
+            beats,
+            reports,
+            urgent_reports,
+            logs,
+            teller,
+            settings,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 /// Nodes that are asked for in one query: those to which something was leased, and those of whom all is looked at.
-const LEASED_PER_QUERY: usize = 2_000;
+const LEASED_PER_QUERY: usize = 500;
 const ALL_PER_QUERY: usize = 500;
 /// Between two tries when the database is away.
 const PAUSE: Duration = Duration::from_millis(500);

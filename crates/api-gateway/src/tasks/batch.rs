@@ -61,7 +61,7 @@ pub(crate) async fn submit(
     }
     let (indexes, tasks): (Vec<usize>, Vec<NewTask>) = accepted.into_iter().unzip();
     let tasks: Arc<[NewTask]> = tasks.into();
-    let submitted = state.submissions.call_unless_busy(tasks.clone()).await.map_err(failed)?.answers;
+    let submitted = state.batches.call_unless_busy(tasks.clone()).await.map_err(failed)?.answers;
     let replayed = |answer: &Submitted| match answer {
         Submitted::Replayed { id } => Some(*id),
         Submitted::Accepted { .. } | Submitted::KeyReused { .. } => None,

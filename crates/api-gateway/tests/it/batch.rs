@@ -88,3 +88,30 @@ async fn what_is_no_batch_is_refused_whole() {
     assert_eq!(json_of(world.post("/tasks:batch", &json!([])).await).await, json!({"items": []}));
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_lone_task_does_not_wait_for_a_batch_that_takes_long() {
+    let world = World::start().await;
+    let batch = json!({"tasks": [{"command": ["a"], "idempotency_key": "k"}, {"command": ["b"]}]});
+    world.post("/tasks:batch", &batch).await;
+    // Whoever uses the key again waits for whoever is about to forget it.
+    let holder = world.database.execute("BEGIN; DELETE FROM idempotency_keys; SELECT pg_sleep(1.5); ROLLBACK");
+    let others = async {
+        let is_held = "SELECT FROM idempotency_keys FOR UPDATE NOWAIT";
+        while world.database.try_execute(is_held).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut long = Box::pin(world.post("/tasks:batch", &batch));
+        tokio::select! {
+            answer = &mut long => panic!("it waits for the key: {}", answer.status()),
+            () = async {
+                for _ in 0..5 {
+                    assert_eq!(world.post("/tasks", &ls()).await.status(), StatusCode::CREATED);
+                }
+            } => {}
+        }
+        assert_eq!(long.await.status(), StatusCode::OK);
+    };
+    tokio::join!(holder, others);
+    world.stop().await;
+}

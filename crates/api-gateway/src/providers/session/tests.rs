@@ -1,22 +1,27 @@
 use super::*;
 use crate::providers::Settings;
 use domain::{
-    ids::{AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeTokenId, PrincipalId},
+    ids::{AttemptId, DEFAULT_PROJECT, Fence, Held, InstanceId, NodeTokenId, PrincipalId, TaskId},
     node::NodeFacts,
-    principal::{Origin, Principal, PrincipalKind, Role},
+    placement::Placement,
+    principal::{Origin, Principal, PrincipalKind, Role, Scope},
+    resources::{Capacity, Reservation},
+    spec::parse_spec,
+    task::TaskState,
 };
 use futures::{
     Sink, Stream, StreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
 };
 use protocol::{Hello, Inventory, LogPayload, Stream as LogStream, version};
+use serde_json::json;
 use service_kit::Service;
 use std::{
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
-use store::{DatabaseConfig, NewNodeToken, Store};
+use store::{DatabaseConfig, LeaderRole, NewNodeToken, NewTask, Store, Submitted};
 use test_kit::database::TestDatabase;
 use uuid::Uuid;
 
@@ -54,7 +59,9 @@ struct Node {
     says: UnboundedSender<Message>,
     hears: UnboundedReceiver<Message>,
     service: Service,
-    _database: TestDatabase,
+    store: Store,
+    id: NodeId,
+    database: TestDatabase,
 }
 
 impl Node {
@@ -78,16 +85,18 @@ impl Node {
         assert!(store.create_node_token(&new, &origin).await.expect("made"));
 
         let service = Service::new();
-        let door = Door::new(service.clone(), store, Settings::default());
+        let door = Door::new(service.clone(), store.clone(), Settings::default());
         let caller = Caller { node, name: "lab-3".into(), newest_epoch: 0 };
         let ((says, heard), (said, hears)) = (unbounded(), unbounded());
         let place = door.admission.enter().expect("there is room");
         service.spawn("node session", run(door, caller, place, Pipe { heard, said }));
-        let mut node = Self { says, hears, service, _database: database };
+        let mut node = Self { says, hears, service, store, id: node, database };
+        let capacity = Capacity { cpu_millis: 8_000, memory_bytes: 1 << 34, disk_bytes: 1 << 40, gpus: Vec::new() };
+        let executors = [("process".to_owned(), "1".to_owned())].into();
         let hello = Hello {
             versions: version::SUPPORTED,
             instance: InstanceId::from_uuid(Uuid::now_v7()),
-            facts: NodeFacts::default(),
+            facts: NodeFacts { capacity, executors, platform: "linux".into(), ..NodeFacts::default() },
             metrics: NodeMetrics::default(),
             inventory: Inventory::default(),
         };
@@ -126,6 +135,28 @@ impl Node {
                 other => return Some(other),
             }
         }
+    }
+
+    /// A task of this priority that is leased to the node; what the node is told of it.
+    async fn is_given(&mut self, priority: &str) -> (TaskId, Held) {
+        let spec = parse_spec(&json!({"command": ["ls"], "priority": priority})).expect("a good task");
+        let created_by = PrincipalId::from_uuid(Uuid::nil());
+        let new = NewTask { project: DEFAULT_PROJECT, created_by, spec, idempotency: None };
+        let [Submitted::Accepted { id: task }] = self.store.submit_tasks(&[new]).await.expect("accepted")[..] else {
+            panic!("it is new")
+        };
+        let leader = self.store.lead(LeaderRole::Scheduler, Uuid::from_u128(9), None).await.expect("asked");
+        let plan = [Placement { task, node: self.id, reservation: Reservation::default() }];
+        let leases = self.store.lease_tasks(&leader.expect("leads"), &plan).await.expect("committed");
+        assert_eq!(leases.len(), 1);
+        match self.hear().await {
+            Some(Frame { message: ToNode::Assign(assign), .. }) if assign.task == task => (task, assign.held),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn state(&self, task: TaskId) -> TaskState {
+        self.store.get_task(Scope::All, task).await.expect("read").expect("there").view.state
     }
 
     async fn finish(self) {
@@ -181,5 +212,33 @@ async fn a_message_that_is_not_understood_is_answered_and_costs_no_session() {
     assert!(matches!(node.hear().await, Some(Frame { seq: 1, message: ToNode::Error { .. } })));
     node.beat(2, 1, 0);
     assert_eq!(node.hear().await, beat(2, 1));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_said_of_an_urgent_task_overtakes_the_rest_and_is_acknowledged_after_it() {
+    let mut node = Node::connect().await;
+    let ((normal, held), (urgent, urgent_held)) = (node.is_given("normal").await, node.is_given("urgent").await);
+    let lock =
+        format!("BEGIN; SELECT FROM task_state WHERE task_id = '{normal}' FOR UPDATE; SELECT pg_sleep(1); ROLLBACK");
+    let others = async {
+        let is_held = format!("SELECT FROM task_state WHERE task_id = '{normal}' FOR UPDATE NOWAIT");
+        while node.database.try_execute(&is_held).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for (seq, held) in [(1, held), (2, urgent_held)] {
+            node.say(seq, FromNode::Report { held, report: Report::Started });
+        }
+        while node.state(urgent).await != TaskState::Running {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(node.state(normal).await, TaskState::Assigned, "it waits for the row");
+    };
+    tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(node.database.execute(&lock), others) })
+        .await
+        .expect("in time");
+    // Both at once: nothing may be forgotten that was said before and is not recorded.
+    assert!(matches!(node.hear().await, Some(Frame { message: ToNode::Ack { up_to: 2 }, .. })));
+    assert_eq!(node.state(normal).await, TaskState::Running);
     node.finish().await;
 }
