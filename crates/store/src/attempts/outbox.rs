@@ -107,17 +107,22 @@ impl Store {
                 sqlx::query_as!(
                     Row,
                     r#"SELECT n.id AS "node!", n.admission AS "admission!", n.overdue AS "overdue!", l.session_epoch AS "session_epoch!",
-                              a.id AS "attempt?", a.task_id AS "task?", s.project_id AS "project?", a.number AS "number?", a.fence AS "fence?",
-                              a.reservation AS "reservation?: JsonText", (s.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live?",
-                              (a.ended_at IS NOT NULL) AS "ended?", s.cancel_requested AS "cancel_requested?", a.state AS "state?",
+                              a.id AS "attempt?", a.task_id AS "task?", a.project_id AS "project?", a.number AS "number?", a.fence AS "fence?",
+                              a.reservation AS "reservation?: JsonText", (a.live_attempt_id IS NOT DISTINCT FROM a.id) AS "live?",
+                              (a.ended_at IS NOT NULL) AS "ended?", a.cancel_requested AS "cancel_requested?", a.state AS "state?",
                               COALESCE(a.offline_after_ms, (SELECT offline_after_ms FROM cluster)) AS "offline_after_ms?",
-                              CASE WHEN a.accepted_at IS NULL AND s.live_attempt_id = a.id AND NOT s.cancel_requested AND a.id <> ALL($2)
+                              CASE WHEN a.accepted_at IS NULL AND a.live_attempt_id = a.id AND NOT a.cancel_requested AND a.id <> ALL($2)
                                 THEN (SELECT spec FROM tasks t WHERE t.id = a.task_id) END AS "spec?: JsonText"
                        FROM (SELECT id, admission, (admission = 'draining' AND drain_deadline <= now()) IS TRUE AS overdue, newest
                              FROM nodes JOIN UNNEST($1::uuid[], $3::uuid[]) AS asked(node, newest) ON id = asked.node) n
                        JOIN node_live l ON l.node_id = n.id
-                       LEFT JOIN (attempts a JOIN task_state s ON s.task_id = a.task_id) ON a.node_id = n.id AND a.reserved AND "# + $condition +
-                    " ORDER BY n.id, a.id",
+                       -- Node by node, in the order of the index: what is older than the newest is not even passed over.
+                       LEFT JOIN LATERAL (
+                         SELECT a.id, a.task_id, a.number, a.fence, a.reservation, a.ended_at, a.state, a.offline_after_ms, a.accepted_at, s.project_id,
+                                s.live_attempt_id, s.cancel_requested
+                         FROM attempts a JOIN task_state s ON s.task_id = a.task_id
+                         WHERE a.node_id = n.id AND a.reserved AND "# + $condition +
+                    " ORDER BY a.id OFFSET 0) a ON true ORDER BY n.id, a.id",
                     &nodes,
                     &sent,
                     &newest
