@@ -2,7 +2,7 @@
 //! flush of the disk. A call that comes alone is written at once: an idle platform waits for nothing.
 
 use crate::{StoreError, limits::in_time};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,9 @@ pub trait Operation: Send + Sync + 'static {
 
     /// What a group may weigh: rows for most, bytes for logs.
     const MAX_WEIGHT: usize;
+    /// Groups that are written at once. More than one where no call depends on another that has no answer yet: while one waits for the
+    /// disk, the next is written.
+    const WRITERS: usize = 1;
     fn weight(call: &Self::Call) -> usize;
     /// Writes all or nothing, and answers each call in their order.
     fn write(&self, calls: &[Self::Call]) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
@@ -66,9 +69,14 @@ impl<O: Operation> Group<O> {
 }
 
 async fn run<O: Operation>(operation: O, mut queue: mpsc::Receiver<Waiting<O>>, stop: CancellationToken) {
+    let mut writing = FuturesUnordered::new();
     loop {
+        while writing.len() >= O::WRITERS {
+            writing.next().await;
+        }
         let first = tokio::select! {
             biased;
+            Some(()) = writing.next() => continue,
             first = queue.recv() => first,
             () = stop.cancelled() => {
                 // Nobody new is let in; who waits is served.
@@ -76,7 +84,7 @@ async fn run<O: Operation>(operation: O, mut queue: mpsc::Receiver<Waiting<O>>, 
                 queue.recv().await
             }
         };
-        let Some(first) = first else { return };
+        let Some(first) = first else { break };
         let mut weight = O::weight(&first.call);
         let mut group = vec![first];
         while weight < O::MAX_WEIGHT
@@ -86,8 +94,10 @@ async fn run<O: Operation>(operation: O, mut queue: mpsc::Receiver<Waiting<O>>, 
             group.push(next);
         }
         let (calls, answers): (Vec<_>, Vec<_>) = group.into_iter().map(|it| (it.call, it.answer)).unzip();
-        write(&operation, &calls, answers).await;
+        let operation = &operation;
+        writing.push(async move { write(operation, &calls, answers).await });
     }
+    while writing.next().await.is_some() {}
 }
 
 /// A group that fails for the sake of one call is written in halves, until that one is alone with its error.

@@ -35,6 +35,8 @@ impl Operation for Reports {
     type Call = SessionReports;
     type Answer = Vec<ReportVerdict>;
     const MAX_WEIGHT: usize = 512;
+    /// A session has one call at a time, so the order of its reports is kept.
+    const WRITERS: usize = 2;
 
     fn weight(call: &SessionReports) -> usize {
         call.reports.len()

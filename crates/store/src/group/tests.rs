@@ -148,3 +148,53 @@ async fn a_full_queue_refuses_who_would_not_wait() {
     assert!(waiting.join_all().await.into_iter().all(|answer| answer.is_ok()));
     assert!(matches!(world.group.call_unless_busy(1).await, Ok(2)));
 }
+
+/// As [`Doubling`], two groups at once.
+struct DoublingByTwo(Doubling);
+
+impl Operation for DoublingByTwo {
+    type Call = u32;
+    type Answer = u32;
+    const MAX_WEIGHT: usize = 4;
+    const WRITERS: usize = 2;
+
+    fn weight(_: &u32) -> usize {
+        1
+    }
+
+    async fn write(&self, calls: &[u32]) -> Result<Vec<u32>, StoreError> {
+        self.0.write(calls).await
+    }
+}
+
+#[tokio::test]
+async fn two_groups_are_written_at_once_where_that_is_meant_and_the_third_waits_and_grows() {
+    let (groups, may_write) = (Arc::new(Mutex::new(Vec::<Vec<u32>>::new())), Arc::new(Semaphore::new(0)));
+    let doubling = Doubling { groups: groups.clone(), may_write: may_write.clone(), trouble: Arc::default() };
+    let stop = CancellationToken::new();
+    let (group, run) = Group::new(DoublingByTwo(doubling), stop.clone());
+    let begun = || groups.lock().expect("not poisoned").len();
+    let calls = async {
+        let first = group.call(1);
+        let others = async {
+            until(|| begun() == 1).await;
+            let second = group.call(2);
+            let rest = async {
+                until(|| begun() == 2).await;
+                let rest = futures::future::join_all([3, 4, 5].map(|n| group.call(n)));
+                let release = async {
+                    until(|| group.queue.capacity() == group.queue.max_capacity() - 3).await;
+                    may_write.add_permits(10);
+                };
+                tokio::join!(rest, release).0
+            };
+            tokio::join!(second, rest)
+        };
+        let (first, (second, rest)) = tokio::join!(first, others);
+        stop.cancel();
+        [first, second].into_iter().chain(rest).map(|answer| answer.expect("written")).collect::<Vec<_>>()
+    };
+    let (answers, ()) = tokio::join!(calls, run);
+    assert_eq!(answers, [2, 4, 6, 8, 10]);
+    assert_eq!(*groups.lock().expect("not poisoned"), [vec![1], vec![2], vec![3, 4, 5]]);
+}
