@@ -226,7 +226,7 @@ judge() {
     record=$(unidesk status "$task" -o json)
     attempts=$("$pg/psql" -X -A -t -h "$scratch/pg" -U unidesk -d postgres -c "SELECT count(*) FROM attempts WHERE task_id = '$task'")
     results=$("$pg/psql" -X -A -t -h "$scratch/pg" -U unidesk -d postgres -c \
-        "SELECT count(*) FROM task_events, jsonb_array_elements(events) AS e WHERE task_id = '$task' AND e->>'event' = 'finished'")
+        "SELECT count(*) FROM task_events, json_array_elements(events) AS e WHERE task_id = '$task' AND e->>'event' = 'finished'")
     say
     for wanted in "followed $followed" "stored $scratch/stored"; do
         lines=$(wc -l <"${wanted#* }")
