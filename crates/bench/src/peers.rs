@@ -204,7 +204,7 @@ async fn one(platform: &Platform, scratch: &Scratch, peer: &Peer, args: &Args) -
             command
         }
         Kind::Celery => {
-            let python = scratch.python_package("celery", &["celery", "redis"]).await?;
+            let python = scratch.python_package("celery", &["celery", "redis", "packaging"]).await?;
             let socket = files.join("redis");
             broker = Some(redis::start(scratch, &socket, &platform.root().join("logs")).await?);
             let mut command = script(&python, scratch.path(), "celery_run.py");
