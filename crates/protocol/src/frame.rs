@@ -58,8 +58,7 @@ impl<M: Message> Frame<M> {
 /// What one side says.
 pub trait Message: Sized + DeserializeOwned {
     /// The message of which there is one or more for every task. A tagged enum inside a flattened frame is read into a tree twice before it
-    /// becomes itself, which was a sixth of what a task costs the gateway; here each field goes where it belongs. None: it is another
-    /// message, or is not understood so: the general way decides.
+    /// becomes itself; here each field goes where it belongs. None: it is another message, or is not understood so: the general way decides.
     fn decode_frequent(text: &str) -> Option<Frame<Self>>;
 }
 

@@ -28,8 +28,8 @@ pub fn init(default_filter: &str) {
     }
 }
 
-/// Levels by target. (A filter that can also tell spans by their fields asks at each step of each task whether it does: a thirtieth of all that
-/// the services compute.)
+/// Levels by target. (A filter that can also tell spans by their fields asks at each step of each task whether it does: two percent of what the
+/// services computed at full load, by `perf`.)
 fn filter(given: Option<&str>, default_filter: &str) -> (Targets, Option<String>) {
     let of_default = || default_filter.parse().unwrap_or_default();
     match given.filter(|given| !given.trim().is_empty()).map(str::parse::<Targets>) {
