@@ -74,6 +74,12 @@ soak *arguments:
     cargo build --release --quiet --locked -p unidesk -p shim -p bench
     ${CARGO_TARGET_DIR:-target}/release/unidesk-bench soak "$@"
 
+# The full load while services and PostgreSQL are killed: nothing may be lost, doubled or stuck. Others: just faults --kills scheduler,postgres
+[positional-arguments]
+faults *arguments:
+    cargo build --release --quiet --locked -p unidesk -p shim -p bench
+    ${CARGO_TARGET_DIR:-target}/release/unidesk-bench faults "$@"
+
 # What one task costs in row writes, statements and bytes: fails when it became more (2 minutes, nothing depends on time)
 bench-smoke:
     cargo build --quiet --locked -p unidesk -p shim -p bench

@@ -2,7 +2,7 @@
 
 use crate::{
     nodes::{NodesProcess, process},
-    platform::{Cost, Options, Platform},
+    platform::{Cost, Options, Part, Platform},
     report::Record,
 };
 use anyhow::Context as _;
@@ -126,7 +126,7 @@ async fn storm(
     order(fleet, "reset").await?;
     let (sessions, refused) = (sum(fleet, |figures| figures.sessions), sum(fleet, |figures| figures.refused));
     let began = Instant::now();
-    platform.kill_and_restart_gateway().await?;
+    platform.kill_and_restart(Part::Gateway).await?;
     let restarted = began.elapsed();
     let (mut half, mut most_offline) = (None, 0);
     // Each must have opened a new session: before the loss is noticed, all still seem to be there.

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod database;
+pub mod faults;
 pub mod fleet;
 pub mod latency;
 pub mod limit;

@@ -3,8 +3,10 @@
 use crate::nodes::node::EXECUTOR;
 use anyhow::Context as _;
 use api_types::task::{BatchAnswer, BatchItem, Task, TaskQuery};
+use bytes::Bytes;
 use client::Client;
 use domain::{ids::TaskId, task::TaskState};
+use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
@@ -26,6 +28,8 @@ pub struct Shape {
     pub clients: usize,
     /// An idempotency key with every request, as the product's own client sends.
     pub keys: bool,
+    /// A request that was cut off is sent again with its key, as the product's own client does, instead of ending the run.
+    pub goes_on: bool,
 }
 
 #[derive(Debug)]
@@ -39,6 +43,18 @@ pub struct Submitted {
     pub requests: u64,
     /// Asked to come back later.
     pub pushed_back: u64,
+    /// Cut off, or answered by a server that could not.
+    pub sent_again: u64,
+}
+
+/// Between two tries of a request that was cut off.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Submitted {
+    fn none(began: Instant) -> Self {
+        let ids = Vec::new();
+        Self { ids, began, took: Duration::ZERO, http_bytes: 0, requests: 0, pushed_back: 0, sent_again: 0 }
+    }
 }
 
 /// The body of a no-op task. All of a run have one name, by which they are listed.
@@ -58,19 +74,16 @@ pub async fn submit(server: SocketAddr, token: &str, body: &Value, shape: Shape)
     let url = format!("http://{server}/api/v1/tasks{}", if is_batch { ":batch" } else { "" });
     let next = Arc::new(AtomicUsize::new(0));
     let per_request = shape.batch.max(1);
-    let whole = bytes::Bytes::from(if is_batch {
-        json!({"tasks": vec![body; per_request]}).to_string()
-    } else {
-        body.to_string()
-    });
+    anyhow::ensure!(shape.keys || !shape.goes_on, "a request without a key can't be sent again");
+    let whole =
+        Bytes::from(if is_batch { json!({"tasks": vec![body; per_request]}).to_string() } else { body.to_string() });
     let began = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..shape.clients {
         let (http, url, token, body, whole, next) =
             (http.clone(), url.clone(), token.to_owned(), body.clone(), whole.clone(), next.clone());
         clients.spawn(async move {
-            let mut mine =
-                Submitted { ids: Vec::new(), began, took: Duration::ZERO, http_bytes: 0, requests: 0, pushed_back: 0 };
+            let mut mine = Submitted::none(began);
             loop {
                 let first = next.fetch_add(per_request, Ordering::Relaxed);
                 if first >= shape.tasks {
@@ -88,12 +101,16 @@ pub async fn submit(server: SocketAddr, token: &str, body: &Value, shape: Shape)
                     if let Some(key) = &key {
                         request = request.header("idempotency-key", key);
                     }
-                    let response = request.body(bytes.clone()).send().await.context("submitting")?;
-                    let status = response.status();
-                    let asked =
-                        response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
-                    let answer = response.bytes().await.context("reading the answer to a submission")?;
                     mine.requests += 1;
+                    let (status, asked, answer) = match answered(request.body(bytes.clone())).await {
+                        Ok(answered) => answered,
+                        Err(_) if shape.goes_on => {
+                            mine.sent_again += 1;
+                            tokio::time::sleep(PAUSE).await;
+                            continue;
+                        }
+                        Err(error) => return Err(error).context("submitting"),
+                    };
                     mine.http_bytes += (bytes.len() + answer.len()) as u64;
                     if matches!(status.as_u16(), 429 | 503) {
                         mine.pushed_back += 1;
@@ -107,25 +124,26 @@ pub async fn submit(server: SocketAddr, token: &str, body: &Value, shape: Shape)
             }
         });
     }
-    let mut all = Submitted {
-        ids: Vec::with_capacity(shape.tasks),
-        began,
-        took: Duration::ZERO,
-        http_bytes: 0,
-        requests: 0,
-        pushed_back: 0,
-    };
+    let mut all = Submitted::none(began);
     while let Some(client) = clients.join_next().await {
         let client = client.context("a client of the load")??;
         all.ids.extend(client.ids);
         all.http_bytes += client.http_bytes;
         all.requests += client.requests;
         all.pushed_back += client.pushed_back;
+        all.sent_again += client.sent_again;
     }
     all.took = began.elapsed();
     anyhow::ensure!(all.ids.len() == shape.tasks, "{} of {} tasks were accepted", all.ids.len(), shape.tasks);
     all.ids.sort();
     Ok(all)
+}
+
+/// Status, seconds after which to come back, body.
+async fn answered(request: reqwest::RequestBuilder) -> reqwest::Result<(StatusCode, Option<u64>, Bytes)> {
+    let response = request.send().await?;
+    let asked = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
+    Ok((response.status(), asked, response.bytes().await?))
 }
 
 fn accepted(answer: &[u8], is_batch: bool) -> anyhow::Result<Vec<TaskId>> {

@@ -47,7 +47,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
     let mut body = load::task("logs", &json!({"log_lines": args.lines, "line_bytes": args.line_bytes}));
     let bytes = args.lines * args.line_bytes;
     body["log_limit"] = json!(format!("{}B", 2 * bytes));
-    let shape = load::Shape { tasks: args.tasks, batch: args.tasks, clients: 1, keys: true };
+    let shape = load::Shape { tasks: args.tasks, batch: args.tasks, clients: 1, keys: true, goes_on: false };
     let submitted = load::submit(platform.server, &platform.admin_token, &body, shape).await?;
     let mut followers = JoinSet::new();
     for id in submitted.ids.iter().take(args.followers) {

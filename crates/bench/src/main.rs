@@ -1,6 +1,6 @@
 //! The command line of the benches.
 
-use bench::{api, fleet, latency, logs, nodes, peers, queue, smoke, soak, spawn, tables, throughput};
+use bench::{api, faults, fleet, latency, logs, nodes, peers, queue, smoke, soak, spawn, tables, throughput};
 use clap::{Parser, Subcommand};
 use std::{
     path::{Path, PathBuf},
@@ -40,6 +40,8 @@ enum Bench {
     Peers(peers::Args),
     /// At full speed for half an hour while old tasks are deleted: does the database stay bounded?
     Soak(soak::Args),
+    /// The full load while services and PostgreSQL are killed: is anything lost, doubled or stuck?
+    Faults(faults::Args),
     /// The short run of CI: fails when a task costs more rows, statements or bytes than it should
     Smoke(smoke::SmokeArgs),
     /// Everything, one after another, in under twenty minutes; one that fails does not stop the others
@@ -69,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 /// What `just bench` runs, as it would be typed. Sizes are such that all of it takes less than twenty minutes on two cores.
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     "limit",
     "throughput --tasks 30000",
     "throughput --tasks 20000 --batch 0 --clients 64 --pairs 1",
@@ -80,6 +82,7 @@ const ALL: [&str; 11] = [
     "api",
     "spawn",
     "logs",
+    "faults",
     "peers",
 ];
 
@@ -111,6 +114,7 @@ fn run(bench: &Bench, json: Option<&Path>) -> anyhow::Result<()> {
             Bench::Logs(args) => logs::run(args).await,
             Bench::Peers(args) => peers::run(args).await,
             Bench::Soak(args) => soak::run(args).await,
+            Bench::Faults(args) => faults::run(args).await,
             Bench::Smoke(args) => smoke::run(args).await,
             Bench::All | Bench::Tables(_) | Bench::Nodes(_) => anyhow::bail!("this one measures nothing itself"),
         }

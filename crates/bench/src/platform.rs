@@ -52,6 +52,32 @@ pub struct Options {
     pub task_retention_s: Option<u64>,
 }
 
+impl Options {
+    fn retention(&self) -> Option<String> {
+        self.task_retention_s.map(|seconds| format!("--task-retention={seconds}s"))
+    }
+}
+
+/// What can be killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    Gateway,
+    Scheduler,
+    Registry,
+    Postgres,
+}
+
+impl Part {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "api-gateway",
+            Self::Scheduler => "scheduler",
+            Self::Registry => "node-registry",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+}
+
 pub struct Platform {
     // Programs first: they use what comes after.
     asked: Option<Program>,
@@ -98,15 +124,10 @@ impl Platform {
         let admin_token = fs::read_to_string(&token_file)?.trim().to_owned();
         let server = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let client = Client::new(format!("http://{server}"), &admin_token)?;
-        let start = async |name: &str, more: &[&str]| {
-            let mut command = unidesk_command(&["server", name, "--database-url", &url])?;
-            command.args(["--database-connections", &options.connections.to_string()]).args(more);
-            command.env("RUST_LOG", "warn");
-            Program::start(name, command, &logs).await
-        };
+        let start = async |name: &str, more: &[&str]| start_service(&root, &url, options, name, more).await;
         let gateway = start("api-gateway", &["--listen", &server.to_string()]).await?;
         let scheduler = start("scheduler", &[]).await?;
-        let retention = options.task_retention_s.map(|seconds| format!("--task-retention={seconds}s"));
+        let retention = options.retention();
         let registry = start("node-registry", retention.as_deref().as_slice()).await?;
         if options.keep {
             eprintln!("the run's directory stays: {}", root.display());
@@ -158,14 +179,29 @@ impl Platform {
         ]
     }
 
-    /// As a crash: no session is closed, and another one listens on the same port as soon as it can.
-    pub async fn kill_and_restart_gateway(&mut self) -> anyhow::Result<()> {
-        self.gateway.kill().await?;
-        let mut command = unidesk_command(&["server", "api-gateway", "--database-url", &self.database_url()])?;
-        command.args(["--database-connections", &self.options.connections.to_string()]);
-        command.args(["--listen", &self.server.to_string()]).env("RUST_LOG", "warn");
-        self.gateway = Program::start("api-gateway", command, &self.root.join("logs")).await?;
+    /// As a crash: nothing is said or closed, and another one starts as soon as it can.
+    pub async fn kill_and_restart(&mut self, part: Part) -> anyhow::Result<()> {
+        match part {
+            Part::Gateway => {
+                self.gateway.kill().await?;
+                self.gateway = self.start_service("api-gateway", &["--listen", &self.server.to_string()]).await?;
+            }
+            Part::Scheduler => {
+                self.scheduler.kill().await?;
+                self.scheduler = self.start_service("scheduler", &[]).await?;
+            }
+            Part::Registry => {
+                self.registry.kill().await?;
+                let retention = self.options.retention();
+                self.registry = self.start_service("node-registry", retention.as_deref().as_slice()).await?;
+            }
+            Part::Postgres => self.postgres.kill_and_restart().await?,
+        }
         Ok(())
+    }
+
+    async fn start_service(&self, name: &str, more: &[&str]) -> anyhow::Result<Program> {
+        start_service(&self.root, &self.database_url(), &self.options, name, more).await
     }
 
     /// Another api-gateway, which nobody else asks and no node dials, and its client. It is a user of its own to the database, so that what
@@ -231,6 +267,19 @@ impl Drop for Platform {
             let _ = dir.keep();
         }
     }
+}
+
+async fn start_service(
+    root: &Path,
+    url: &str,
+    options: &Options,
+    name: &str,
+    more: &[&str],
+) -> anyhow::Result<Program> {
+    let mut command = unidesk_command(&["server", name, "--database-url", url])?;
+    command.args(["--database-connections", &options.connections.to_string()]).args(more);
+    command.env("RUST_LOG", "warn");
+    Program::start(name, command, &root.join("logs")).await
 }
 
 fn free_port() -> anyhow::Result<u16> {

@@ -121,7 +121,7 @@ async fn measure(
                 continue;
             }
             let tasks = due.min(4 * per_request);
-            let shape = load::Shape { tasks, batch: per_request, clients: 2, keys: true };
+            let shape = load::Shape { tasks, batch: per_request, clients: 2, keys: true, goes_on: false };
             load::submit(platform.server, &platform.admin_token, &body, shape).await?;
             submitted += tasks;
         }

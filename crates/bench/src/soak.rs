@@ -85,7 +85,8 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 continue;
             }
-            let shape = load::Shape { tasks: 4 * PER_REQUEST, batch: PER_REQUEST, clients: 4, keys: args.keys };
+            let shape =
+                load::Shape { tasks: 4 * PER_REQUEST, batch: PER_REQUEST, clients: 4, keys: args.keys, goes_on: false };
             load::submit(platform.server, &platform.admin_token, &body, shape).await?;
             submitted += shape.tasks as u64;
         }

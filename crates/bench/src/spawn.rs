@@ -82,7 +82,7 @@ fn task(run: &str, at_once: usize) -> serde_json::Value {
 
 /// So many processes by the platform, a second.
 pub async fn rate(platform: &Platform, tasks: usize, at_once: usize, name: &str) -> anyhow::Result<f64> {
-    let shape = load::Shape { tasks, batch: 500, clients: 2, keys: true };
+    let shape = load::Shape { tasks, batch: 500, clients: 2, keys: true, goes_on: false };
     let body = task(name, at_once);
     let submitted = load::submit(platform.server, &platform.admin_token, &body, shape).await?;
     let mut database = platform.database().await?;

@@ -174,7 +174,13 @@ pub async fn once(platform: &Platform, nodes: &mut NodesProcess, args: &Args, na
     let mut database = platform.database().await?;
     let counted = database.counters().await?;
     let (before, cost, sim) = (nodes.figures(), platform.cost(), cpu_of(nodes));
-    let shape = load::Shape { tasks: args.tasks, batch: args.batch, clients: args.clients, keys: !args.no_keys };
+    let shape = load::Shape {
+        tasks: args.tasks,
+        batch: args.batch,
+        clients: args.clients,
+        keys: !args.no_keys,
+        goes_on: false,
+    };
     let own = crate::platform::usage::of(std::process::id() as i32).cpu;
     let submitted = load::submit(platform.server, &platform.admin_token, &load::task(name, &json!({})), shape).await?;
     let all = before.ended + args.tasks as u64;

@@ -3,8 +3,8 @@
 use super::program::Program;
 use anyhow::Context as _;
 use nix::{
-    sys::signal::Signal,
-    unistd::{User, chown, geteuid},
+    sys::signal::{Signal, kill},
+    unistd::{Pid, User, chown, geteuid},
 };
 use std::{
     fs,
@@ -100,6 +100,21 @@ impl Postgres {
     /// Of the server; its children hang below it.
     pub fn pid(&self) -> i32 {
         self.server.as_ref().map_or(0, Program::pid)
+    }
+
+    /// All of its processes at once, as when the machine goes; then it is started again and recovers.
+    pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        let Some(mut server) = self.server.take() else { return Ok(()) };
+        let children = super::usage::tree(server.pid());
+        for pid in children.iter().filter(|pid| **pid != server.pid()) {
+            // Gone by itself meanwhile: as good.
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        server.kill().await?;
+        while children.iter().any(|pid| Path::new(&format!("/proc/{pid}/stat")).exists()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.run().await
     }
 
     pub async fn stop(&mut self) -> anyhow::Result<()> {

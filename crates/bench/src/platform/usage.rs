@@ -32,6 +32,11 @@ pub fn of(pid: i32) -> Usage {
 
 /// A process and all that it started.
 pub fn of_tree(root: i32) -> Usage {
+    tree(root).into_iter().map(of).fold(Usage::default(), |sum, one| sum + one)
+}
+
+/// A process, and all that it started and that live.
+pub fn tree(root: i32) -> Vec<i32> {
     let parents = parents();
     let mut tree = vec![root];
     let mut at = 0;
@@ -40,7 +45,7 @@ pub fn of_tree(root: i32) -> Usage {
         tree.extend(parents.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid));
         at += 1;
     }
-    tree.into_iter().map(of).fold(Usage::default(), |sum, one| sum + one)
+    tree
 }
 
 fn cpu(pid: i32) -> Duration {
