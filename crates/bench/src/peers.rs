@@ -27,9 +27,12 @@ use std::{
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// No-op tasks on each
-    #[arg(long, default_value_t = 3_000)]
+    /// No-op tasks on each: so many that all stages are full for most of the run
+    #[arg(long, default_value_t = 20_000)]
     pub tasks: usize,
+    /// Processes of those that start one for a task
+    #[arg(long, default_value_t = 3_000)]
+    pub processes: usize,
     /// Only these: graphile-worker, celery, dask, ray, hyperqueue
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
@@ -122,7 +125,8 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
     let mut record = Record::new("peers")
         .with("build", crate::machine::build())
         .with("machine", crate::machine::describe())
-        .with("tasks", args.tasks);
+        .with("tasks", args.tasks)
+        .with("processes", args.processes);
     let (ours, processes) = ours(&mut platform, args, &mut record).await?;
     for peer in PEERS.iter().filter(|peer| args.only.is_empty() || args.only.iter().any(|only| *only == peer.name)) {
         let outcome = match one(&platform, &scratch, peer, args).await {
@@ -165,13 +169,13 @@ async fn ours(platform: &mut Platform, args: &Args, record: &mut Record) -> anyh
         ..throughput::Args::with_platform(args.platform.clone())
     };
     // Connections are opened, plans are made: the others are warmed up too.
-    throughput::once(platform, &mut nodes, &throughput::Args { tasks: 500, ..how(100, 4) }, "warm").await?;
+    throughput::once(platform, &mut nodes, &throughput::Args { tasks: 2_000, ..how(500, 4) }, "warm").await?;
     let batch = throughput::once(platform, &mut nodes, &how(args.tasks.div_ceil(8).min(1_000), 4), "batch").await?;
     let single = throughput::once(platform, &mut nodes, &how(0, 64), "single").await?;
     drop(nodes);
     let mut agent = spawn::start_agent(platform).await?;
     spawn::rate(platform, 200, args.at_once, "processes-warm").await?;
-    let processes = spawn::rate(platform, args.tasks, args.at_once, "processes").await?;
+    let processes = spawn::rate(platform, args.processes, args.at_once, "processes").await?;
     agent.stop(Signal::SIGTERM).await?;
     let (batch, single) = (batch.tasks_per_s(), single.tasks_per_s());
     eprintln!(
@@ -188,7 +192,8 @@ async fn ours(platform: &mut Platform, args: &Args, record: &mut Record) -> anyh
 }
 
 async fn one(platform: &Platform, scratch: &Scratch, peer: &Peer, args: &Args) -> anyhow::Result<Done> {
-    let tasks = args.tasks.to_string();
+    let count = if peer.kind == Kind::HyperQueue { args.processes } else { args.tasks };
+    let tasks = count.to_string();
     let files = platform.root().join("peer");
     std::fs::create_dir_all(&files)?;
     let mut broker: Option<Program> = None;
@@ -236,7 +241,7 @@ async fn one(platform: &Platform, scratch: &Scratch, peer: &Peer, args: &Args) -
         broker.stop(Signal::SIGTERM).await?;
     }
     let done = outcome?;
-    anyhow::ensure!(done.done == args.tasks, "{} of {} tasks were done", done.done, args.tasks);
+    anyhow::ensure!(done.done == count, "{} of {count} tasks were done", done.done);
     Ok(done)
 }
 
