@@ -5,7 +5,7 @@ use crate::{
     attempts::replace::retry_policies,
     json::{JsonText, write_json},
     nodes::{
-        faults::{lock_faults, save_faults},
+        faults::{lock_failing, lock_faults, save_faults},
         presence::presence_of,
     },
     rows::{load_attempts, lock_tasks, save_attempts, save_tasks},
@@ -355,12 +355,15 @@ impl Surroundings {
         // A success tells only of a node that has faults.
         let mut with_faults = nodes_where(|it| it.any);
         with_faults.retain(|node| faulty.contains(&node.as_uuid()));
-        with_faults.extend(nodes_where(|it| it.fails));
+        let failing = nodes_where(|it| it.fails);
+        if !failing.is_empty() {
+            lock_failing(&mut *connection, &ids_of(&failing)).await?;
+            with_faults.extend(failing);
+        }
         let faults = if with_faults.is_empty() {
             BTreeMap::new()
         } else {
-            let ids: Vec<Uuid> = with_faults.iter().map(|node| node.as_uuid()).collect();
-            lock_faults(&mut *connection, &ids).await?.into_iter().map(|(node, faults)| (node, Some(faults))).collect()
+            lock_faults(&mut *connection, &ids_of(&with_faults)).await?.into_iter().map(|(node, faults)| (node, Some(faults))).collect()
         };
         Ok(Self { policies, no_policy: RetryPolicy::default(), presence, faults })
     }
@@ -381,6 +384,10 @@ impl Surroundings {
             is_probe: faults.is_some_and(|faults| faults.is_probe(attempt)),
         }
     }
+}
+
+fn ids_of(nodes: &BTreeSet<NodeId>) -> Vec<Uuid> {
+    nodes.iter().map(|node| node.as_uuid()).collect()
 }
 
 /// The ends among one node's reports.

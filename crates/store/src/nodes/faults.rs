@@ -21,6 +21,18 @@ pub(crate) async fn lock_faults(
         .collect()
 }
 
+/// Waits until no other transaction is about to write what these nodes failed. A node's first failure finds no row to lock, and two first
+/// failures that are told at one time must both count. Before [`lock_faults`], whose look then sees what the other wrote.
+pub(crate) async fn lock_failing(connection: &mut sqlx::PgConnection, nodes: &[Uuid]) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"SELECT pg_advisory_xact_lock(hashtextextended(node::text, 0)) AS "lock!: ()" FROM UNNEST($1::uuid[]) AS failing(node) ORDER BY node"#,
+        nodes
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
+
 /// None: nothing is kept of a node that is well.
 pub(crate) async fn save_faults(
     connection: &mut sqlx::PgConnection,

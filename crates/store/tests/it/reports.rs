@@ -117,6 +117,36 @@ async fn what_several_nodes_say_at_once_is_answered_to_each_by_its_own() {
 }
 
 #[tokio::test]
+async fn two_first_failures_of_a_node_that_are_told_at_one_time_both_count() {
+    let world = World::start().await;
+    let node = world.node("n").await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let task = world.submit(json!({})).await;
+        held.push(world.start_on(task, node).await);
+    }
+    // Neither can write before both have looked.
+    let pool = world.database.pool().await;
+    let mut holder = pool.begin().await.expect("begun");
+    sqlx::query("LOCK TABLE node_faults IN SHARE MODE").execute(&mut *holder).await.expect("locked");
+    let (first, second, ()) = tokio::join!(
+        world.report(node, held[0], failed(FailureKind::NodeError)),
+        world.report(node, held[1], failed(FailureKind::NodeError)),
+        async {
+            let waits =
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while world.count(waits).await < 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            holder.rollback().await.expect("let go");
+        }
+    );
+    assert_eq!([first, second], [ReportVerdict::Recorded; 2]);
+    let counted = "SELECT jsonb_array_length((record::jsonb)->'failures')::bigint FROM node_faults";
+    assert_eq!(world.count(counted).await, 2);
+}
+
+#[tokio::test]
 async fn a_node_that_comes_back_before_its_replacement_keeps_the_task() {
     let world = World::start().await;
     let (node, other) = (world.node("n").await, world.node("other").await);
