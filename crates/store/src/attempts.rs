@@ -7,4 +7,5 @@ pub(crate) mod queue_heads;
 pub(crate) mod queue_turns;
 pub(crate) mod read_nodes;
 pub(crate) mod record_reports;
+mod releases;
 pub(crate) mod replace;

@@ -2,7 +2,7 @@
 
 use crate::{
     SessionKey, Store, StoreError, Topic,
-    attempts::replace::retry_policies,
+    attempts::{releases::Releases, replace::retry_policies},
     json::{JsonText, write_json},
     nodes::{
         faults::{lock_failing, lock_faults, save_faults},
@@ -14,7 +14,7 @@ use domain::{
     Timestamp,
     attempt::{AttemptRow, Report},
     black_hole::{self, Evidence, NodeFaults},
-    ids::{AttemptId, ClusterEpoch, Fence, Held, NodeId, TaskId},
+    ids::{AttemptId, ClusterEpoch, Held, NodeId, TaskId},
     lifecycle::{self, Around, Event, Verdict},
     outcome::FailureKind,
     poison::Presence,
@@ -32,7 +32,7 @@ pub struct NodeReport {
 }
 
 impl NodeReport {
-    fn is_release(&self) -> bool {
+    pub(super) fn is_release(&self) -> bool {
         self.report == Report::Released
     }
 }
@@ -89,135 +89,24 @@ impl Store {
         &self,
         batch: &[SessionReports],
     ) -> Result<Vec<Vec<ReportVerdict>>, StoreError> {
-        let attempts: BTreeSet<AttemptId> =
-            batch.iter().flat_map(|of| &of.reports).map(|item| item.held.attempt).collect();
-        let mut transaction = self.begin_for(attempts.len()).await?;
-        let reports = || batch.iter().flat_map(|of| &of.reports);
-        // A release changes its attempt only: no task is locked for it.
-        let ids: BTreeSet<Uuid> =
-            reports().filter(|item| !item.is_release()).map(|item| item.held.attempt.as_uuid()).collect();
-        let ids: Vec<Uuid> = ids.into_iter().collect();
-        let leased: BTreeSet<(Uuid, i32)> =
-            reports().map(|item| (item.held.attempt.as_uuid(), item.held.fence.epoch().0)).collect();
-        let (leased, epochs): (Vec<Uuid>, Vec<i32>) = leased.into_iter().unzip();
-        let nodes: BTreeSet<Uuid> = batch.iter().map(|of| of.session.node.as_uuid()).collect();
-        let nodes: Vec<Uuid> = nodes.into_iter().collect();
-        // The sessions' rows are held until the commit, so that none opened meanwhile finds these reports half counted.
-        let known = sqlx::query!(
-            r#"WITH sessions AS (SELECT node_id, session_epoch FROM node_live WHERE node_id = ANY($1) ORDER BY node_id FOR KEY SHARE)
-               SELECT ARRAY(SELECT node_id FROM sessions) AS "nodes!", ARRAY(SELECT session_epoch FROM sessions) AS "epochs!", now() AS "at!",
-                      ARRAY(SELECT node_id FROM node_faults WHERE node_id = ANY($1)) AS "faulty!",
-                      ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = ANY($1)) AS "tasks!",
-                      ARRAY(SELECT a.id FROM cluster c JOIN UNNEST($3::uuid[], $4::int[]) AS l(id, epoch) ON l.epoch <> c.epoch
-                            JOIN attempts a ON a.id = l.id) AS "of_other_epochs!", (SELECT epoch FROM cluster) AS "epoch!""#,
-            &nodes,
-            &ids,
-            &leased,
-            &epochs
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        let newest: BTreeSet<(Uuid, i64)> = known.nodes.into_iter().zip(known.epochs).collect();
-        let is_newest = |session: &SessionKey| newest.contains(&(session.node.as_uuid(), session.epoch));
-        if !batch.iter().any(|of| is_newest(&of.session)) {
+        let held: BTreeSet<AttemptId> = batch.iter().flat_map(|of| &of.reports).map(|item| item.held.attempt).collect();
+        let mut transaction = self.begin_for(held.len()).await?;
+        let known = Known::read(&mut transaction, batch).await?;
+        if !batch.iter().any(|of| known.is_newest(&of.session)) {
             return Ok(batch.iter().map(|of| vec![ReportVerdict::StaleSession; of.reports.len()]).collect());
         }
-        let at = known.at;
-        let is_orphan = |held: Held| {
-            held.fence.epoch() != ClusterEpoch(known.epoch) && !known.of_other_epochs.contains(&held.attempt.as_uuid())
-        };
-        let mut tasks: BTreeMap<TaskId, (TaskRow, Vec<Event>, bool)> = lock_tasks(&mut transaction, &known.tasks)
-            .await?
-            .into_iter()
-            .map(|task| (task.id, (task, Vec::new(), false)))
-            .collect();
-        let mut attempts: BTreeMap<AttemptId, AttemptRow> =
-            load_attempts(&mut transaction, &ids).await?.into_iter().map(|attempt| (attempt.id, attempt)).collect();
-        let of_newest = batch.iter().filter(|of| is_newest(&of.session));
-        let Freed { now: mut freed, known: mut known_free } = release(&mut transaction, of_newest, &attempts).await?;
-        let mut unanswered = freed.clone();
-        let mut released = BTreeSet::new();
-        let around = Surroundings::read(&mut transaction, batch, &known.tasks, &known.faulty).await?;
-        let mut faults = around.faults.clone();
+        let mut turn = Turn::load(&mut transaction, known, batch, &self.black_hole).await?;
         let mut verdicts = Vec::with_capacity(batch.len());
-        let mut rejected = Vec::new();
         for SessionReports { session, reports } in batch {
-            if !is_newest(session) {
-                verdicts.push(vec![ReportVerdict::StaleSession; reports.len()]);
-                continue;
-            }
-            let mut answers = Vec::with_capacity(reports.len());
-            for item in reports {
-                if item.is_release() {
-                    let who = (session.node, item.held);
-                    // With its end, as short work says it: one write for both.
-                    if let Some(attempt) = attempts.get_mut(&item.held.attempt).filter(|it| is_of(it, &who)) {
-                        if std::mem::take(&mut attempt.reserved) {
-                            released.insert(attempt.id);
-                            freed.insert(who);
-                            unanswered.insert(who);
-                        }
-                        known_free.insert(who);
-                    }
-                    answers.push(match () {
-                        () if unanswered.remove(&who) => ReportVerdict::Recorded,
-                        () if known_free.contains(&who) => ReportVerdict::Repeated,
-                        () if is_orphan(item.held) => ReportVerdict::Orphan,
-                        // A late release is no evidence of anything.
-                        () => ReportVerdict::Fenced,
-                    });
-                    continue;
-                }
-                let attempt = attempts.get_mut(&item.held.attempt).filter(|attempt| attempt.node == session.node);
-                let held = attempt.and_then(|attempt| Some((tasks.get_mut(&attempt.task)?, attempt)));
-                let answer = match held {
-                    None if is_orphan(item.held) => ReportVerdict::Orphan,
-                    None => ReportVerdict::Fenced,
-                    Some(((task, events, changed), attempt)) => {
-                        let faults = faults.entry(session.node).or_default();
-                        let around = around.of(session.node, task.id, at, faults.as_ref(), attempt.id);
-                        match lifecycle::report(task, attempt, item.held, &item.report, &around) {
-                            Verdict::Recorded(new) => {
-                                if let Report::Ended { ending } = &item.report {
-                                    let who = (attempt.id, attempt.task);
-                                    *faults = black_hole::after_end(faults.take(), &self.black_hole, who, ending, at);
-                                }
-                                events.extend(new);
-                                *changed = true;
-                                ReportVerdict::Recorded
-                            }
-                            Verdict::Repeated => ReportVerdict::Repeated,
-                            Verdict::Fenced if is_orphan(item.held) => ReportVerdict::Orphan,
-                            Verdict::Fenced => ReportVerdict::Fenced,
-                            Verdict::Conflict => ReportVerdict::Conflict,
-                        }
-                    }
-                };
-                if let Some(word) = answer.as_evidence() {
-                    rejected.push((session.node, item, word));
-                }
-                answers.push(answer);
-            }
-            verdicts.push(answers);
+            let is_newest = turn.known.is_newest(session);
+            let answer = |item| if is_newest { turn.answer(session.node, item) } else { ReportVerdict::StaleSession };
+            verdicts.push(reports.iter().map(answer).collect());
         }
-        let changed: Vec<(TaskRow, Vec<Event>)> =
-            tasks.into_values().filter(|(.., changed)| *changed).map(|(task, events, _)| (task, events)).collect();
-        let changed_tasks: BTreeSet<TaskId> = changed.iter().map(|(task, _)| task.id).collect();
-        let is_touched = |attempt: &AttemptRow| changed_tasks.contains(&attempt.task) || released.contains(&attempt.id);
-        let touched: Vec<AttemptRow> = attempts.into_values().filter(is_touched).collect();
-        save_attempts(&mut transaction, &touched).await?;
-        save_tasks(&mut transaction, &changed).await?;
-        let is_as_it_was = |node: &NodeId, now: &Option<NodeFaults>| around.faults.get(node).unwrap_or(&None) == now;
-        for (node, now) in faults.iter().filter(|(node, now)| !is_as_it_was(node, now)) {
-            save_faults(&mut transaction, *node, now.as_ref()).await?;
-        }
-        for (node, item, word) in rejected {
-            keep_aside(&mut transaction, node, item, word).await?;
-        }
+        let done = turn.save(&mut transaction).await?;
         transaction.commit().await?;
-        self.wakeups.publish(topics(&changed, &freed));
-        for (node, now) in &faults {
-            self.tell_of_cordon(*node, around.faults.get(node).and_then(Option::as_ref), now.as_ref());
+        self.wakeups.publish(topics(&done.changed, done.releases.freed()));
+        for (node, now) in &done.faults {
+            self.tell_of_cordon(*node, done.faults_before.get(node).and_then(Option::as_ref), now.as_ref());
         }
         Ok(verdicts)
     }
@@ -238,66 +127,162 @@ impl Store {
     }
 }
 
-/// What became of releases.
-struct Freed {
-    /// Held something until now.
-    now: BTreeSet<(NodeId, Held)>,
-    /// Those that hold nothing, whoever freed them.
-    known: BTreeSet<(NodeId, Held)>,
+/// What the reports are about, as it was when the transaction began; the sessions' rows are held until its commit.
+struct Known {
+    at: Timestamp,
+    epoch: ClusterEpoch,
+    /// Each node's newest session.
+    sessions: BTreeSet<(Uuid, i64)>,
+    faulty: Vec<Uuid>,
+    /// Of what is reported, but for releases: a release changes its attempt only, and no task is locked for it.
+    attempts: Vec<Uuid>,
+    tasks: Vec<Uuid>,
+    /// Leased in another epoch than this, and known all the same.
+    of_other_epochs: Vec<Uuid>,
 }
 
-/// Frees what nodes say is free, but for the attempts that are loaded. It counts whoever holds the task now, and whatever became of
-/// it: twin of [`lifecycle::report`].
-async fn release(
-    connection: &mut sqlx::PgConnection,
-    batch: impl Iterator<Item = &SessionReports>,
-    loaded: &BTreeMap<AttemptId, AttemptRow>,
-) -> Result<Freed, StoreError> {
-    let said: BTreeSet<(NodeId, Held)> = batch
-        .flat_map(|of| of.reports.iter().filter(|item| item.is_release()).map(|item| (of.session.node, item.held)))
-        .filter(|who| !loaded.get(&who.1.attempt).is_some_and(|attempt| is_of(attempt, who)))
-        .collect();
-    let mut freed = Freed { now: BTreeSet::new(), known: BTreeSet::new() };
-    if said.is_empty() {
-        return Ok(freed);
+impl Known {
+    async fn read(connection: &mut sqlx::PgConnection, batch: &[SessionReports]) -> Result<Self, StoreError> {
+        let reports = || batch.iter().flat_map(|of| &of.reports);
+        let attempts: BTreeSet<Uuid> =
+            reports().filter(|item| !item.is_release()).map(|item| item.held.attempt.as_uuid()).collect();
+        let attempts: Vec<Uuid> = attempts.into_iter().collect();
+        let leased: BTreeSet<(Uuid, i32)> =
+            reports().map(|item| (item.held.attempt.as_uuid(), item.held.fence.epoch().0)).collect();
+        let (leased, epochs): (Vec<Uuid>, Vec<i32>) = leased.into_iter().unzip();
+        let nodes: BTreeSet<Uuid> = batch.iter().map(|of| of.session.node.as_uuid()).collect();
+        let nodes: Vec<Uuid> = nodes.into_iter().collect();
+        // The sessions' rows are held until the commit, so that none opened meanwhile finds these reports half counted.
+        let row = sqlx::query!(
+            r#"WITH sessions AS (SELECT node_id, session_epoch FROM node_live WHERE node_id = ANY($1) ORDER BY node_id FOR KEY SHARE)
+               SELECT ARRAY(SELECT node_id FROM sessions) AS "nodes!", ARRAY(SELECT session_epoch FROM sessions) AS "epochs!", now() AS "at!",
+                      ARRAY(SELECT node_id FROM node_faults WHERE node_id = ANY($1)) AS "faulty!",
+                      ARRAY(SELECT DISTINCT task_id FROM attempts WHERE id = ANY($2) AND node_id = ANY($1)) AS "tasks!",
+                      ARRAY(SELECT a.id FROM cluster c JOIN UNNEST($3::uuid[], $4::int[]) AS l(id, epoch) ON l.epoch <> c.epoch
+                            JOIN attempts a ON a.id = l.id) AS "of_other_epochs!", (SELECT epoch FROM cluster) AS "epoch!""#,
+            &nodes,
+            &attempts,
+            &leased,
+            &epochs
+        )
+        .fetch_one(connection)
+        .await?;
+        Ok(Self {
+            at: row.at,
+            epoch: ClusterEpoch(row.epoch),
+            sessions: row.nodes.into_iter().zip(row.epochs).collect(),
+            faulty: row.faulty,
+            attempts,
+            tasks: row.tasks,
+            of_other_epochs: row.of_other_epochs,
+        })
     }
-    let attempts: Vec<Uuid> = said.iter().map(|(_, held)| held.attempt.as_uuid()).collect();
-    let fences: Vec<i64> = said.iter().map(|(_, held)| held.fence.get()).collect();
-    let nodes: Vec<Uuid> = said.iter().map(|(node, _)| node.as_uuid()).collect();
-    let now = sqlx::query!(
-        "UPDATE attempts a SET reserved = false FROM UNNEST($1::uuid[], $2::bigint[], $3::uuid[]) AS r(id, fence, node_id)
-         WHERE a.id = r.id AND a.fence = r.fence AND a.node_id = r.node_id AND a.reserved RETURNING a.id, a.fence, a.node_id",
-        &attempts,
-        &fences,
-        &nodes
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    freed.now = now.into_iter().map(|row| held_on(row.node_id, row.id, row.fence)).collect();
-    if freed.now.len() == said.len() {
-        freed.known = said;
-        return Ok(freed);
+
+    fn is_newest(&self, session: &SessionKey) -> bool {
+        self.sessions.contains(&(session.node.as_uuid(), session.epoch))
     }
-    let known = sqlx::query!(
-        "SELECT a.id, a.fence, a.node_id FROM attempts a JOIN UNNEST($1::uuid[], $2::bigint[], $3::uuid[]) AS r(id, fence, node_id)
-           ON a.id = r.id AND a.fence = r.fence AND a.node_id = r.node_id",
-        &attempts,
-        &fences,
-        &nodes
-    )
-    .fetch_all(connection)
-    .await?;
-    freed.known = known.into_iter().map(|row| held_on(row.node_id, row.id, row.fence)).collect();
-    Ok(freed)
+
+    /// Leased before a restore, of which this database knows nothing.
+    fn is_orphan(&self, held: Held) -> bool {
+        held.fence.epoch() != self.epoch && !self.of_other_epochs.contains(&held.attempt.as_uuid())
+    }
 }
 
-/// This node has it, by this lease.
-fn is_of(attempt: &AttemptRow, (node, held): &(NodeId, Held)) -> bool {
-    attempt.node == *node && attempt.held() == *held
+/// A task, what happened to it, and whether it is another than before.
+type TaskInTurn = (TaskRow, Vec<Event>, bool);
+
+/// The rows that reports are about, locked, and what becomes of them.
+struct Turn<'a> {
+    known: Known,
+    rule: &'a black_hole::Rule,
+    tasks: BTreeMap<TaskId, TaskInTurn>,
+    attempts: BTreeMap<AttemptId, AttemptRow>,
+    releases: Releases,
+    around: Surroundings,
+    faults: BTreeMap<NodeId, Option<NodeFaults>>,
+    rejected: Vec<(NodeId, &'a NodeReport, &'static str)>,
 }
 
-fn held_on(node: Uuid, attempt: Uuid, fence: i64) -> (NodeId, Held) {
-    (NodeId::from_uuid(node), Held { attempt: AttemptId::from_uuid(attempt), fence: Fence::from_i64(fence) })
+/// What was written, for those who are told.
+struct Done {
+    changed: Vec<(TaskRow, Vec<Event>)>,
+    releases: Releases,
+    faults: BTreeMap<NodeId, Option<NodeFaults>>,
+    faults_before: BTreeMap<NodeId, Option<NodeFaults>>,
+}
+
+impl<'a> Turn<'a> {
+    async fn load(
+        connection: &mut sqlx::PgConnection,
+        known: Known,
+        batch: &[SessionReports],
+        rule: &'a black_hole::Rule,
+    ) -> Result<Self, StoreError> {
+        let tasks = lock_tasks(&mut *connection, &known.tasks).await?;
+        let tasks = tasks.into_iter().map(|task| (task.id, (task, Vec::new(), false))).collect();
+        let attempts = load_attempts(&mut *connection, &known.attempts).await?;
+        let attempts = attempts.into_iter().map(|attempt| (attempt.id, attempt)).collect();
+        let of_newest = batch.iter().filter(|of| known.is_newest(&of.session));
+        let releases = Releases::write(&mut *connection, of_newest, &attempts).await?;
+        let around = Surroundings::read(connection, batch, &known.tasks, &known.faulty).await?;
+        let faults = around.faults.clone();
+        Ok(Self { known, rule, tasks, attempts, releases, around, faults, rejected: Vec::new() })
+    }
+
+    /// What one report of a node's newest session changes, and the answer to it.
+    fn answer(&mut self, node: NodeId, item: &'a NodeReport) -> ReportVerdict {
+        let is_orphan = self.known.is_orphan(item.held);
+        let attempt = self.attempts.get_mut(&item.held.attempt).filter(|attempt| attempt.node == node);
+        if item.is_release() {
+            return self.releases.answer((node, item.held), attempt, is_orphan);
+        }
+        let held = attempt.and_then(|attempt| Some((self.tasks.get_mut(&attempt.task)?, attempt)));
+        let verdict = held.map_or(Verdict::Fenced, |((task, events, changed), attempt)| {
+            let faults = self.faults.entry(node).or_default();
+            let around = self.around.of(node, task.id, self.known.at, faults.as_ref(), attempt.id);
+            let verdict = lifecycle::report(task, attempt, item.held, &item.report, &around);
+            if let Verdict::Recorded(new) = &verdict {
+                if let Report::Ended { ending } = &item.report {
+                    let who = (attempt.id, attempt.task);
+                    *faults = black_hole::after_end(faults.take(), self.rule, who, ending, self.known.at);
+                }
+                events.extend(new.iter().cloned());
+                *changed = true;
+            }
+            verdict
+        });
+        let answer = match verdict {
+            Verdict::Recorded(_) => ReportVerdict::Recorded,
+            Verdict::Repeated => ReportVerdict::Repeated,
+            Verdict::Fenced if is_orphan => ReportVerdict::Orphan,
+            Verdict::Fenced => ReportVerdict::Fenced,
+            Verdict::Conflict => ReportVerdict::Conflict,
+        };
+        if let Some(word) = answer.as_evidence() {
+            self.rejected.push((node, item, word));
+        }
+        answer
+    }
+
+    async fn save(self, connection: &mut sqlx::PgConnection) -> Result<Done, StoreError> {
+        let changed: Vec<(TaskRow, Vec<Event>)> =
+            self.tasks.into_values().filter(|(.., changed)| *changed).map(|(task, events, _)| (task, events)).collect();
+        let changed_tasks: BTreeSet<TaskId> = changed.iter().map(|(task, _)| task.id).collect();
+        let is_touched =
+            |attempt: &AttemptRow| changed_tasks.contains(&attempt.task) || self.releases.came_with_its_end(attempt.id);
+        let touched: Vec<AttemptRow> = self.attempts.into_values().filter(is_touched).collect();
+        save_attempts(&mut *connection, &touched).await?;
+        save_tasks(&mut *connection, &changed).await?;
+        let faults_before = self.around.faults;
+        let is_as_it_was = |node: &NodeId, now: &Option<NodeFaults>| faults_before.get(node).unwrap_or(&None) == now;
+        for (node, now) in self.faults.iter().filter(|(node, now)| !is_as_it_was(node, now)) {
+            save_faults(&mut *connection, *node, now.as_ref()).await?;
+        }
+        for (node, item, word) in self.rejected {
+            keep_aside(&mut *connection, node, item, word).await?;
+        }
+        Ok(Done { changed, releases: self.releases, faults: self.faults, faults_before })
+    }
 }
 
 /// A report that changed nothing and may tell something, once.
@@ -363,7 +348,11 @@ impl Surroundings {
         let faults = if with_faults.is_empty() {
             BTreeMap::new()
         } else {
-            lock_faults(&mut *connection, &ids_of(&with_faults)).await?.into_iter().map(|(node, faults)| (node, Some(faults))).collect()
+            lock_faults(&mut *connection, &ids_of(&with_faults))
+                .await?
+                .into_iter()
+                .map(|(node, faults)| (node, Some(faults)))
+                .collect()
         };
         Ok(Self { policies, no_policy: RetryPolicy::default(), presence, faults })
     }
