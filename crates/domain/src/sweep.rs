@@ -55,6 +55,8 @@ pub struct Sight {
     pub now: Timestamp,
     /// The time that sweeps have measured until now, all together.
     pub seen_ms: u64,
+    /// When what was written last was read, by the database's clock.
+    pub read_at: Option<Timestamp>,
     /// None: no api-gateway has ever been up.
     pub platform: Option<Platform>,
     /// Nodes that are not offline, with their last heartbeat.
@@ -189,7 +191,10 @@ pub fn sweep(memory: &Memory, sight: &Sight, limits: &Limits) -> (Findings, Memo
 
     let since = |last: Read| last.seen_ms + sight.asked_at.saturating_sub(last.asked_at);
     let seen_ms = memory.last.map_or(0, since).max(sight.seen_ms);
-    let step = memory.last.and_then(|last| find_step(&last, sight));
+    let step = match memory.last {
+        Some(last) => find_step(&last, sight),
+        None => sight.read_at.and_then(|read_at| find_step_back(read_at, sight)),
+    };
     let findings = Findings {
         seen_ms,
         offline: offline.into_iter().collect(),
@@ -291,6 +296,12 @@ fn find_step(last: &Read, sight: &Sight) -> Option<Step> {
     // The largest that it may have been: a deadline is moved too far rather than too little.
     let by_ms = went_ms(last, sight) - least_ms(last, sight);
     is_uneven(last, sight, NOTICED_STEP_MS).then_some(Step { since: last.now, by_ms })
+}
+
+/// A step that a predecessor has not written, as far as it can be known: what has passed since is missing in it.
+fn find_step_back(read_at: Timestamp, sight: &Sight) -> Option<Step> {
+    let by_ms = (sight.now - read_at).num_milliseconds();
+    (by_ms < -NOTICED_STEP_MS).then_some(Step { since: read_at, by_ms })
 }
 
 /// The database's clock went on by another time than has passed.

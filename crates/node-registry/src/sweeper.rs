@@ -94,6 +94,7 @@ impl Sweeper {
             answered_at: boot_ms(),
             now: seen.now,
             seen_ms: seen.seen_ms,
+            read_at: seen.read_at,
             platform: seen.platform,
             nodes: seen.nodes,
             longer: seen.longer,

@@ -111,6 +111,12 @@ pub enum Event {
         attempt: AttemptId,
         totals: LogTotals,
     },
+    /// A new session has begun: so many bytes of its log the server has, and what is kept of it here by now. None: nothing any more.
+    LogResumed {
+        attempt: AttemptId,
+        stored_bytes: u64,
+        kept: Option<LogTotals>,
+    },
     Removed {
         attempt: AttemptId,
         outcome: Result<(), Failure>,
@@ -178,6 +184,9 @@ impl Agent {
             Event::Collected { attempt, outcome } => self.with(attempt, |a| a.collected(now, outcome, &mut actions)),
             Event::LogAcknowledged { attempt, totals } => {
                 self.with(attempt, |a| a.log_acknowledged(totals, &mut actions))
+            }
+            Event::LogResumed { attempt, stored_bytes, kept } => {
+                self.with(attempt, |a| a.log_resumed(stored_bytes, kept, &mut actions))
             }
             Event::Removed { attempt, outcome } => self.with(attempt, |a| a.removed(now, outcome, &mut actions)),
         }

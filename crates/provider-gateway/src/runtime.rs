@@ -80,8 +80,12 @@ impl Logs {
 /// What the runtime hears.
 enum Input {
     Agent(Event),
-    /// A session is open: everything that is not acknowledged goes out again through this.
-    SessionOpened(mpsc::UnboundedSender<FromNode>),
+    /// A session is open: everything that is not acknowledged goes out again through this. `stored`: so many bytes of its log the
+    /// server has.
+    SessionOpened {
+        outgoing: mpsc::UnboundedSender<FromNode>,
+        stored: BTreeMap<AttemptId, u64>,
+    },
     SessionClosed,
     Inventory(oneshot::Sender<Inventory>),
 }
@@ -111,14 +115,16 @@ impl Handle {
     }
     /// Everything that is not acknowledged goes out through `outgoing`. `log_offsets`: which bytes the server has, as its welcome says.
     pub fn session_opened(&self, outgoing: mpsc::UnboundedSender<FromNode>, log_offsets: &[LogOffset]) {
+        let mut stored: BTreeMap<AttemptId, u64> = BTreeMap::new();
         // At once: whoever sends logs begins there.
         for offset in log_offsets {
+            *stored.entry(offset.attempt).or_default() += offset.next_offset;
             if let Some(log) = self.logs.get(offset.attempt) {
                 log.resume(offset.stream, offset.next_offset);
             }
         }
         self.logs.room.set_connected(true);
-        let _ = self.inputs.send(Input::SessionOpened(outgoing));
+        let _ = self.inputs.send(Input::SessionOpened { outgoing, stored });
     }
     pub fn session_closed(&self) {
         self.logs.room.set_connected(false);
@@ -216,7 +222,11 @@ impl Runtime {
                         }
                         self.take(event, &mut turn);
                     }
-                    Input::SessionOpened(outgoing) => {
+                    Input::SessionOpened { outgoing, stored } => {
+                        for (attempt, stored_bytes) in stored {
+                            let kept = self.jobs.logs.get(attempt).map(|log| log.totals());
+                            self.take(Event::LogResumed { attempt, stored_bytes, kept }, &mut turn);
+                        }
                         // What a suspend has ended is stopped before anything is said to the server, and nothing is said that is not
                         // on disk.
                         self.take(Event::Tick, &mut turn);

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-const KEPT_LINES: usize = 4_000;
+/// A long seed tells some ten thousand.
+const KEPT_LINES: usize = 100_000;
 
 #[derive(Default)]
 pub(crate) struct Trace {

@@ -20,6 +20,7 @@ struct World {
     /// Nodes that live; each has its own moment in the period of heartbeats.
     alive: BTreeSet<u64>,
     seen_ms: u64,
+    read_at: Option<Timestamp>,
     longer: BTreeMap<NodeId, u64>,
     offline: Vec<(u64, NodeId)>,
     steps: Vec<Step>,
@@ -44,6 +45,7 @@ impl World {
             beats: BTreeMap::new(),
             alive: (0..nodes).collect(),
             seen_ms: 0,
+            read_at: None,
             longer: BTreeMap::new(),
             offline: Vec::new(),
             steps: Vec::new(),
@@ -79,6 +81,7 @@ impl World {
             answered_at: self.now_ms + 4,
             now: self.database_now(),
             seen_ms: self.seen_ms,
+            read_at: self.read_at,
             platform: self.platform,
             nodes: self.beats.clone(),
             longer: self.longer.clone(),
@@ -89,6 +92,7 @@ impl World {
         let (findings, memory) = sweep(&self.memory, &self.sight(), &LIMITS);
         self.memory = memory;
         self.seen_ms = findings.seen_ms;
+        self.read_at = Some(self.database_now());
         for (id, beat) in &findings.offline {
             assert_eq!(self.beats.remove(id), Some(*beat));
             self.offline.push((self.now_ms, *id));
@@ -323,6 +327,24 @@ fn a_gap_between_two_sweeps_is_seen_by_its_trace() {
     let back_at = world.now_ms;
     world.run(120);
     world.assert_offline_after(back_at, 1, 90_000, 92_500);
+}
+
+#[test]
+fn a_step_back_that_a_leader_took_with_it_is_found_by_the_next_one_as_far_as_it_can_be_known() {
+    for (step_ms, away_ms, found_ms) in
+        [(-600_000, 8_000, Some(-592_000)), (-6_000, 8_000, None), (600_000, 8_000, None)]
+    {
+        let mut world = World::of(3);
+        world.ahead_ms += step_ms;
+        // It has seen it, and is gone before that is written.
+        let _ = sweep(&world.memory, &world.sight(), &LIMITS);
+        let written_at = world.read_at;
+        (world.epoch, world.now_ms) = (world.epoch + 2, world.now_ms + away_ms);
+        let step = world.pass().step;
+        let expected = found_ms.zip(written_at).map(|(by_ms, since)| Step { since, by_ms });
+        assert_eq!(step, expected, "by {step_ms} ms");
+        assert_eq!(world.pass().step, None, "once");
+    }
 }
 
 #[test]

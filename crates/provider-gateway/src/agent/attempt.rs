@@ -405,6 +405,23 @@ impl Attempt {
         }
     }
 
+    /// A server whose database was restored has forgotten bytes that it had acknowledged. Where they are gone here too, an end that the server
+    /// has not heard, or forgotten as well, calls its log complete no more.
+    pub(super) fn log_resumed(&mut self, stored_bytes: u64, kept: Option<LogTotals>, actions: &mut Vec<Action>) {
+        let id = self.id();
+        let Some(ending) = self.ending.as_mut().filter(|ending| ending.log.complete) else { return };
+        if kept.map_or(stored_bytes >= ending.log.bytes, |kept| kept.complete) {
+            return;
+        }
+        ending.log.complete = false;
+        for report in &mut self.unacknowledged {
+            if let Report::Ended { ending } = report {
+                ending.log.complete = false;
+            }
+        }
+        actions.push(Action::Persist(id));
+    }
+
     /// Nothing that is left of it tells more than the record on disk, so its resources need not wait for the server's answer. A container
     /// is a second witness of its exit, also where the record is lost: it stays until the end is acknowledged.
     fn leaves_no_witness(&self) -> bool {

@@ -70,6 +70,33 @@ fn all_logged(agent: &mut Agent) -> Vec<Action> {
 }
 
 #[test]
+fn an_end_that_was_not_heard_calls_a_log_complete_only_while_its_bytes_are_somewhere() {
+    let whole = LogTotals { bytes: 300, complete: true };
+    for (kept, stored_bytes, is_complete) in [
+        // What the server has forgotten is still here, or it has all.
+        (Some(whole), 100, true),
+        (None, 300, true),
+        // It was acknowledged, so let go of here; then the server's database was restored.
+        (Some(LogTotals { complete: false, ..whole }), 100, false),
+        (None, 100, false),
+    ] {
+        let mut agent = running();
+        let exit = ExitFacts { code: Some(0), ..ExitFacts::default() };
+        agent.step(0, Event::Collected { attempt: id(1), outcome: Ok(exit) });
+        agent.step(0, Event::LogAcknowledged { attempt: id(1), totals: whole });
+        let actions = agent.step(1, Event::LogResumed { attempt: id(1), stored_bytes, kept });
+        let unheard = agent.unacknowledged();
+        let said = unheard.iter().find_map(|(_, report)| match report {
+            Report::Ended { ending } => Some(ending.log),
+            _ => None,
+        });
+        assert_eq!(said, Some(LogTotals { complete: is_complete, ..whole }));
+        let record = agent.record(id(1)).and_then(|record| record.ending).expect("on disk");
+        assert_eq!((record.log.complete, has(&actions, &Action::Persist(id(1)))), (is_complete, !is_complete));
+    }
+}
+
+#[test]
 fn an_assignment_is_on_disk_before_it_is_answered_or_begun() {
     let actions = Agent::default().step(0, Event::Assigned(assign(1)));
     assert_eq!(actions[0], Action::Persist(id(1)));

@@ -44,8 +44,14 @@ impl Turn {
 }
 
 impl Runtime {
-    pub(super) fn take(&mut self, event: Event, turn: &mut Turn) {
+    pub(super) fn take(&mut self, mut event: Event, turn: &mut Turn) {
         self.jobs.note(&event);
+        // A session that has begun meanwhile may have shown that bytes are lost.
+        if let Event::LogAcknowledged { attempt, totals } = &mut event
+            && let Some(log) = self.jobs.log(*attempt)
+        {
+            *totals = log.totals();
+        }
         // An assignment needs its directory and log before anything is done about it.
         if let Event::Assigned(assign) = &event
             && self.agent.assignment(assign.held.attempt).is_none()

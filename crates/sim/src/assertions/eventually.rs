@@ -25,7 +25,7 @@ impl World {
                 let attempt = record.row.live.and_then(|live| self.store.attempts.get(&live));
                 return Some(Violation::new(
                     "I05 every task ends, or waits for want of a machine",
-                    format!("{:?}, {attempt:?}", record.row),
+                    format!("{:?}, {attempt:?}, held back: {}", record.row, self.store.is_held_back(record.row.id)),
                 ));
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::Ms;
 use bytes::Bytes;
-use domain::ids::AttemptId;
+use domain::{ids::AttemptId, outcome::LogTotals};
 use protocol::Stream;
 use provider_gateway::agent::Record;
 use std::collections::BTreeMap;
@@ -141,7 +141,11 @@ impl Spool {
         self.next == self.acknowledged
     }
 
-    pub(crate) fn output_bytes(&self) -> u64 {
+    pub(crate) fn totals(&self) -> LogTotals {
+        LogTotals { bytes: self.output_bytes(), complete: !self.is_gapped }
+    }
+
+    fn output_bytes(&self) -> u64 {
         self.next.iter().sum()
     }
 

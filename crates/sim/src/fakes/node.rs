@@ -15,7 +15,6 @@ use domain::{
     attempt::Report,
     ids::{AttemptId, Held, InstanceId, NodeId},
     node::NodeFacts,
-    outcome::LogTotals,
 };
 use protocol::Stream;
 use provider_gateway::{
@@ -385,7 +384,7 @@ impl World {
         let Some(directory) = node.disk.attempts.get(&attempt) else { return };
         if node.awaiting_log.contains(&attempt) && directory.spool.is_acknowledged() {
             node.awaiting_log.remove(&attempt);
-            let totals = LogTotals { bytes: directory.spool.output_bytes(), complete: !directory.spool.is_gapped };
+            let totals = directory.spool.totals();
             let event = NodeEvent::Done(Box::new(agent::Event::LogAcknowledged { attempt, totals }));
             self.node_after(n, 0, event);
         }

@@ -11,10 +11,12 @@ use crate::{
 };
 use domain::{
     backoff,
+    ids::AttemptId,
     node::{Admission, Condition, NodeMetrics},
 };
 use protocol::{Completeness, FromNode, Hello, Inventory, LogFrame, LogPayload, ToNode, Welcome, version};
 use provider_gateway::agent;
+use std::collections::BTreeMap;
 
 const BACKOFF_BASE_MS: u64 = 1_000;
 const BACKOFF_CAP_MS: u64 = 30_000;
@@ -221,10 +223,16 @@ impl World {
         if self.nodes[n].session.is_some() {
             return;
         }
+        let mut stored: BTreeMap<AttemptId, u64> = BTreeMap::new();
         for offset in &welcome.log_offsets {
+            *stored.entry(offset.attempt).or_default() += offset.next_offset;
             if let Some(directory) = self.nodes[n].disk.attempts.get_mut(&offset.attempt) {
                 directory.spool.resume(offset.stream, offset.next_offset);
             }
+        }
+        for (attempt, stored_bytes) in stored {
+            let kept = self.nodes[n].disk.attempts.get(&attempt).map(|directory| directory.spool.totals());
+            self.agent_event(n, agent::Event::LogResumed { attempt, stored_bytes, kept });
         }
         self.nodes[n].session = Some(Session::default());
         for (held, report) in self.nodes[n].agent.unacknowledged() {

@@ -149,6 +149,7 @@ pub(crate) struct FakeStore {
     platform: Option<Platform>,
     /// The time that sweeps have measured.
     seen_ms: i64,
+    read_at: Option<Timestamp>,
     /// Exclusive tasks that may have a process somewhere where nobody can ask.
     waits: BTreeMap<TaskId, Wait>,
     pub(crate) waits_over: usize,
@@ -183,6 +184,7 @@ impl FakeStore {
             leaders: BTreeMap::new(),
             platform: None,
             seen_ms: 0,
+            read_at: None,
             waits: BTreeMap::new(),
             waits_over: 0,
             offline_after_ms,

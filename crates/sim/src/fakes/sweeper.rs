@@ -90,6 +90,7 @@ impl World {
             answered_at: self.now,
             now,
             seen_ms: seen.seen_ms,
+            read_at: seen.read_at,
             platform: seen.platform,
             nodes: seen.nodes,
             longer: seen.longer,

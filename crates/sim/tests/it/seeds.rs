@@ -22,11 +22,15 @@ fn fnv(text: &str) -> u64 {
         >> 12
 }
 
-/// The failure as a person needs it: the seed, the fewest kinds of faults that do it, and the end of the story.
+/// The failure as a person needs it: the seed, the fewest kinds of faults that do it, and the end of the story. `SIM_STORY=FILE` keeps all
+/// of the story.
 fn explain(seed: u64) -> String {
     let (plan, _) = shrink(&Plan::of(seed));
     let faults = plan.faults.clone();
     let outcome = World::new(plan).verbose().play();
+    if let Some(file) = std::env::var_os("SIM_STORY") {
+        std::fs::write(&file, outcome.story.join("\n")).expect("SIM_STORY names a file that can be written");
+    }
     let story = outcome.story.iter().rev().take(60).rev().cloned().collect::<Vec<_>>().join("\n");
     format!("{story}\nseed {seed}, with {faults:?} only:\n{:#?}", outcome.violation)
 }

@@ -19,6 +19,8 @@ pub struct Liveness {
     pub nodes: BTreeMap<NodeId, Timestamp>,
     /// The time that sweeps have measured.
     pub seen_ms: u64,
+    /// When what a sweep wrote last was read, by the database's clock.
+    pub read_at: Option<Timestamp>,
     /// The silence after which a node is offline.
     pub offline_after_ms: u64,
     /// Nodes among them whose exclusive work was leased when it was longer, and that are given that.
@@ -29,7 +31,7 @@ impl Store {
     /// One statement, so that all of it is of one moment.
     pub async fn liveness(&self) -> Result<Liveness, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?", c.offline_after_ms, s.seen_ms,
+            r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?", c.offline_after_ms, s.seen_ms, s.read_at,
                       (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved AND a.offline_after_ms IS NOT NULL) AS leased_ms
                FROM cluster c CROSS JOIN sweep s LEFT JOIN platform_presence p ON true
                LEFT JOIN (node_live l JOIN nodes n ON n.id = l.node_id AND n.admission <> 'revoked')
@@ -48,6 +50,7 @@ impl Store {
                 .map(|(id, beat_at)| (NodeId::from_uuid(id), beat_at))
                 .collect(),
             seen_ms: first.seen_ms as u64,
+            read_at: first.read_at,
             offline_after_ms: first.offline_after_ms as u64,
             longer: leased
                 .filter(|(_, leased_ms)| *leased_ms > first.offline_after_ms)
@@ -69,7 +72,7 @@ impl Store {
         if let Some(step) = &findings.step {
             add_step(&mut transaction, step, as_of).await?;
         }
-        measure(&mut transaction, findings.seen_ms).await?;
+        measure(&mut transaction, findings.seen_ms, as_of).await?;
         let (ids, beats): (Vec<_>, Vec<_>) =
             findings.offline.iter().map(|(node, beat_at)| (node.as_uuid(), *beat_at)).unzip();
         // For people by the clock that the decision was made by: a step after it is added to this too.
@@ -128,9 +131,9 @@ impl Store {
 
 /// So much time has passed, in all: what waits for it to pass is looked at. A node that was revoked is not looked at by the sweep; it is
 /// offline when its silence would have been noticed.
-async fn measure(connection: &mut PgConnection, seen_ms: u64) -> Result<(), StoreError> {
+async fn measure(connection: &mut PgConnection, seen_ms: u64, as_of: Timestamp) -> Result<(), StoreError> {
     sqlx::query!(
-        "WITH seen AS (UPDATE sweep SET seen_ms = GREATEST(seen_ms, $1) RETURNING seen_ms),
+        "WITH seen AS (UPDATE sweep SET seen_ms = GREATEST(seen_ms, $1), read_at = $2 RETURNING seen_ms),
          gone AS (
            UPDATE node_live l SET offline_at_ms = s.seen_ms + CASE WHEN n.admission = 'revoked' THEN GREATEST(c.offline_after_ms,
              (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved AND a.offline_after_ms IS NOT NULL)) ELSE 0 END
@@ -139,7 +142,8 @@ async fn measure(connection: &mut PgConnection, seen_ms: u64) -> Result<(), Stor
          over AS (DELETE FROM exclusive_waits w USING seen s WHERE w.until_ms <= s.seen_ms)
          UPDATE exclusive_waits w SET until_ms = s.seen_ms + w.replace_after_ms + GREATEST(w.offline_after_ms, c.offline_after_ms)
          FROM seen s, cluster c WHERE w.until_ms IS NULL",
-        seen_ms as i64
+        seen_ms as i64,
+        as_of
     )
     .execute(connection)
     .await?;
@@ -164,11 +168,12 @@ async fn add_step(connection: &mut PgConnection, step: &Step, as_of: Timestamp) 
     )
     .execute(&mut *connection)
     .await?;
-    // A retry that was to come after seconds would come after the step. (Forward it comes at once, which harms nobody.) Who is being
-    // changed right now is left alone: the sweep must not wait for anyone.
+    // A retry that was to come after seconds would come after the step, and so would one whose wait was over and that found no place yet.
+    // (One that was made since, and any after a step forward, comes at once, which harms nobody.) Who is being changed right now is left
+    // alone: the sweep must not wait for anyone.
     if more_ms < 0 {
         sqlx::query!(
-            r#"WITH waiting AS (SELECT task_id FROM task_state WHERE queued AND not_before >= $2::timestamptz - $1::float8 * interval '1 millisecond' FOR UPDATE SKIP LOCKED)
+            r#"WITH waiting AS (SELECT task_id FROM task_state WHERE queued AND not_before > $2 FOR UPDATE SKIP LOCKED)
                UPDATE task_state t SET not_before = t.not_before + $1 * interval '1 millisecond' FROM waiting w WHERE t.task_id = w.task_id"#,
             more_ms as f64,
             as_of

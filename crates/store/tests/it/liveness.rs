@@ -83,7 +83,7 @@ async fn a_step_of_the_clock_is_added_to_every_deadline_and_only_once() {
     let (node, other) = (world.node("n").await, world.node("other").await);
     let patient = world.submit(json!({"on_node_loss": {"replace_after": "1h"}})).await;
     world.start_on(patient, node).await;
-    let waiting = world.submit(json!({})).await;
+    let (waiting, waited) = (world.submit(json!({})).await, world.submit(json!({})).await);
     let sweeper = world.leads(LeaderRole::Sweeper).await;
     let (as_of, findings) = world.find_silent(node).await;
     world.store.record_sweep(&sweeper, as_of, &findings).await.expect("swept");
@@ -91,6 +91,13 @@ async fn a_step_of_the_clock_is_added_to_every_deadline_and_only_once() {
         .database
         .execute(&format!(
             "UPDATE task_state SET not_before = now() + interval '605 seconds' WHERE task_id = '{waiting}'"
+        ))
+        .await;
+    // Its wait was over by the old clock, and by the new one it is not.
+    world
+        .database
+        .execute(&format!(
+            "UPDATE task_state SET not_before = now() + interval '580 seconds' WHERE task_id = '{waited}'"
         ))
         .await;
     let since_ms = async || {
@@ -121,9 +128,13 @@ async fn a_step_of_the_clock_is_added_to_every_deadline_and_only_once() {
         other.id
     );
     assert_eq!(world.count(&other_since).await, as_of.timestamp_millis(), "after the step, so not moved by it");
-    let due_in =
-        format!("SELECT extract(epoch FROM not_before - now())::bigint FROM task_state WHERE task_id = '{waiting}'");
-    assert!((0..=5).contains(&world.count(&due_in).await), "a retry does not wait for the old clock");
+    let due_in = async |task| {
+        let query =
+            format!("SELECT extract(epoch FROM not_before - now())::bigint FROM task_state WHERE task_id = '{task}'");
+        world.count(&query).await
+    };
+    assert!((0..=5).contains(&due_in(waiting).await), "a retry does not wait for the old clock");
+    assert!(due_in(waited).await < 0, "nor does one that had waited for long enough");
     // Two hours forward by the clock alone: its hour is not over.
     assert_eq!(world.replace().await, 0);
 }

@@ -73,6 +73,7 @@ pub(crate) struct Liveness {
     pub(crate) platform: Option<Platform>,
     pub(crate) nodes: BTreeMap<NodeId, Timestamp>,
     pub(crate) seen_ms: u64,
+    pub(crate) read_at: Option<Timestamp>,
     pub(crate) offline_after_ms: u64,
     pub(crate) longer: BTreeMap<NodeId, u64>,
 }
@@ -363,6 +364,7 @@ impl FakeStore {
             platform: self.platform,
             nodes: online.filter_map(|(id, node)| Some((*id, node.beat_at?))).collect(),
             seen_ms: self.seen_ms as u64,
+            read_at: self.read_at,
             offline_after_ms: self.offline_after_ms,
             longer: self.holding.keys().map(|id| (*id, self.longest_ms(*id))).filter(is_longer).collect(),
         }
@@ -391,6 +393,7 @@ impl FakeStore {
         self.require(leadership, now)?;
         findings.step.iter().for_each(|step| self.add_step(step, as_of));
         self.measure(findings.seen_ms as i64);
+        self.read_at = Some(as_of);
         for (id, beat_at) in &findings.offline {
             let Some(node) = self.nodes.get_mut(id).filter(|node| node.beat_at == Some(*beat_at)) else { continue };
             if node.offline_since.is_none() {
@@ -437,7 +440,7 @@ impl FakeStore {
         }
         if more < milliseconds(0) {
             let waiting = self.tasks.values_mut().filter(|record| record.row.queued);
-            for at in waiting.filter_map(|record| record.row.not_before.as_mut()).filter(|at| **at >= as_of - more) {
+            for at in waiting.filter_map(|record| record.row.not_before.as_mut()).filter(|at| **at > as_of) {
                 *at += more;
             }
         }
