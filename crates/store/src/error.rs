@@ -31,6 +31,9 @@ pub enum StoreError {
     /// The service is going down: nothing was done, another process may be asked.
     #[error("the service is going down")]
     Stopping,
+    /// What a key stood for was forgotten while it was asked for. Nothing was done: tried again at once, the key is free.
+    #[error("an idempotency key was forgotten at this moment")]
+    KeyForgotten,
     /// What befell the group with which a call was written.
     #[error(transparent)]
     Shared(std::sync::Arc<StoreError>),
@@ -46,7 +49,7 @@ impl StoreError {
     /// Whether the same call may succeed later.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Busy | Self::Stopping => true,
+            Self::Unavailable(_) | Self::Busy | Self::Stopping | Self::KeyForgotten => true,
             Self::Shared(error) => error.is_temporary(),
             _ => false,
         }
@@ -57,7 +60,7 @@ impl StoreError {
     }
     /// PostgreSQL broke the transaction off for another's sake: begun again, it may well succeed.
     pub(crate) fn is_conflict(&self) -> bool {
-        matches!(self.code().as_deref(), Some("40001" | "40P01"))
+        matches!(self, Self::KeyForgotten) || matches!(self.code().as_deref(), Some("40001" | "40P01"))
     }
     /// Whether one call of a group may be the reason: not when the database itself is in trouble.
     pub(crate) fn may_be_of_one_call(&self) -> bool {

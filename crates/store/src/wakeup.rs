@@ -2,8 +2,9 @@
 //!
 //! Inside one process they stay in memory; what one operation tells is one piece there, however many topics it has. Where several
 //! processes share the database they also travel by NOTIFY, sent after the commit on a connection of its own: inside the
-//! transaction it would cost most of the throughput. One that comes alone is sent at once; under load one statement carries all
-//! that came within a moment.
+//! transactions it would cost most of the throughput, since those that notify commit one after the other. One that comes alone is sent at
+//! once; under load one statement carries all that came within a moment. What is done for a lone task carries its hint itself
+//! ([`Wakeups::to_be_carried`]): whoever goes on with it need not wait for another statement.
 
 use crate::{StoreError, limits::in_time};
 use domain::ids::{AttemptId, NodeId, TaskId};
@@ -22,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-const CHANNEL: &str = "unidesk";
+pub(crate) const CHANNEL: &str = "unidesk";
 /// A line on which nothing is heard for so long is asked whether it is there.
 const ASK_EVERY: Duration = Duration::from_secs(30);
 /// PostgreSQL takes payloads of under 8,000 bytes.
@@ -113,6 +114,8 @@ pub struct Wakeups {
     /// To other processes, when there are any.
     outgoing: Option<mpsc::UnboundedSender<Arc<[Topic]>>>,
     bridge: std::sync::Arc<std::sync::Mutex<Option<Bridge>>>,
+    /// Who tells. Notifications come back to their sender too: it has heard them already.
+    sender: Arc<str>,
 }
 
 /// What one listener hears, topic by topic.
@@ -158,7 +161,8 @@ impl Wakeups {
         let (sender, receiver) = mpsc::unbounded_channel();
         let outgoing = shared_pool.is_some().then_some(sender);
         let bridge = shared_pool.map(|pool| Bridge { pool, outgoing: receiver });
-        Self { local, outgoing, bridge: std::sync::Arc::new(std::sync::Mutex::new(bridge)) }
+        let bridge = std::sync::Arc::new(std::sync::Mutex::new(bridge));
+        Self { local, outgoing, bridge, sender: Uuid::new_v4().simple().to_string().into() }
     }
 
     /// One operation tells what it changed.
@@ -171,6 +175,18 @@ impl Wakeups {
             }
             self.tell(piece);
         }
+    }
+
+    /// What an operation on a lone task has to notify [`CHANNEL`] of by its own last statement, so that other processes hear of it with
+    /// the commit; None: there are none. Once it is committed, [`Wakeups::was_carried`] tells this process.
+    pub(crate) fn to_be_carried(&self, topics: &[Topic]) -> Option<String> {
+        self.outgoing.as_ref()?;
+        // A lone task's topics are few: one payload.
+        payloads(&self.sender, &topics.iter().copied().collect()).pop()
+    }
+
+    pub(crate) fn was_carried(&self, topics: &[Topic]) {
+        self.tell(topics.into());
     }
 
     /// To this process only. Nobody listening is fine.
@@ -187,12 +203,10 @@ impl Wakeups {
     pub async fn run_bridge(&self, stop: CancellationToken) {
         let bridge = self.bridge.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let Some(Bridge { pool, outgoing }) = bridge else { return };
-        // Notifications come back to their sender too: it has heard them already.
-        let sender = Uuid::new_v4().simple().to_string();
         tokio::select! {
             () = stop.cancelled() => {}
-            () = send_notifications(&pool, outgoing, &sender) => {}
-            () = self.hear_notifications(&pool, &sender) => {}
+            () = send_notifications(&pool, outgoing, &self.sender) => {}
+            () = self.hear_notifications(&pool, &self.sender) => {}
         }
     }
 

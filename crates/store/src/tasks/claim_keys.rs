@@ -4,7 +4,10 @@ use super::submit::{NewTask, Submitted};
 use crate::StoreError;
 use domain::ids::{PrincipalId, ProjectId, TaskId};
 use sqlx::PgConnection;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 /// SHA-256 of a request in its one canonical form.
@@ -22,98 +25,119 @@ pub struct IdempotencyKey {
 /// A project, and a key there: with a place it is a batch's.
 type Name<'a> = (ProjectId, &'a str, Option<u32>);
 
+fn name_of(new: &NewTask) -> Option<Name<'_>> {
+    new.idempotency.as_ref().map(|key| (new.project, &*key.key, key.place))
+}
+
 /// One that wants a name.
 #[derive(Clone, Copy)]
-struct Claim {
-    task: TaskId,
-    hash: RequestHash,
-    maker: PrincipalId,
+pub(super) struct Claim {
+    pub(super) task: TaskId,
+    pub(super) hash: RequestHash,
+    pub(super) maker: PrincipalId,
+}
+
+/// The names that the tasks of a submission want. Of several that want the same one, the first.
+pub(super) struct Claims<'a> {
+    /// Keys that stand for one task each. They are claimed by the statement that makes the tasks.
+    pub(super) own: BTreeMap<(ProjectId, &'a str), Claim>,
+    of_batches: BTreeMap<(ProjectId, &'a str), BTreeMap<u32, Claim>>,
+}
+
+impl<'a> Claims<'a> {
+    pub(super) fn of(batch: &[&'a NewTask], ids: &[TaskId]) -> Self {
+        let mut claims = Self { own: BTreeMap::new(), of_batches: BTreeMap::new() };
+        for (new, task) in batch.iter().zip(ids) {
+            let Some(IdempotencyKey { key, place, request_hash }) = &new.idempotency else { continue };
+            let claim = Claim { task: *task, hash: *request_hash, maker: new.created_by };
+            match place {
+                None => claims.own.entry((new.project, key)).or_insert(claim),
+                Some(place) => claims.of_batches.entry((new.project, key)).or_default().entry(*place).or_insert(claim),
+            };
+        }
+        claims
+    }
+
+    pub(super) fn has_batches(&self) -> bool {
+        !self.of_batches.is_empty()
+    }
+
+    /// Whether this task comes first of those that want its name here: no other of the submission has it.
+    pub(super) fn is_first(&self, new: &NewTask, id: TaskId) -> bool {
+        let claim = match name_of(new) {
+            None => return true,
+            Some((project, key, None)) => self.own.get(&(project, key)),
+            Some((project, key, Some(place))) => {
+                self.of_batches.get(&(project, key)).and_then(|places| places.get(&place))
+            }
+        };
+        claim.is_some_and(|claim| claim.task == id)
+    }
 }
 
 /// What names stand for: the task, and the hash of the request that made it.
-type Claimed<'a> = BTreeMap<Name<'a>, (TaskId, RequestHash)>;
+#[derive(Default)]
+pub(super) struct Claimed<'a>(BTreeMap<Name<'a>, (TaskId, RequestHash)>);
 
-/// An answer for each task. Waits for a transaction that claims the same key at this moment. Keys are claimed in their order, batches
-/// first, so that two transactions can't wait in a circle.
-pub(super) async fn claim_keys(
-    connection: &mut PgConnection,
-    batch: &[&NewTask],
-    ids: &[TaskId],
-) -> Result<Vec<Submitted>, StoreError> {
-    let mut own: BTreeMap<Name<'_>, Claim> = BTreeMap::new();
-    let mut of_batches: BTreeMap<(ProjectId, &str), BTreeMap<u32, Claim>> = BTreeMap::new();
-    for (new, task) in batch.iter().zip(ids) {
-        let Some(IdempotencyKey { key, place, request_hash }) = &new.idempotency else { continue };
-        let claim = Claim { task: *task, hash: *request_hash, maker: new.created_by };
-        // Of several with one name, the first.
-        match place {
-            None => own.entry((new.project, key, None)).or_insert(claim),
-            Some(place) => of_batches.entry((new.project, key)).or_default().entry(*place).or_insert(claim),
-        };
+impl<'a> Claimed<'a> {
+    /// No other task has the name of this one.
+    pub(super) fn is_free_for(&self, new: &NewTask, id: TaskId) -> bool {
+        name_of(new).and_then(|name| self.0.get(&name)).is_none_or(|(first, _)| *first == id)
     }
-    let mut claimed = claim_batches(connection, &of_batches).await?;
-    claimed.extend(claim_own(connection, &own).await?);
-    let answer = |new: &NewTask, id: TaskId| {
-        let Some(key) = &new.idempotency else { return Submitted::Accepted { id } };
-        match claimed.get(&(new.project, &*key.key, key.place)) {
-            Some((first, _)) if *first == id => Submitted::Accepted { id },
-            Some((first, hash)) if *hash == key.request_hash => Submitted::Replayed { id: *first },
-            Some((first, _)) => Submitted::KeyReused { first: *first },
-            None => Submitted::Accepted { id },
+
+    pub(super) fn answer(&self, new: &NewTask, id: TaskId) -> Submitted {
+        let standing = name_of(new).and_then(|name| self.0.get(&name)).zip(new.idempotency.as_ref());
+        match standing {
+            Some(((first, hash), key)) if *first != id && *hash == key.request_hash => {
+                Submitted::Replayed { id: *first }
+            }
+            Some(((first, _), _)) if *first != id => Submitted::KeyReused { first: *first },
+            _ => Submitted::Accepted { id },
         }
-    };
-    Ok(batch.iter().zip(ids).map(|(new, id)| answer(new, *id)).collect())
+    }
+
+    /// Keys of their own, of which these tasks were made. What the others stand for is read. An error that is worth another try: one of
+    /// them was forgotten in between.
+    pub(super) async fn read_own(
+        &mut self,
+        connection: &mut PgConnection,
+        claims: &Claims<'a>,
+        made: &BTreeSet<Uuid>,
+    ) -> Result<(), StoreError> {
+        let (ours, others): (Vec<_>, Vec<_>) =
+            claims.own.iter().partition(|(_, claim)| made.contains(&claim.task.as_uuid()));
+        self.0.extend(ours.into_iter().map(|((project, key), it)| ((*project, *key, None), (it.task, it.hash))));
+        if others.is_empty() {
+            return Ok(());
+        }
+        let found = sqlx::query!(
+            r#"SELECT k.project_id, k.key, k.request_hash, k.task_id FROM idempotency_keys k
+               JOIN UNNEST($1::uuid[], $2::text[]) AS w(project_id, key) ON k.project_id = w.project_id AND k.key = w.key"#,
+            &others.iter().map(|((project, _), _)| project.as_uuid()).collect::<Vec<_>>(),
+            &others.iter().map(|((_, key), _)| (*key).to_owned()).collect::<Vec<_>>(),
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let mut standing: BTreeMap<(Uuid, String), (TaskId, RequestHash)> = BTreeMap::new();
+        for row in found {
+            standing.insert((row.project_id, row.key), (TaskId::from_uuid(row.task_id), hash_of(&row.request_hash)?));
+        }
+        for ((project, key), _) in others {
+            let of = standing.get(&(project.as_uuid(), (*key).to_owned())).ok_or(StoreError::KeyForgotten)?;
+            self.0.insert((*project, *key, None), *of);
+        }
+        Ok(())
+    }
 }
 
-/// Keys that stand for one task each.
-async fn claim_own<'a>(
+/// Keys that stand for the tasks of a batch, each by its place. Waits for a transaction that claims the same key at this moment. Keys are
+/// claimed in their order, batches before what stands for one task, so that two transactions can't wait in a circle.
+pub(super) async fn claim_batches<'a>(
     connection: &mut PgConnection,
-    claims: &BTreeMap<Name<'a>, Claim>,
+    claims: &Claims<'a>,
 ) -> Result<Claimed<'a>, StoreError> {
-    let ours = claims.iter().map(|(name, claim)| (*name, (claim.task, claim.hash)));
-    if claims.is_empty() {
-        return Ok(Claimed::new());
-    }
-    let projects: Vec<Uuid> = claims.keys().map(|(project, ..)| project.as_uuid()).collect();
-    let keys: Vec<String> = claims.keys().map(|(_, key, _)| (*key).to_owned()).collect();
-    let inserted = sqlx::query!(
-        "INSERT INTO idempotency_keys (project_id, key, created_by, request_hash, task_id)
-         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::bytea[], $5::uuid[]) ON CONFLICT DO NOTHING",
-        &projects,
-        &keys,
-        &claims.values().map(|claim| claim.maker.as_uuid()).collect::<Vec<_>>(),
-        &claims.values().map(|claim| claim.hash.to_vec()).collect::<Vec<_>>(),
-        &claims.values().map(|claim| claim.task.as_uuid()).collect::<Vec<_>>(),
-    )
-    .execute(&mut *connection)
-    .await?
-    .rows_affected();
-    if inserted == keys.len() as u64 {
-        return Ok(ours.collect());
-    }
-    let found = sqlx::query!(
-        r#"SELECT k.project_id, k.key, k.request_hash, k.task_id FROM idempotency_keys k
-           JOIN UNNEST($1::uuid[], $2::text[]) AS w(project_id, key) ON k.project_id = w.project_id AND k.key = w.key"#,
-        &projects,
-        &keys,
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut standing: BTreeMap<(Uuid, String), (TaskId, RequestHash)> = BTreeMap::new();
-    for row in found {
-        standing.insert((row.project_id, row.key), (TaskId::from_uuid(row.task_id), hash_of(&row.request_hash)?));
-    }
-    let of = |(project, key, _): &Name<'_>| standing.get(&(project.as_uuid(), (*key).to_owned()));
-    Ok(claims.keys().filter_map(|name| Some((*name, *of(name)?))).collect())
-}
-
-/// Keys that stand for the tasks of a batch, each by its place.
-async fn claim_batches<'a>(
-    connection: &mut PgConnection,
-    batches: &BTreeMap<(ProjectId, &'a str), BTreeMap<u32, Claim>>,
-) -> Result<Claimed<'a>, StoreError> {
-    let mut claimed = Claimed::new();
-    for ((project, key), claims) in batches {
+    let mut claimed = Claimed::default();
+    for ((project, key), claims) in &claims.of_batches {
         let is_new = sqlx::query!(
             "INSERT INTO idempotency_batches (project_id, key, created_by, places, request_hashes, task_ids) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT DO NOTHING",
@@ -145,8 +169,8 @@ async fn claim_batches<'a>(
             .execute(&mut *connection)
             .await?;
         }
-        claimed.extend(known.into_iter().map(|(place, of)| ((*project, *key, Some(place)), of)));
-        claimed.extend(fresh.iter().map(|(place, it)| ((*project, *key, Some(*place)), (it.task, it.hash))));
+        claimed.0.extend(known.into_iter().map(|(place, of)| ((*project, *key, Some(place)), of)));
+        claimed.0.extend(fresh.iter().map(|(place, it)| ((*project, *key, Some(*place)), (it.task, it.hash))));
     }
     Ok(claimed)
 }

@@ -1,9 +1,10 @@
 //! Accepts tasks: durable, with their idempotency keys, in one transaction.
 
-use super::claim_keys::{IdempotencyKey, claim_keys};
+use super::claim_keys::{Claims, IdempotencyKey, claim_batches};
 use crate::{
     Store, StoreError, Topic,
     json::{JsonText, write_json, write_text},
+    wakeup::CHANNEL,
 };
 use domain::{
     Timestamp,
@@ -13,6 +14,7 @@ use domain::{
     warm,
 };
 use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -92,57 +94,95 @@ impl Store {
     /// with the same request answers `Replayed`, also within one batch. When this returns Ok, the accepted ones survive any crash.
     pub async fn submit(&self, batch: &[&NewTask]) -> Result<Submission, StoreError> {
         let ids: Vec<TaskId> = batch.iter().map(|_| TaskId::from_uuid(Uuid::now_v7())).collect();
-        let mut transaction = self.begin_for(batch.len()).await?;
-        let projects: BTreeSet<Uuid> = batch.iter().map(|task| task.project.as_uuid()).collect();
-        let projects: Vec<Uuid> = projects.into_iter().collect();
-        let known = sqlx::query!(
-            r#"SELECT now() AS "at!", ARRAY(SELECT id FROM projects WHERE id = ANY($1) ORDER BY id) AS "ids!",
-                      ARRAY(SELECT slug FROM projects WHERE id = ANY($1) ORDER BY id) AS "slugs!""#,
-            &projects
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        if known.ids.len() < projects.len() {
-            return Err(StoreError::Corrupt("a task was checked for a project that is not there".into()));
+        let claims = Claims::of(batch, &ids);
+        // One statement is a transaction by itself: who comes alone waits for no other round trip, and its hint travels with it.
+        let is_alone = batch.len() == 1 && !claims.has_batches();
+        let submission = if is_alone {
+            let hint = self.wakeups.to_be_carried(&[Topic::Queue]);
+            accept(&mut *self.pool_for(1).acquire().await?, batch, &ids, &claims, hint).await?
+        } else {
+            let mut transaction = self.begin_for(batch.len()).await?;
+            let submission = accept(&mut transaction, batch, &ids, &claims, None).await?;
+            transaction.commit().await?;
+            submission
+        };
+        if submission.answers.iter().any(|answer| matches!(answer, Submitted::Accepted { .. })) {
+            match is_alone {
+                true => self.wakeups.was_carried(&[Topic::Queue]),
+                false => self.wakeups.publish([Topic::Queue]),
+            }
         }
-        let answers = claim_keys(&mut transaction, batch, &ids).await?;
-        let new: Vec<(TaskId, &NewTask)> = answers
-            .iter()
-            .zip(batch)
-            .filter_map(|(answer, task)| match answer {
-                Submitted::Accepted { id } => Some((*id, *task)),
-                Submitted::Replayed { .. } | Submitted::KeyReused { .. } => None,
-            })
-            .collect();
-        insert(&mut transaction, &new).await?;
-        transaction.commit().await?;
-        if !new.is_empty() {
-            self.wakeups.publish([Topic::Queue]);
-        }
-        let slugs = known.ids.into_iter().map(ProjectId::from_uuid).zip(known.slugs).collect();
-        Ok(Submission { at: known.at, slugs, answers })
+        Ok(submission)
     }
 }
 
-async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)]) -> Result<(), StoreError> {
-    if new.is_empty() {
-        return Ok(());
+/// Claims names and makes the tasks that got theirs. Where no batch has a name, all that is written is written by one statement.
+async fn accept(
+    connection: &mut PgConnection,
+    batch: &[&NewTask],
+    ids: &[TaskId],
+    claims: &Claims<'_>,
+    hint: Option<String>,
+) -> Result<Submission, StoreError> {
+    let mut claimed = claim_batches(connection, claims).await?;
+    let is_new = |(task, id): &(&NewTask, TaskId)| claims.is_first(task, *id) && claimed.is_free_for(task, *id);
+    let new: Vec<(&NewTask, TaskId)> = batch.iter().copied().zip(ids.iter().copied()).filter(is_new).collect();
+    let projects: BTreeSet<Uuid> = batch.iter().map(|task| task.project.as_uuid()).collect();
+    let projects: Vec<Uuid> = projects.into_iter().collect();
+    let Made { at, projects: known, slugs, tasks } = make(connection, &projects, &new, claims, hint).await?;
+    if known.len() < projects.len() {
+        return Err(StoreError::Corrupt("a task was checked for a project that is not there".into()));
     }
-    let needs: Vec<(ProjectId, Needs)> = new.iter().map(|(_, task)| (task.project, task.spec.needs())).collect();
+    claimed.read_own(connection, claims, &tasks.into_iter().collect()).await?;
+    let answers = batch.iter().zip(ids).map(|(new, id)| claimed.answer(new, *id)).collect();
+    Ok(Submission { at, slugs: known.into_iter().map(ProjectId::from_uuid).zip(slugs).collect(), answers })
+}
+
+struct Made {
+    at: Timestamp,
+    /// Those that are there, in the order of their ids, and what people call them.
+    projects: Vec<Uuid>,
+    slugs: Vec<String>,
+    /// Those whose key was free.
+    tasks: Vec<Uuid>,
+}
+
+/// Nothing is made unless all `projects` are there.
+async fn make(
+    connection: &mut PgConnection,
+    projects: &[Uuid],
+    new: &[(&NewTask, TaskId)],
+    claims: &Claims<'_>,
+    hint: Option<String>,
+) -> Result<Made, StoreError> {
+    let needs: Vec<(ProjectId, Needs)> = new.iter().map(|(task, _)| (task.project, task.spec.needs())).collect();
     let (classes, known) = classes_of(&needs);
     macro_rules! column {
         ($task:ident => $value:expr) => {
-            new.iter().map(|(_, $task)| $value).collect::<Vec<_>>()
+            new.iter().map(|($task, _)| $value).collect::<Vec<_>>()
         };
     }
-    let ids: Vec<Uuid> = new.iter().map(|(id, _)| id.as_uuid()).collect();
+    macro_rules! key {
+        ($key:pat => $value:expr) => {
+            claims.own.iter().map(|$key| $value).collect::<Vec<_>>()
+        };
+    }
+    let ids: Vec<Uuid> = new.iter().map(|(_, id)| id.as_uuid()).collect();
     // No key has a space.
     let warm_keys = column!(t => warm::keys(&t.spec.source).into_iter().collect::<Vec<_>>().join(" "));
-    sqlx::query!(
-        r#"WITH new AS (
+    let has_own_key = |task: &NewTask| task.idempotency.as_ref().is_some_and(|key| key.place.is_none());
+    let made = sqlx::query!(
+        r#"WITH known AS (
+             SELECT id, slug FROM projects WHERE id = ANY($15)
+           ), keys AS (
+             INSERT INTO idempotency_keys (project_id, key, created_by, request_hash, task_id)
+             SELECT * FROM UNNEST($16::uuid[], $17::text[], $18::uuid[], $19::bytea[], $20::uuid[])
+             WHERE (SELECT count(*) FROM known) = cardinality($15) ON CONFLICT DO NOTHING RETURNING task_id
+           ), new AS (
              SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::bigint[], $9::int[], $10::bigint[],
-                                  $14::bool[])
-               AS n(id, project_id, created_by, name, spec, metadata, warm_keys, class, priority, queue_timeout_ms, exclusive)
+                                  $14::bool[], $21::bool[])
+               AS n(id, project_id, created_by, name, spec, metadata, warm_keys, class, priority, queue_timeout_ms, exclusive, has_key)
+             WHERE (NOT has_key OR id IN (SELECT task_id FROM keys)) AND (SELECT count(*) FROM known) = cardinality($15)
            ), classes AS (
              -- Asked for first: who only tries to insert waits for whoever is doing so.
              INSERT INTO requirement_classes (id, needs) SELECT id, needs FROM UNNEST($12::bigint[], $13::jsonb[]) AS c(id, needs)
@@ -155,8 +195,13 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
                                      infra_failures, node_losses, cancel_requested, message, exclusive)
              SELECT id, project_id, class, priority, now(), now() + queue_timeout_ms * interval '1 millisecond', true, 'pending', 0, 0, 0, 0, 0, false, '', exclusive
              FROM new
+           ), history AS (
+             INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, 'pending', $11 FROM new
            )
-           INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, 'pending', $11 FROM new"#,
+           -- Keys are claimed before anything else is written, since this asks for what came of it.
+           SELECT now() AS "at!", ARRAY(SELECT id FROM known ORDER BY id) AS "projects!", ARRAY(SELECT slug FROM known ORDER BY id) AS "slugs!",
+                  ARRAY(SELECT id FROM new) AS "tasks!",
+                  CASE WHEN $22::text IS NOT NULL AND EXISTS (SELECT FROM new) THEN pg_notify($23, $22)::text END AS told"#,
         &ids,
         &column!(t => t.project.as_uuid()),
         &column!(t => t.created_by.as_uuid()),
@@ -171,10 +216,19 @@ async fn insert(connection: &mut sqlx::PgConnection, new: &[(TaskId, &NewTask)])
         &known.keys().copied().collect::<Vec<i64>>(),
         &known.values().map(|needs| write_json(needs)).collect::<Vec<_>>() as &[JsonText],
         &column!(t => t.spec.on_node_loss.exclusive),
+        projects,
+        &key!(((project, _), _) => project.as_uuid()),
+        &key!(((_, key), _) => (*key).to_owned()),
+        &key!((_, claim) => claim.maker.as_uuid()),
+        &key!((_, claim) => claim.hash.to_vec()),
+        &key!((_, claim) => claim.task.as_uuid()),
+        &column!(t => has_own_key(t)),
+        hint,
+        CHANNEL,
     )
-    .execute(&mut *connection)
+    .fetch_one(connection)
     .await?;
-    Ok(())
+    Ok(Made { at: made.at, projects: made.projects, slugs: made.slugs, tasks: made.tasks })
 }
 
 impl Store {
