@@ -3,6 +3,7 @@
 use crate::{
     StoreError,
     json::{JsonText, read_json, write_text},
+    wakeup::CHANNEL,
 };
 use chrono::{DateTime, Utc};
 use domain::{
@@ -164,8 +165,25 @@ pub(crate) async fn save_tasks(
     connection: &mut PgConnection,
     changed: &[(TaskRow, Vec<Event>)],
 ) -> Result<(), StoreError> {
+    save_leased(connection, changed, &[], None).await
+}
+
+/// As [`save_tasks`], with the attempts that were made of them; with each, whether its task is exclusive. Here stands the second wall
+/// behind `task_state.live_attempt_id`: a task that has an attempt which lives gets no other. `hint`: see
+/// [`crate::Wakeups::to_be_carried`].
+pub(crate) async fn save_leased(
+    connection: &mut PgConnection,
+    changed: &[(TaskRow, Vec<Event>)],
+    new: &[(AttemptRow, bool)],
+    hint: Option<String>,
+) -> Result<(), StoreError> {
     if changed.is_empty() {
         return Ok(());
+    }
+    macro_rules! new {
+        ($attempt:pat => $value:expr) => {
+            new.iter().map(|$attempt| $value).collect::<Vec<_>>()
+        };
     }
     macro_rules! column {
         ($task:ident => $value:expr) => {
@@ -173,7 +191,7 @@ pub(crate) async fn save_tasks(
         };
     }
     let events: Vec<String> = changed.iter().map(|(_, events)| write_text(events)).collect();
-    sqlx::query!(
+    let saved = sqlx::query!(
         r#"WITH changed AS (
              SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::bool[], $4::uuid[], $5::bigint[], $6::int[], $7::int[], $8::int[], $9::int[], $10::bool[],
                                   $11::timestamptz[], $12::uuid[], $13::text[], $14::int[], $15::text[], $16::timestamptz[], $17::text[], $18::uuid[], $19::uuid[])
@@ -194,8 +212,17 @@ pub(crate) async fn save_tasks(
                 t.not_before, t.avoid_node, t.died_with, t.failure, t.exit_code, t.message, t.ended_at) IS DISTINCT FROM
                (c.state, c.queued, c.live, c.fence, c.attempts, c.user_failures, c.infra_failures, c.node_losses, c.cancel_requested,
                 c.not_before, c.avoid_node, c.died_with, c.failure, c.exit_code, c.message, c.ended_at)
+           ), history AS (
+             INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, state, events::json FROM changed WHERE events <> '[]'
+           ), made AS (
+             INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at, offline_after_ms)
+             SELECT n.id, n.task_id, n.number, n.node_id, n.fence, 'assigned', n.reservation::json, true, now(), CASE WHEN n.exclusive THEN c.offline_after_ms END
+             FROM UNNEST($20::uuid[], $21::uuid[], $22::int[], $23::uuid[], $24::bigint[], $25::text[], $26::bool[])
+               AS n(id, task_id, number, node_id, fence, reservation, exclusive) CROSS JOIN cluster c
+             WHERE NOT EXISTS (SELECT FROM attempts live WHERE live.task_id = n.task_id AND live.ended_at IS NULL)
+             RETURNING id
            )
-           INSERT INTO task_events (task_id, project_id, state, events) SELECT id, project_id, state, events::json FROM changed WHERE events <> '[]'"#,
+           SELECT (SELECT count(*) FROM made) AS "attempts!", CASE WHEN $27::text IS NOT NULL THEN pg_notify($28, $27)::text END AS told"#,
         &column!(t => t.id.as_uuid()),
         &column!(t => t.state.as_str().to_owned()),
         &column!(t => t.queued),
@@ -215,9 +242,21 @@ pub(crate) async fn save_tasks(
         &events,
         &column!(t => t.died_with.map(NodeId::as_uuid)) as &[Option<Uuid>],
         &column!(t => t.project.as_uuid()),
+        &new!((a, _) => a.id.as_uuid()),
+        &new!((a, _) => a.task.as_uuid()),
+        &new!((a, _) => a.number as i32),
+        &new!((a, _) => a.node.as_uuid()),
+        &new!((a, _) => a.fence.get()),
+        &new!((a, _) => write_text(&a.reservation)),
+        &new!((_, exclusive) => *exclusive),
+        hint,
+        CHANNEL,
     )
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
+    if saved.attempts < new.len() as i64 {
+        return Err(StoreError::Corrupt("a task that waits has an attempt that lives".into()));
+    }
     Ok(())
 }
 

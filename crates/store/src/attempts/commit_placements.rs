@@ -3,10 +3,10 @@
 use crate::{
     Leadership, Store, StoreError, Topic,
     attempts::exclusive,
-    json::{JsonText, read_json, write_text},
+    json::{JsonText, read_json},
     leader,
     nodes::faults::{lock_faults, save_faults},
-    rows::{load_attempts, lock_tasks, save_attempts, save_tasks},
+    rows::{TaskStateRecord, load_attempts, save_attempts, save_leased},
 };
 use domain::{
     attempt::AttemptRow,
@@ -14,6 +14,7 @@ use domain::{
     lifecycle::{self, NewAttempt},
     placement::Placement,
     resources::Ledger,
+    task::TaskRow,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -48,10 +49,7 @@ impl Store {
         // What leases of exclusive work are made from is not set meanwhile.
         let leader::Led { epoch, at } = leader::require_to_lease(&mut transaction, leadership).await?;
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
-        let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();
-        let nodes: Vec<Uuid> = plan.iter().map(|placement| placement.node.as_uuid()).collect();
-        let (mut room, cordoned) = room_on(&mut transaction, &nodes).await?;
-        let tasks = lock_tasks(&mut transaction, &ids).await?;
+        let Seen { tasks, mut room, cordoned } = look_again(&mut transaction, &wanted).await?;
         let previous: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
         let mut previous: BTreeMap<AttemptId, AttemptRow> =
             load_attempts(&mut transaction, &previous).await?.into_iter().map(|a| (a.id, a)).collect();
@@ -92,41 +90,98 @@ impl Store {
         // The lost attempt first: at no moment may a task have two that live.
         let lost: Vec<AttemptRow> = previous.into_values().filter(|attempt| attempt.state.is_terminal()).collect();
         save_attempts(&mut transaction, &lost).await?;
-        insert_attempts(&mut transaction, &new).await?;
-        save_tasks(&mut transaction, &changed).await?;
+        let topics: Vec<Topic> = new
+            .iter()
+            .flat_map(|(attempt, _)| [Topic::Leased(attempt.node), Topic::Task(attempt.task)])
+            .chain(lost.iter().map(|attempt| Topic::Node(attempt.node)))
+            .collect();
+        let hint = if new.len() == 1 { self.wakeups.to_be_carried(&topics) } else { None };
+        let is_carried = hint.is_some();
+        save_leased(&mut transaction, &changed, &new, hint).await?;
         transaction.commit().await?;
-        let topics = new.iter().flat_map(|(attempt, _)| [Topic::Leased(attempt.node), Topic::Task(attempt.task)]);
-        self.wakeups.publish(topics.chain(lost.iter().map(|attempt| Topic::Node(attempt.node))));
+        match is_carried {
+            true => self.wakeups.was_carried(&topics),
+            false => self.wakeups.publish(topics),
+        }
         Ok(new.into_iter().map(|(attempt, _)| (attempt.task, attempt.id)).collect())
     }
 }
 
-/// The nodes among these that take work, with what is held on them now. The leader's row is locked by this transaction, so
-/// nobody else places; but an earlier commit of this very leader, whose answer was lost, may have ended after the snapshot.
-/// With them, those that the rule keeps work away from.
-async fn room_on(
+/// What a plan is checked against.
+struct Seen {
+    /// Those that are there, locked.
+    tasks: Vec<TaskRow>,
+    /// The nodes that take work, with what is held on them.
+    room: BTreeMap<NodeId, Ledger>,
+    /// Of these, those that the rule keeps work away from.
+    cordoned: Vec<Uuid>,
+}
+
+/// Locks the tasks in the order of their ids, and reads the nodes. The leader's row is locked by this transaction, so nobody else places;
+/// but an earlier commit of this very leader, whose answer was lost, may have ended after the snapshot.
+///
+/// One statement, since a lone task waits for each. A node is read beside the first of its tasks: if that one is not there any more, the
+/// node is not seen either, and the others are planned again.
+async fn look_again(
     connection: &mut sqlx::PgConnection,
-    nodes: &[Uuid],
-) -> Result<(BTreeMap<NodeId, Ledger>, Vec<Uuid>), StoreError> {
-    let open = sqlx::query!(
-        r#"SELECT n.id, n.facts->'capacity' AS "capacity!: JsonText", (f.record ->> 'cordon' IS NOT NULL) AS "cordoned!",
-                  ARRAY(SELECT a.reservation FROM attempts a WHERE a.node_id = n.id AND a.reserved) AS "held!: Vec<JsonText>"
-           FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
-           WHERE n.id = ANY($1) AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL"#,
-        nodes
+    wanted: &BTreeMap<TaskId, &Placement>,
+) -> Result<Seen, StoreError> {
+    let ids: Vec<Uuid> = wanted.keys().map(|task| task.as_uuid()).collect();
+    let mut named = BTreeSet::new();
+    let nodes: Vec<Option<Uuid>> = wanted.values().map(|it| named.insert(it.node).then(|| it.node.as_uuid())).collect();
+    let rows = sqlx::query!(
+        r#"SELECT s.task_id, s.project_id,
+                  COALESCE(s.exclusive, (SELECT (t.spec->'on_node_loss'->>'exclusive')::boolean FROM tasks t WHERE t.id = s.task_id), false) AS "exclusive!",
+                  s.queued, s.state, s.live_attempt_id, s.fence, s.attempts, s.user_failures, s.infra_failures, s.node_losses,
+                  s.cancel_requested, s.not_before, s.avoid_node, s.died_with, s.failure, s.exit_code, s.message, s.ended_at,
+                  n.id AS "node?", n.capacity AS "capacity?: JsonText", n.cordoned AS "cordoned?", n.held AS "held?: Vec<JsonText>"
+           FROM UNNEST($1::uuid[], $2::uuid[]) AS wanted(task_id, node_id) JOIN task_state s ON s.task_id = wanted.task_id
+           LEFT JOIN LATERAL (
+             SELECT n.id, n.facts->'capacity' AS capacity, (f.record ->> 'cordon' IS NOT NULL) AS cordoned,
+                    ARRAY(SELECT a.reservation FROM attempts a WHERE a.node_id = n.id AND a.reserved) AS held
+             FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
+             WHERE n.id = wanted.node_id AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL
+           ) n ON true
+           ORDER BY s.task_id FOR UPDATE OF s"#,
+        &ids,
+        &nodes as &[Option<Uuid>],
     )
     .fetch_all(connection)
     .await?;
-    let cordoned = open.iter().filter(|node| node.cordoned).map(|node| node.id).collect();
-    let mut room = BTreeMap::new();
-    for node in open {
-        let mut ledger = Ledger::new(read_json(node.capacity)?);
-        for reservation in node.held {
-            ledger.hold(&read_json(reservation)?);
+    let mut seen = Seen { tasks: Vec::with_capacity(rows.len()), room: BTreeMap::new(), cordoned: Vec::new() };
+    for row in rows {
+        if let (Some(node), Some(capacity)) = (row.node, row.capacity) {
+            let mut ledger = Ledger::new(read_json(capacity)?);
+            for reservation in row.held.unwrap_or_default() {
+                ledger.hold(&read_json(reservation)?);
+            }
+            seen.room.insert(NodeId::from_uuid(node), ledger);
+            seen.cordoned.extend(row.cordoned.unwrap_or(false).then_some(node));
         }
-        room.insert(NodeId::from_uuid(node.id), ledger);
+        let task = TaskStateRecord {
+            task_id: row.task_id,
+            project_id: row.project_id,
+            exclusive: row.exclusive,
+            queued: row.queued,
+            state: row.state,
+            live_attempt_id: row.live_attempt_id,
+            fence: row.fence,
+            attempts: row.attempts,
+            user_failures: row.user_failures,
+            infra_failures: row.infra_failures,
+            node_losses: row.node_losses,
+            cancel_requested: row.cancel_requested,
+            not_before: row.not_before,
+            avoid_node: row.avoid_node,
+            died_with: row.died_with,
+            failure: row.failure,
+            exit_code: row.exit_code,
+            message: row.message,
+            ended_at: row.ended_at,
+        };
+        seen.tasks.push(task.into_row()?);
     }
-    Ok((room, cordoned))
+    Ok(seen)
 }
 
 /// Nodes whose last probe has not ended.
@@ -142,36 +197,4 @@ async fn probes_under_way(connection: &mut sqlx::PgConnection, nodes: &[Uuid]) -
     .fetch_all(connection)
     .await?;
     Ok(nodes.into_iter().map(NodeId::from_uuid).collect())
-}
-
-/// Inserts new attempts; with each, whether its task is exclusive. The second wall behind `task_state.live_attempt_id`: a task that has
-/// an attempt which lives gets no other.
-pub(crate) async fn insert_attempts(
-    connection: &mut sqlx::PgConnection,
-    new: &[(AttemptRow, bool)],
-) -> Result<(), StoreError> {
-    if new.is_empty() {
-        return Ok(());
-    }
-    let inserted = sqlx::query!(
-        "INSERT INTO attempts (id, task_id, number, node_id, fence, state, reservation, reserved, placed_at, offline_after_ms)
-         SELECT n.id, n.task_id, n.number, n.node_id, n.fence, 'assigned', n.reservation::json, true, now(), CASE WHEN n.exclusive THEN c.offline_after_ms END
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::bigint[], $6::text[], $7::bool[])
-           AS n(id, task_id, number, node_id, fence, reservation, exclusive) CROSS JOIN cluster c
-         WHERE NOT EXISTS (SELECT FROM attempts live WHERE live.task_id = n.task_id AND live.ended_at IS NULL)",
-        &new.iter().map(|(a, _)| a.id.as_uuid()).collect::<Vec<_>>(),
-        &new.iter().map(|(a, _)| a.task.as_uuid()).collect::<Vec<_>>(),
-        &new.iter().map(|(a, _)| a.number as i32).collect::<Vec<_>>(),
-        &new.iter().map(|(a, _)| a.node.as_uuid()).collect::<Vec<_>>(),
-        &new.iter().map(|(a, _)| a.fence.get()).collect::<Vec<_>>(),
-        &new.iter().map(|(a, _)| write_text(&a.reservation)).collect::<Vec<_>>(),
-        &new.iter().map(|(_, exclusive)| *exclusive).collect::<Vec<_>>(),
-    )
-    .execute(connection)
-    .await?
-    .rows_affected();
-    if inserted < new.len() as u64 {
-        return Err(StoreError::Corrupt("a task that waits has an attempt that lives".into()));
-    }
-    Ok(())
 }

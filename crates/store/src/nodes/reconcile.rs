@@ -3,12 +3,9 @@
 
 use crate::{
     OpenSession, StoreError, Topic,
-    attempts::{
-        commit_placements::insert_attempts,
-        replace::{Machine, give_up},
-    },
+    attempts::replace::{Machine, give_up},
     json::{JsonText, read_json},
-    rows::{load_attempts, lock_tasks, now, save_attempts, save_tasks},
+    rows::{load_attempts, lock_tasks, now, save_attempts, save_leased, save_tasks},
 };
 use domain::{
     Timestamp,
@@ -208,8 +205,8 @@ async fn adopt(
     let Some((attempt, events)) = adopted else { return Ok(false) };
     // The lost one first: at no moment may a task have two that live.
     save_attempts(&mut *connection, previous.as_slice()).await?;
-    insert_attempts(&mut *connection, &[(attempt, task.exclusive)]).await?;
-    save_tasks(&mut *connection, &[(task, events)]).await?;
+    let new = [(attempt, task.exclusive)];
+    save_leased(&mut *connection, &[(task, events)], &new, None).await?;
     Ok(true)
 }
 
