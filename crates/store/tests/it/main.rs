@@ -10,6 +10,7 @@ mod expire;
 mod failures;
 mod feed;
 mod giving_up;
+mod hints;
 mod leader;
 mod liveness;
 mod logs;
