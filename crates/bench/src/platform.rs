@@ -200,6 +200,16 @@ impl Platform {
         Ok(())
     }
 
+    /// Nothing is leased until [`Platform::start_scheduler`].
+    pub async fn stop_scheduler(&mut self) -> anyhow::Result<()> {
+        self.scheduler.stop(Signal::SIGTERM).await
+    }
+
+    pub async fn start_scheduler(&mut self) -> anyhow::Result<()> {
+        self.scheduler = self.start_service("scheduler", &[]).await?;
+        Ok(())
+    }
+
     async fn start_service(&self, name: &str, more: &[&str]) -> anyhow::Result<Program> {
         start_service(&self.root, &self.database_url(), &self.options, name, more).await
     }

@@ -45,6 +45,12 @@ pub async fn copies(database: &mut Database, template: TaskId, count: usize) -> 
     database.run("ANALYZE").await
 }
 
+/// As it would stand after a while: rows that were just made cost whoever comes next their first vacuum, and the disk their first write.
+pub async fn settle(database: &mut Database) -> anyhow::Result<()> {
+    database.run("VACUUM (ANALYZE)").await?;
+    database.run("CHECKPOINT").await
+}
+
 async fn copy(database: &mut Database, table: &str, ids: &[(&str, &str)], template: TaskId) -> anyhow::Result<()> {
     let columns: Vec<String> = sqlx::query_scalar(
         "SELECT column_name::text FROM information_schema.columns

@@ -16,10 +16,10 @@ use std::{
 use store::{LeaderRole, Leadership, Store, StoreError};
 use uuid::Uuid;
 
-/// Nodes read at once on the way round.
-const NODES_AT_ONCE: usize = 1_024;
+/// Nodes read at once on the way round: few, since what is urgent waits for them.
+const NODES_AT_ONCE: usize = 256;
 /// From one part of the round to the next, and from one round to the next where one part is all.
-const PART_EVERY: Duration = Duration::from_secs(1);
+const PART_EVERY: Duration = Duration::from_millis(250);
 const ROUND_EVERY: Duration = Duration::from_secs(5);
 /// More than so many are no exception any more: they are leased with the others.
 const FEW_URGENT: usize = 16;

@@ -11,8 +11,10 @@ use store::{Store, StoreError};
 use tokio::sync::Mutex;
 
 const REMEMBERED: Duration = Duration::from_secs(1);
+/// A large one: ten thousand nodes are 250 statements, which under full load take a second.
+const LARGE_REMEMBERED: Duration = Duration::from_secs(4);
 /// So old may a large fleet be that somebody is told of, while it is read again.
-const OLDEST: Duration = Duration::from_secs(5);
+const OLDEST: Duration = Duration::from_secs(10);
 /// So few are read within a few milliseconds.
 const SMALL: usize = 300;
 
@@ -34,12 +36,14 @@ impl FleetCache {
         Self { service, store, kept: Arc::default(), reading: Arc::default() }
     }
 
-    /// The nodes as they were at most a second ago, or five in a large fleet.
+    /// The nodes as they were at most a second ago, or ten in a large fleet.
     pub(crate) async fn candidates(&self) -> Result<Arc<Vec<Candidate>>, StoreError> {
         match self.kept() {
             Some((at, nodes)) if at.elapsed() < REMEMBERED => Ok(nodes),
             Some((at, nodes)) if at.elapsed() < OLDEST && nodes.len() > SMALL => {
-                self.read_in_the_background();
+                if at.elapsed() >= LARGE_REMEMBERED {
+                    self.read_in_the_background();
+                }
                 Ok(nodes)
             }
             _ => self.read(REMEMBERED).await,

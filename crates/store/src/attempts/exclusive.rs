@@ -24,7 +24,7 @@ pub(crate) async fn held_back(
            )
            SELECT t.id AS "id!" FROM exclusive t CROSS JOIN sweep s
            WHERE EXISTS (SELECT FROM attempts a JOIN node_live l ON l.node_id = a.node_id
-                         WHERE a.task_id = t.id AND a.reserved AND
+                         WHERE a.task_id = t.id AND a.reserved IS NOT FALSE AND
                            (l.offline_since IS NULL OR l.offline_at_ms IS NULL OR l.offline_at_ms + t.wait_ms > s.seen_ms))
               OR EXISTS (SELECT FROM exclusive_waits w WHERE w.task_id = t.id)"#,
         tasks

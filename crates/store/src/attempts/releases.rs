@@ -43,9 +43,10 @@ impl Releases {
         let attempts: Vec<Uuid> = said.iter().map(|(_, held)| held.attempt.as_uuid()).collect();
         let fences: Vec<i64> = said.iter().map(|(_, held)| held.fence.get()).collect();
         let nodes: Vec<Uuid> = said.iter().map(|(node, _)| node.as_uuid()).collect();
+        // By its id: the word alone would offer the index of all that is held.
         let now = sqlx::query!(
             "UPDATE attempts a SET reserved = false FROM UNNEST($1::uuid[], $2::bigint[], $3::uuid[]) AS r(id, fence, node_id)
-         WHERE a.id = r.id AND a.fence = r.fence AND a.node_id = r.node_id AND a.reserved RETURNING a.id, a.fence, a.node_id",
+         WHERE a.id = r.id AND a.fence = r.fence AND a.node_id = r.node_id AND a.reserved IS NOT FALSE RETURNING a.id, a.fence, a.node_id",
             &attempts,
             &fences,
             &nodes

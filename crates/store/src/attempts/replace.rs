@@ -32,13 +32,15 @@ impl Store {
         // The nodes' rows are locked as when a node comes back: whichever of the two is first, the other one sees it.
         let due = sqlx::query!(
             r#"SELECT a.task_id, a.node_id, (n.admission = 'revoked') AS "revoked!"
-               FROM attempts a JOIN node_live l ON l.node_id = a.node_id JOIN nodes n ON n.id = a.node_id
-               JOIN task_state s ON s.task_id = a.task_id JOIN tasks t ON t.id = a.task_id CROSS JOIN sweep w
-               -- From the few nodes that are away to what they have, never from all that runs.
-               WHERE a.node_id = ANY(ARRAY(SELECT node_id FROM node_live WHERE offline_since IS NOT NULL))
-                 AND a.reserved AND a.ended_at IS NULL AND s.live_attempt_id = a.id AND l.offline_since IS NOT NULL
+               FROM node_live l CROSS JOIN sweep w
+               -- From the few nodes that are away to what they have, step by step, never from all that runs or waits.
+               CROSS JOIN LATERAL (SELECT admission FROM nodes WHERE id = l.node_id OFFSET 0) n
+               CROSS JOIN LATERAL (SELECT id, task_id, node_id FROM attempts WHERE node_id = l.node_id AND reserved AND ended_at IS NULL OFFSET 0) a
+               CROSS JOIN LATERAL (SELECT cancel_requested, queued, state FROM task_state
+                                   WHERE task_id = a.task_id AND live_attempt_id = a.id OFFSET 0) s
+               WHERE l.offline_since IS NOT NULL
                  AND (s.cancel_requested OR (NOT s.queued OR s.state = 'finishing' OR n.admission = 'revoked') AND
-                      l.offline_at_ms + (t.spec->'on_node_loss'->>'replace_after_ms')::bigint <= w.seen_ms)
+                      l.offline_at_ms + (SELECT (t.spec->'on_node_loss'->>'replace_after_ms')::bigint FROM tasks t WHERE t.id = a.task_id) <= w.seen_ms)
                ORDER BY a.task_id LIMIT $1 FOR SHARE OF l"#,
             limit
         )

@@ -29,33 +29,39 @@ pub struct Liveness {
 
 impl Store {
     /// One statement, so that all of it is of one moment.
+    ///
+    /// Node by node by its key (that is what OFFSET 0 is for), and what is leased once for all: a plan that was made while nothing was
+    /// leased yet, and kept, walked over everything that is held for each of ten thousand nodes.
     pub async fn liveness(&self) -> Result<Liveness, StoreError> {
-        let rows = sqlx::query!(
-            r#"SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", l.node_id AS "node_id?", l.beat_at AS "beat_at?", c.offline_after_ms, s.seen_ms, s.read_at,
-                      (SELECT max(a.offline_after_ms) FROM attempts a WHERE a.node_id = l.node_id AND a.reserved AND a.offline_after_ms IS NOT NULL) AS leased_ms
-               FROM cluster c CROSS JOIN sweep s LEFT JOIN platform_presence p ON true
-               LEFT JOIN (node_live l JOIN nodes n ON n.id = l.node_id AND n.admission <> 'revoked')
-                 ON l.offline_since IS NULL AND l.beat_at IS NOT NULL"#
+        let row = sqlx::query!(
+            r#"WITH here AS MATERIALIZED (
+                 SELECT l.node_id, l.beat_at FROM node_live l
+                 CROSS JOIN LATERAL (SELECT FROM nodes n WHERE n.id = l.node_id AND n.admission <> 'revoked' OFFSET 0) n
+                 WHERE l.offline_since IS NULL AND l.beat_at IS NOT NULL
+               ), leased AS MATERIALIZED (
+                 SELECT a.node_id, max(a.offline_after_ms) AS ms FROM attempts a WHERE a.reserved AND a.offline_after_ms IS NOT NULL GROUP BY a.node_id
+               )
+               SELECT now() AS "now!", p.since AS "since?", p.renewed_at AS "renewed_at?", c.offline_after_ms, s.seen_ms, s.read_at,
+                      ARRAY(SELECT node_id FROM here) AS "nodes!", ARRAY(SELECT beat_at FROM here) AS "beats!",
+                      ARRAY(SELECT node_id FROM leased) AS "leased_on!", ARRAY(SELECT ms FROM leased) AS "leased_ms!"
+               FROM cluster c CROSS JOIN sweep s LEFT JOIN platform_presence p ON true"#
         )
-        .fetch_all(&self.pool)
-        .await?;
-        let first = rows.first().ok_or_else(|| StoreError::Corrupt("the row in cluster is missing".into()))?;
-        let leased = rows.iter().filter_map(|row| row.node_id.zip(row.leased_ms));
+        .fetch_optional(&self.pool)
+        .await?
+        .ok_or_else(|| StoreError::Corrupt("the row in cluster is missing".into()))?;
+        let nodes: BTreeMap<NodeId, Timestamp> = row.nodes.into_iter().map(NodeId::from_uuid).zip(row.beats).collect();
+        let leased = row.leased_on.into_iter().map(NodeId::from_uuid).zip(row.leased_ms);
         Ok(Liveness {
-            now: first.now,
-            platform: first.since.zip(first.renewed_at).map(|(since, renewed_at)| Platform { since, renewed_at }),
-            nodes: rows
-                .iter()
-                .filter_map(|row| row.node_id.zip(row.beat_at))
-                .map(|(id, beat_at)| (NodeId::from_uuid(id), beat_at))
-                .collect(),
-            seen_ms: first.seen_ms as u64,
-            read_at: first.read_at,
-            offline_after_ms: first.offline_after_ms as u64,
+            now: row.now,
+            platform: row.since.zip(row.renewed_at).map(|(since, renewed_at)| Platform { since, renewed_at }),
             longer: leased
-                .filter(|(_, leased_ms)| *leased_ms > first.offline_after_ms)
-                .map(|(id, leased_ms)| (NodeId::from_uuid(id), leased_ms as u64))
+                .filter(|(node, leased_ms)| *leased_ms > row.offline_after_ms && nodes.contains_key(node))
+                .map(|(node, leased_ms)| (node, leased_ms as u64))
                 .collect(),
+            nodes,
+            seen_ms: row.seen_ms as u64,
+            read_at: row.read_at,
+            offline_after_ms: row.offline_after_ms as u64,
         })
     }
 

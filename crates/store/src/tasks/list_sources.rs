@@ -52,7 +52,7 @@ impl Wanted {
         let (waiting, placed) = self.live_kinds();
         let newest = sqlx::query_scalar!(
             "SELECT GREATEST((SELECT task_id FROM task_state WHERE $2 AND queued AND task_id < $1 ORDER BY task_id DESC LIMIT 1),
-                             (SELECT task_id FROM attempts WHERE $3 AND reserved AND task_id < $1 ORDER BY task_id DESC LIMIT 1))",
+                             (SELECT task_id FROM attempts WHERE $3 AND reserved AND number > 0 AND task_id < $1 ORDER BY task_id DESC LIMIT 1))",
             before,
             waiting,
             placed
@@ -277,6 +277,7 @@ async fn waiting_slice(
     Ok(Slice::of(rows, size))
 }
 
+/// `number > 0` is always true: it names the index by task.
 async fn holding_slice(
     connection: &mut PgConnection,
     wanted: &Wanted,
@@ -286,7 +287,7 @@ async fn holding_slice(
     let rows = sqlx::query_as!(
         Candidate,
         r#"SELECT task_id AS id, ($3::uuid[] IS NULL OR node_id = ANY($3)) AS "fits!" FROM attempts
-               WHERE reserved AND task_id < $1 ORDER BY task_id DESC LIMIT $2"#,
+               WHERE reserved AND number > 0 AND task_id < $1 ORDER BY task_id DESC LIMIT $2"#,
         before,
         size as i64,
         wanted.nodes.as_deref()
