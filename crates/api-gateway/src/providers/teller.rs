@@ -282,7 +282,7 @@ mod tests {
         }
         assert_eq!(parts.iter().map(BTreeSet::len).collect::<Vec<_>>(), [2_000, 2_000, 500, 2_000]);
         let round: BTreeSet<SessionKey> = parts[..3].iter().flatten().copied().collect();
-        assert_eq!((round.len(), &parts[0] == &parts[3]), (4_500, true));
+        assert_eq!((round.len(), parts[0] == parts[3]), (4_500, true));
     }
 
     #[test]
