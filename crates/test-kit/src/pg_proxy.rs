@@ -1,4 +1,4 @@
-//! Between the services and PostgreSQL: can stall everything, refuse everybody, or cut a connection around a COMMIT.
+//! Between the services and PostgreSQL: can stall everything, refuse everybody, or cut a connection around a commit.
 //!
 //! It listens on a Unix socket, where nobody asks for encryption; the server may be behind either kind of socket.
 
@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -39,7 +40,7 @@ pub enum Server {
     Tcp(String, u16),
 }
 
-/// Where a connection is cut around a COMMIT.
+/// Where a connection is cut around a commit: a COMMIT, or the end of a statement that is a transaction by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// PostgreSQL never hears it: nothing is done.
@@ -55,7 +56,7 @@ pub struct Manner {
     pub stalls: bool,
     /// Every connection is cut, and no new one is served.
     pub refuses: bool,
-    /// Cuts so many of a thousand COMMITs, half of them before they are passed on, half after PostgreSQL has answered them.
+    /// Cuts so many of a thousand commits, half of them before they are passed on, half after PostgreSQL has answered them.
     pub cuts_per_mille: u32,
 }
 
@@ -127,7 +128,7 @@ impl PgProxy {
         self.manner.send_replace(manner);
     }
 
-    /// Cuts the next COMMIT of anybody, once.
+    /// Cuts the next commit of anybody, once.
     pub fn cut_next_commit(&self, cut: Cut) {
         *self.next_cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
     }
@@ -143,7 +144,7 @@ impl Shared {
         let _ = self.manner.wait_for(|manner| manner.refuses).await;
     }
 
-    /// Whether and where this COMMIT is cut.
+    /// Whether and where this commit is.
     fn cut(&self) -> Option<Cut> {
         if let Some(cut) = self.next_cut.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Some(cut);
@@ -154,7 +155,7 @@ impl Shared {
     }
 }
 
-/// A COMMIT was passed on, and its answer is not to be.
+/// A commit was passed on, and its answer is not to be.
 type Swallow = watch::Sender<bool>;
 
 type FarIn = Box<dyn AsyncRead + Send + Unpin>;
@@ -192,10 +193,58 @@ async fn carry(near: UnixStream, server: &Server, mut shared: Shared) -> anyhow:
     }
 }
 
-/// Message by message, to find the COMMITs.
+/// What a connection is about, as far as it shows where something is committed.
+#[derive(Default)]
+struct Talk {
+    /// Prepared statements that write.
+    writing: BTreeSet<Vec<u8>>,
+    in_transaction: bool,
+    /// One of them was executed since the last Sync.
+    has_written: bool,
+}
+
+impl Talk {
+    /// Whether something is committed by this message: a COMMIT, or the Sync after a statement that is a transaction by itself.
+    fn commits(&mut self, message: &[u8]) -> bool {
+        let body = &message[5..];
+        match message[0] {
+            b'Q' if body.starts_with(b"BEGIN") => {
+                self.in_transaction = true;
+                false
+            }
+            b'Q' if body.starts_with(b"COMMIT") => std::mem::take(&mut self.in_transaction),
+            b'Q' if body.starts_with(b"ROLLBACK") && !body.starts_with(b"ROLLBACK TO") => {
+                self.in_transaction = false;
+                false
+            }
+            b'P' => {
+                let mut texts = body.split(|byte| *byte == 0);
+                let (name, statement) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+                let statement = String::from_utf8_lossy(statement);
+                if ["INSERT INTO", "UPDATE ", "DELETE FROM"].iter().any(|word| statement.contains(word)) {
+                    self.writing.insert(name.to_vec());
+                } else {
+                    self.writing.remove(name);
+                }
+                false
+            }
+            b'B' => {
+                // The portal's name comes first.
+                let name = body.split(|byte| *byte == 0).nth(1).unwrap_or_default();
+                self.has_written |= self.writing.contains(name);
+                false
+            }
+            b'S' => std::mem::take(&mut self.has_written) && !self.in_transaction,
+            _ => false,
+        }
+    }
+}
+
+/// Message by message, to find what commits.
 async fn forth(mut from: OwnedReadHalf, mut to: FarOut, mut shared: Shared, swallow: Swallow) -> anyhow::Result<()> {
     // The first message has no letter, nor has the question for encryption before it.
     let mut has_started = false;
+    let mut talk = Talk::default();
     loop {
         let mut message = Vec::new();
         if has_started {
@@ -206,7 +255,7 @@ async fn forth(mut from: OwnedReadHalf, mut to: FarOut, mut shared: Shared, swal
         message.extend_from_slice(&length.to_be_bytes());
         message.resize(head + length as usize, 0);
         from.read_exact(&mut message[head + 4..]).await?;
-        let is_commit = has_started && message[0] == b'Q' && message[5..].starts_with(b"COMMIT");
+        let is_commit = has_started && talk.commits(&message);
         has_started = has_started || message[4..] != SSL_REQUEST;
         shared.pass().await;
         match is_commit.then(|| shared.cut()).flatten() {
