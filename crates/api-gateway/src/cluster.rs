@@ -25,7 +25,7 @@ pub(crate) async fn status(
     // What is offline is no capacity, and what is held there is none of it.
     let here = || all.iter().filter(|node| node.node.presence != Presence::Offline);
     let total = |amount: fn(&domain::resources::Capacity) -> u64| here().map(|n| amount(&n.node.facts.capacity)).sum();
-    let reserved = |amount: fn(&domain::resources::Reservation) -> u64| here().map(|n| amount(&n.ledger.held())).sum();
+    let reserved = |amount: fn(&domain::resources::Reservation) -> u64| here().map(|n| amount(&n.in_place())).sum();
     Ok(Json(ClusterStatus {
         tasks,
         nodes,

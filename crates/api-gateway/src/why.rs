@@ -8,7 +8,11 @@ mod waiting;
 
 use api_types::why::Why;
 use domain::{
-    Timestamp, attempt::AttemptState, lifecycle::Event, placement::Candidate, quantity::show_duration_ms,
+    Timestamp,
+    attempt::{AttemptRow, AttemptState},
+    lifecycle::Event,
+    placement::Candidate,
+    quantity::show_duration_ms,
     task::TaskState,
 };
 use store::{EventRow, TaskDetail};
@@ -68,6 +72,9 @@ fn explain_placed(known: &Known<'_>, why: &mut Why) {
     });
     let long = lasted(known.now, since.unwrap_or(view.created_at));
     let doing = match view.state {
+        TaskState::Assigned if attempt.is_some_and(AttemptRow::waits_there) => {
+            format!("waits on {node} for {long}, and starts there as soon as a task before it has ended")
+        }
         TaskState::Assigned => format!("is placed on {node}, which has not taken it yet, for {long}"),
         TaskState::Preparing => format!("is being prepared on {node} for {long}"),
         TaskState::Finishing => format!("has ended on {node}, and its log and outputs are on their way, for {long}"),

@@ -27,9 +27,16 @@ pub struct Node {
     pub reserved: Reservation,
     /// Attempts that hold a reservation.
     pub tasks: u32,
+    /// Short tasks that were sent ahead and wait there for their place; they hold nothing yet.
+    #[serde(skip_serializing_if = "is_none_of_them", default)]
+    pub waiting: u32,
     pub last_seen_at: Option<DateTime<Utc>>,
     pub connected_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
+}
+
+fn is_none_of_them(count: &u32) -> bool {
+    *count == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -56,7 +56,14 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
         .iter()
         .map(|tokens| {
             let (server, dial_over_ms) = (platform.server, args.dial_over_ms);
-            NodesProcess::start(&process::Args { server, tokens: tokens.clone(), slots: 4, dial_over_ms })
+            NodesProcess::start(&process::Args {
+                server,
+                tokens: tokens.clone(),
+                slots: 4,
+                dial_over_ms,
+                round_trip_ms: 0,
+                ahead: false,
+            })
         })
         .collect::<anyhow::Result<Vec<NodesProcess>>>()?;
     let within = Duration::from_secs(args.within_s);

@@ -19,6 +19,7 @@ pub mod platform;
 pub mod queue;
 pub mod report;
 pub mod seed;
+pub mod slots;
 pub mod smoke;
 pub mod soak;
 pub mod spawn;

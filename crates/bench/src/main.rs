@@ -1,6 +1,6 @@
 //! The command line of the benches.
 
-use bench::{api, faults, fleet, latency, logs, nodes, peers, queue, smoke, soak, spawn, tables, throughput};
+use bench::{api, faults, fleet, latency, logs, nodes, peers, queue, slots, smoke, soak, spawn, tables, throughput};
 use clap::{Parser, Subcommand};
 use std::{
     path::{Path, PathBuf},
@@ -34,6 +34,8 @@ enum Bench {
     Api(api::Args),
     /// Real processes on a real agent, beside bare forks
     Spawn(spawn::Args),
+    /// How much of their time the slots of nodes stand empty while tasks wait, near and far
+    Slots(slots::Args),
     /// Lines and bytes a second from attempts to storage and to followers
     Logs(logs::Args),
     /// Other platforms on as many tasks, installed from their registries, beside ours
@@ -111,6 +113,7 @@ fn run(bench: &Bench, json: Option<&Path>) -> anyhow::Result<()> {
             Bench::Queue(args) => queue::run(args).await,
             Bench::Api(args) => api::run(args).await,
             Bench::Spawn(args) => spawn::run(args).await,
+            Bench::Slots(args) => slots::run(args).await,
             Bench::Logs(args) => logs::run(args).await,
             Bench::Peers(args) => peers::run(args).await,
             Bench::Soak(args) => soak::run(args).await,

@@ -247,8 +247,20 @@ impl Platform {
 
     /// Makes nodes and starts a process with them; waits until all are connected.
     pub async fn start_nodes(&mut self, count: u32, slots: u64) -> anyhow::Result<NodesProcess> {
+        self.start_far_nodes(count, slots, Duration::ZERO, false).await
+    }
+
+    /// As [`Platform::start_nodes`], on lines whose round trip is longer by so much. `ahead`: tasks may be sent before a slot is free.
+    pub async fn start_far_nodes(
+        &mut self,
+        count: u32,
+        slots: u64,
+        round_trip: Duration,
+        ahead: bool,
+    ) -> anyhow::Result<NodesProcess> {
         let tokens = self.make_nodes(count).await?;
-        let args = process::Args { server: self.server, tokens, slots, dial_over_ms: 0 };
+        let round_trip_ms = round_trip.as_millis() as u64;
+        let args = process::Args { server: self.server, tokens, slots, dial_over_ms: 0, round_trip_ms, ahead };
         let mut nodes = NodesProcess::start(&args)?;
         let all = u64::from(count);
         nodes

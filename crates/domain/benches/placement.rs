@@ -207,6 +207,7 @@ fn node(n: u64) -> Candidate {
         ledger: Ledger::new(capacity),
         holding: 0,
         may_probe: false,
+        waiting: Default::default(),
     }
 }
 

@@ -166,6 +166,16 @@ impl AttemptRow {
     pub fn held(&self) -> Held {
         Held { attempt: self.id, fence: self.fence }
     }
+
+    /// It was sent ahead, and its node has not begun with it.
+    pub fn only_waited(&self) -> bool {
+        self.reservation.ahead && self.preparing_at.is_none() && self.started_at.is_none() && self.exit.is_none()
+    }
+
+    /// It waits on its node, which has it, until there is room.
+    pub fn waits_there(&self) -> bool {
+        self.state == AttemptState::Assigned && self.accepted_at.is_some() && self.only_waited()
+    }
 }
 
 /// What a report does to an attempt that still holds its task.

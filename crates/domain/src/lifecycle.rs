@@ -366,6 +366,10 @@ fn settle(
             finish(task, TaskState::Cancelled, Some(FailureKind::Cancelled), ending.message.clone(), events)
         }
         (_, None) => finish(task, TaskState::Succeeded, None, ending.message.clone(), events),
+        // The platform's guess was wrong that there would be room soon: that is no try of the task's, and counts for nothing.
+        (_, Some(_)) if attempt.only_waited() && ending.planned_stop => {
+            requeue(task, attempt.node, None, ending.message.clone(), None, events);
+        }
         (_, Some(kind)) => match retry::decide(task, kind, ending, ran_ms(attempt, ending, now), around) {
             Decision::Again { .. } if losses::note_death(task, attempt, death, events) => {
                 finish(task, TaskState::Failed, Some(FailureKind::Poison), losses::POISON.to_owned(), events);

@@ -1,6 +1,7 @@
 //! Which node runs which waiting task. Pure: (heads of the queue, nodes, policy) -> plan. The same nodes and heads, the same plan:
 //! what [`Fleet`] keeps from pass to pass makes it fast and decides nothing but which node is next, as [`Turns`] says which task is.
 
+mod ahead;
 mod fleet;
 mod order;
 mod pool;
@@ -9,6 +10,7 @@ mod turns;
 mod unfit;
 mod watched;
 
+pub use ahead::{FEATURE as AHEAD, Short, may_go_ahead};
 pub use fleet::Fleet;
 pub use turns::{TURNS, Turns, before};
 pub use unfit::{Unfit, check_fit};
@@ -18,7 +20,7 @@ use crate::{
     Timestamp,
     ids::{NodeId, ProjectId, TaskId},
     node::NodeView,
-    resources::{Ledger, Reservation},
+    resources::{Amounts, Ledger, Reservation},
     spec::Needs,
 };
 use serde::{Deserialize, Serialize};
@@ -65,6 +67,23 @@ pub struct Candidate {
     pub holding: u32,
     /// Cordoned by the rule, and due for one real task that tells whether it has healed.
     pub may_probe: bool,
+    /// What of that waits there for its place, and so holds nothing yet. For readers: no decision looks at it.
+    pub waiting: Waiting,
+}
+
+/// Attempts that were sent ahead and have not begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    pub attempts: u32,
+    pub amounts: Amounts,
+}
+
+impl Candidate {
+    /// What attempts hold that have their place.
+    pub fn in_place(&self) -> Reservation {
+        let held = self.ledger.held();
+        Reservation { gpu_ids: held.gpu_ids.clone(), ..Reservation::of(&held.amounts().minus(&self.waiting.amounts)) }
+    }
 }
 
 /// A decision to commit: it is checked again there, since the snapshot may be stale by then.

@@ -30,6 +30,9 @@ pub struct HeldAttempt {
     pub number: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu_ids: Vec<String>,
+    /// It was sent ahead: it holds nothing before it begins.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ahead: bool,
     /// Once its process has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitFacts>,
@@ -50,6 +53,7 @@ impl HeldAttempt {
             task: None,
             number: 0,
             gpu_ids: Vec::new(),
+            ahead: false,
             exit: None,
             ending: None,
             log_offsets: BTreeMap::new(),

@@ -61,6 +61,28 @@ impl Amounts {
     }
 }
 
+impl Amounts {
+    #[must_use]
+    pub(crate) fn plus(&self, more: &Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_add(more.cpu_millis),
+            memory_bytes: self.memory_bytes.saturating_add(more.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_add(more.disk_bytes),
+            ..*self
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn minus(&self, less: &Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_sub(less.cpu_millis),
+            memory_bytes: self.memory_bytes.saturating_sub(less.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_sub(less.disk_bytes),
+            ..*self
+        }
+    }
+}
+
 /// What an attempt holds on its node, GPUs by id. It ends when the node reports it released, not when the task ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -69,6 +91,31 @@ pub struct Reservation {
     pub memory_bytes: u64,
     pub disk_bytes: u64,
     pub gpu_ids: Vec<String>,
+    /// Leased before there was room for it: its node starts it when it has room, and until then it holds nothing there.
+    #[serde(skip_serializing_if = "is_default")]
+    pub ahead: bool,
+}
+
+impl Reservation {
+    /// Of amounts that ask for no GPU.
+    pub fn of(amounts: &Amounts) -> Self {
+        Self {
+            cpu_millis: amounts.cpu_millis,
+            memory_bytes: amounts.memory_bytes,
+            disk_bytes: amounts.disk_bytes,
+            ..Self::default()
+        }
+    }
+
+    /// GPUs aside.
+    pub fn amounts(&self) -> Amounts {
+        Amounts {
+            cpu_millis: self.cpu_millis,
+            memory_bytes: self.memory_bytes,
+            disk_bytes: self.disk_bytes,
+            ..Amounts::default()
+        }
+    }
 }
 
 /// Why amounts do not fit.
@@ -122,6 +169,7 @@ impl Ledger {
             memory_bytes: asked.memory_bytes,
             disk_bytes: asked.disk_bytes,
             gpu_ids: self.choose_gpus(asked)?,
+            ahead: false,
         })
     }
 
@@ -150,6 +198,17 @@ impl Ledger {
             && fits(reservation.memory_bytes, self.capacity.memory_bytes, self.held.memory_bytes)
             && fits(reservation.disk_bytes, self.capacity.disk_bytes, self.held.disk_bytes)
             && reservation.gpu_ids.iter().all(is_free)
+    }
+
+    /// Whether this may wait here for what is held to come free: all that is held and waits is at most twice what there is.
+    pub fn has_room_ahead_for(&self, reservation: &Reservation) -> bool {
+        let fits = |asked: u64, capacity: u64, held: u64| {
+            asked <= capacity && asked <= capacity.saturating_mul(2).saturating_sub(held)
+        };
+        fits(reservation.cpu_millis, self.capacity.cpu_millis, self.held.cpu_millis)
+            && fits(reservation.memory_bytes, self.capacity.memory_bytes, self.held.memory_bytes)
+            && fits(reservation.disk_bytes, self.capacity.disk_bytes, self.held.disk_bytes)
+            && reservation.gpu_ids.is_empty()
     }
 
     /// Holds what an attempt has been given. Does not check: what is held is a fact.

@@ -100,6 +100,8 @@ impl Message for ToNode {
             #[serde(default)]
             gpu_ids: Vec<String>,
             #[serde(default)]
+            ahead: bool,
+            #[serde(default)]
             lease: Option<Lease>,
             spec: TaskSpec,
         }
@@ -111,9 +113,9 @@ impl Message for ToNode {
         if !text.contains(r#""type":"assign""#) {
             return None;
         }
-        let Said { seq, r#type: Type::Assign, held, task, project, number, gpu_ids, lease, spec } =
+        let Said { seq, r#type: Type::Assign, held, task, project, number, gpu_ids, ahead, lease, spec } =
             serde_json::from_str(text).ok()?;
-        let assign = Assign { held, task, project, number, gpu_ids, lease, spec };
+        let assign = Assign { held, task, project, number, gpu_ids, ahead, lease, spec };
         Some(Frame { seq, message: Self::Assign(Box::new(assign)) })
     }
 }

@@ -91,6 +91,10 @@ pub struct Assign {
     /// GPUs reserved for it, by id.
     #[serde(default)]
     pub gpu_ids: Vec<String>,
+    /// There may be no room for it yet: it is kept until there is, and begun then. Only to agents that say that they can
+    /// ([`domain::placement::AHEAD`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ahead: bool,
     /// For exclusive work: the agent ends it by itself when this runs out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,

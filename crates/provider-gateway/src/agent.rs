@@ -6,6 +6,7 @@
 
 mod attempt;
 mod lease;
+mod room;
 
 use crate::executor::{Adopted, Failure, Signal};
 use attempt::{Attempt, Step};
@@ -13,6 +14,7 @@ use domain::{
     attempt::Report,
     ids::{AttemptId, Held},
     outcome::{Ending, ExitFacts, FailureKind, LogTotals},
+    resources::Capacity,
 };
 use lease::LeaseClock;
 use protocol::{Assign, HeldAttempt};
@@ -32,6 +34,10 @@ pub struct Agent {
     stopping: bool,
     /// When the last heartbeat was sent that the server has acknowledged to this agent.
     acknowledged_at: Option<Millis>,
+    /// What the machine offers; before it is known, what was sent ahead runs alone.
+    capacity: Capacity,
+    /// The node is to become empty.
+    draining: bool,
 }
 
 /// What is kept on disk of an attempt, so that a restarted agent can go on.
@@ -83,6 +89,10 @@ pub enum Event {
         attempt: AttemptId,
         kind: &'static str,
     },
+    /// The machine was measured.
+    Offers(Capacity),
+    /// From the server: whether the node is being drained.
+    Draining(bool),
     /// The server has recorded the heartbeat that was sent then.
     HeartbeatAcknowledged {
         sent_at: Millis,
@@ -166,7 +176,9 @@ impl Agent {
         self.attempts.values_mut().for_each(|attempt| attempt.check_lease(now, &mut actions));
         match event {
             Event::HeartbeatAcknowledged { sent_at } => self.heartbeat_acknowledged(sent_at, &mut actions),
-            Event::Assigned(assign) => self.assigned(assign, &mut actions),
+            Event::Offers(capacity) => self.offers(capacity),
+            Event::Draining(is_draining) => self.drain(is_draining, &mut actions),
+            Event::Assigned(assign) => self.assigned(now, assign, &mut actions),
             Event::Cancel(held) => self.cancel(now, held, &mut actions),
             Event::Stop(held) => self.fence(now, held, &mut actions),
             Event::Evict(held) => self.evict(now, held, &mut actions),
@@ -190,6 +202,9 @@ impl Agent {
             }
             Event::Removed { attempt, outcome } => self.with(attempt, |a| a.removed(now, outcome, &mut actions)),
         }
+        if !self.stopping {
+            self.admit(&mut actions);
+        }
         actions
     }
 
@@ -199,7 +214,7 @@ impl Agent {
         }
     }
 
-    fn assigned(&mut self, assign: Box<Assign>, actions: &mut Vec<Action>) {
+    fn assigned(&mut self, now: Millis, assign: Box<Assign>, actions: &mut Vec<Action>) {
         let held = assign.held;
         if let Some(known) = self.attempts.get(&held.attempt) {
             // Sent again, so the server has not heard our answer yet.
@@ -211,15 +226,10 @@ impl Agent {
         if self.stopping {
             return;
         }
-        let has_source = assign.spec.source.code.is_some() || assign.spec.source.environment.is_some();
         let lease = assign.lease.map(|terms| LeaseClock::new(terms, self.acknowledged_at));
-        let mut attempt = Attempt { lease, ..Attempt::new(held, Some(assign), Step::Preparing) };
+        let mut attempt = Attempt { lease, ..Attempt::new(held, Some(assign), Step::Waiting { since: now }) };
         actions.push(Action::Persist(held.attempt));
         attempt.report(Report::Accepted, actions);
-        if has_source {
-            attempt.report(Report::Preparing, actions);
-        }
-        actions.push(Action::Prepare(held.attempt));
         self.attempts.insert(held.attempt, attempt);
     }
 

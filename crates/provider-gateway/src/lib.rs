@@ -148,6 +148,13 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         spool: config.settings.spool.clone(),
     };
     let handle = runtime::start(service, parts).context("restoring attempts")?;
+    let (offers, mut measured) = (handle.clone(), facts.clone());
+    offers.tell(agent::Event::Offers(measured.borrow_and_update().capacity.clone()));
+    service.spawn_until_stopped("offers", async move {
+        while measured.changed().await.is_ok() {
+            offers.tell(agent::Event::Offers(measured.borrow_and_update().capacity.clone()));
+        }
+    });
 
     let (connected_sender, connected) = watch::channel(false);
     let (stopping, stopping_receiver) = watch::channel(false);
@@ -218,6 +225,7 @@ impl Surveyor {
                 .iter()
                 .filter(|executor| executor.self_fences())
                 .map(|executor| domain::lease::feature(executor.name()))
+                .chain([domain::placement::AHEAD.to_owned()])
                 .collect(),
             boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|id| id.trim().parse().ok()),
             limits: limits.into_iter().filter_map(|(name, limits)| Some((name.to_owned(), limits?))).collect(),

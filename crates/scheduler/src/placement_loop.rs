@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use store::{LeaderRole, Leadership, Store, StoreError};
+use store::{LeaderRole, Leadership, QueueHeads, QueueLook, Store, StoreError};
 use uuid::Uuid;
 
 /// Nodes read at once on the way round: few, since what is urgent waits for them.
@@ -52,6 +52,8 @@ pub(crate) struct Placer {
     round: Option<NodeId>,
     read_at: Instant,
     in_vain: u32,
+    /// What the nodes' times count from.
+    since: Instant,
 }
 
 impl Placer {
@@ -69,6 +71,7 @@ impl Placer {
             round: None,
             read_at: Instant::now(),
             in_vain: 0,
+            since: Instant::now(),
         }
     }
 
@@ -99,7 +102,8 @@ impl Placer {
         let look = self.queue.look(&mut self.nodes, self.settled_restore, Instant::now());
         let mut found = self.store.queue_heads(&look, &mut self.queue.needs).await?;
         self.turns.read(&self.store, &self.queue, &look, &mut found).await?;
-        let plan = self.nodes.plan(&mut found.heads, &mut self.turns.turns, rand::random);
+        let mut plan = self.nodes.plan(&mut found.heads, &mut self.turns.turns, rand::random);
+        plan.extend(self.plan_ahead(&look, &found, &plan));
         let more = self.queue.learn(&look, &found, &plan);
         if plan.is_empty() {
             let is_news = self.go_round().await?;
@@ -134,6 +138,18 @@ impl Placer {
                 Err(error)
             }
         }
+    }
+
+    /// What there is no room for and may wait on a node.
+    fn plan_ahead(&mut self, look: &QueueLook, found: &QueueHeads, plan: &[Placement]) -> Vec<Placement> {
+        let Some(at) = found.at else { return Vec::new() };
+        if !self.nodes.knows_short() {
+            return Vec::new();
+        }
+        let placed: BTreeSet<TaskId> = plan.iter().map(|placement| placement.task).collect();
+        let left: Vec<Head> = found.heads.iter().filter(|head| !placed.contains(&head.task)).cloned().collect();
+        let unseen = self.queue.unseen(look, found);
+        self.nodes.plan_ahead(&left, unseen, &mut self.turns.turns, at)
     }
 
     /// What is urgent among much that is not is leased first, in a transaction of its own: it waits for none of the others.
@@ -174,7 +190,7 @@ impl Placer {
     /// Reads what is known to be out of date.
     async fn follow_hints(&mut self) -> Result<(), StoreError> {
         self.nodes.hear(self.hints.take());
-        let unread = self.nodes.take_unread();
+        let unread = self.nodes.take_unread(self.since.elapsed().as_millis() as u64);
         if unread.is_empty() {
             return Ok(());
         }

@@ -149,6 +149,16 @@ impl Queue {
         found.read.iter().filter(is_cut).map(|(class, _)| *class).collect()
     }
 
+    /// Classes in which something waits of which nothing was read, since nothing has room: what each asks for.
+    pub(crate) fn unseen<'a>(
+        &'a self,
+        look: &'a QueueLook,
+        found: &'a QueueHeads,
+    ) -> impl Iterator<Item = (i64, &'a Needs)> {
+        let is_unseen = |class: &&i64| look.wanted.get(*class) == Some(&0);
+        found.read.keys().filter(is_unseen).filter_map(|class| Some((*class, &**self.needs.get(class)?)))
+    }
+
     /// What was planned may wait still: the next look begins where the queue does.
     pub(crate) fn begin_anew(&mut self) {
         self.classes.values_mut().for_each(|class| class.begin_at = None);

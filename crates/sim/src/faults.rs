@@ -4,6 +4,7 @@
 use crate::{Ms, dice::Dice};
 use domain::{
     black_hole::Rule,
+    placement::Short,
     resources::{Capacity, Gpu},
 };
 use std::collections::BTreeSet;
@@ -216,6 +217,8 @@ pub struct Knobs {
     pub(crate) docker_ms: (Ms, Ms),
     pub(crate) shutdown_grace_ms: Ms,
     pub(crate) black_hole: Rule,
+    /// Which tasks are short enough to be sent ahead.
+    pub(crate) short: Short,
     /// Every message goes through the encoders of the protocol.
     pub(crate) encodes: bool,
 }
@@ -311,6 +314,7 @@ fn knobs(dice: &mut Dice, mut later: Dice) -> Knobs {
         docker_ms: ceiling(dice, 20, 3_000),
         shutdown_grace_ms: absurd(dice, 10_000, 200, 10_000),
         encodes: dice.chance(0.15),
+        short: Short { within_ms: later.log_uniform(500, 60_000), in_a_row: later.between(1, 3) as u32 },
         black_hole: if dice.chance(0.3) {
             Rule::default()
         } else {

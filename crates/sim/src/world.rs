@@ -232,10 +232,15 @@ impl World {
     fn populate(&mut self) {
         for (n, capacity) in self.plan.nodes.clone().into_iter().enumerate() {
             let id = NodeId::from_uuid(Uuid::from_u128((3 << 64) + n as u128));
+            let mut features: std::collections::BTreeSet<String> = [domain::lease::feature("container")].into();
+            // Some agents are older.
+            if Dice::new(self.plan.seed, 900 + n as u64).chance(0.7) {
+                features.insert(domain::placement::AHEAD.to_owned());
+            }
             let facts = NodeFacts {
                 capacity,
                 executors: [("container".to_owned(), "1".to_owned())].into(),
-                features: [domain::lease::feature("container")].into(),
+                features,
                 ..NodeFacts::default()
             };
             let instance = self.next_instance();

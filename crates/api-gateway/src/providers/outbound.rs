@@ -158,10 +158,10 @@ pub(super) fn tell(outbox: Outbox, look: Look, key: SessionKey, outbound: &Outbo
 
 fn tell_of(item: OutboxItem, outbound: &Outbound, sent: &mut Sent) {
     match item {
-        OutboxItem::Assign { held, task, project, number, gpu_ids, lease, spec } => {
+        OutboxItem::Assign { held, task, project, number, gpu_ids, ahead, lease, spec } => {
             sent.newest = sent.newest.max(Some(held.attempt));
             if sent.assigned.insert(held.attempt) {
-                let assign = Assign { held, task, project, number, gpu_ids, lease, spec: *spec };
+                let assign = Assign { held, task, project, number, gpu_ids, ahead, lease, spec: *spec };
                 outbound.send(ToNode::Assign(Box::new(assign)));
             }
         }

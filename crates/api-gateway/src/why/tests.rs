@@ -51,7 +51,7 @@ fn node(name: &str, gpus_gib: &[u64]) -> Candidate {
         connected_since: Some(ago(9_999)),
         created_at: ago(99_999),
     };
-    Candidate { node, ledger: Ledger::new(capacity), holding: 0, may_probe: false }
+    Candidate { node, ledger: Ledger::new(capacity), holding: 0, may_probe: false, waiting: Default::default() }
 }
 fn full(mut node: Candidate) -> Candidate {
     let gpu_ids = node.ledger.capacity().gpus.iter().map(|gpu| gpu.id.clone()).collect();

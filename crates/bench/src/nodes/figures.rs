@@ -34,6 +34,36 @@ pub struct Figures {
     pub bytes_out: u64,
     pub frames_in: u64,
     pub frames_out: u64,
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// What the slots of nodes were used for. By the nodes' own clock: what the platform knows of it comes later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Used {
+    /// Tasks that ran to their end.
+    pub ran: u64,
+    /// From their starts to their ends, added up.
+    pub busy_us: u64,
+    /// The most that ran on one node at one time.
+    pub most_running: u64,
+    /// Unix microseconds; 0: none yet.
+    pub first_start_at: u64,
+    pub last_exit_at: u64,
+}
+
+impl Figures {
+    /// A node's own have grown from `before` to `after`.
+    pub fn add_used(&mut self, before: &Used, after: &Used) {
+        let all = &mut self.used;
+        all.ran += after.ran - before.ran;
+        all.busy_us += after.busy_us - before.busy_us;
+        all.most_running = all.most_running.max(after.most_running);
+        all.last_exit_at = all.last_exit_at.max(after.last_exit_at);
+        if all.first_start_at == 0 || (after.first_start_at != 0 && after.first_start_at < all.first_start_at) {
+            all.first_start_at = after.first_start_at;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -13,10 +13,10 @@ use domain::{
     node::NodeFacts,
 };
 use mio::{Events, Poll, Token};
-use protocol::silence_after;
+use protocol::{silence_after, transport::Message};
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, VecDeque},
     io::Write as _,
     net::SocketAddr,
     rc::Rc,
@@ -40,6 +40,8 @@ enum Timer {
     Open(u32),
     Beat(u32),
     Due(AttemptId),
+    /// What was said on the line of this number, either way, has travelled far enough.
+    Travelled(u32),
 }
 
 struct Seat {
@@ -57,9 +59,14 @@ struct Seat {
     /// The heartbeat that is not answered yet.
     beat_sent: Option<(u64, Instant)>,
     heartbeat: Duration,
+    /// Under way on a long line: what the node will hear, and what will leave.
+    coming: VecDeque<(Instant, Message)>,
+    going: VecDeque<(Instant, Message)>,
 }
 
 pub struct Fleet {
+    /// How long a message takes one way, beside what the machine itself takes.
+    travel: Duration,
     server: SocketAddr,
     facts: NodeFacts,
     seats: Vec<Seat>,
@@ -71,8 +78,8 @@ pub struct Fleet {
     connects: Histogram,
     told: Figures,
     /// Filled and emptied again by each call.
-    heard: Vec<protocol::transport::Message>,
-    out: Vec<protocol::transport::Message>,
+    heard: Vec<Message>,
+    out: Vec<Message>,
     effects: Vec<Effect>,
 }
 
@@ -108,8 +115,11 @@ impl Fleet {
             heard_at: now,
             beat_sent: None,
             heartbeat: Duration::from_millis(protocol::HEARTBEAT_MS),
+            coming: VecDeque::new(),
+            going: VecDeque::new(),
         };
         Ok(Self {
+            travel: Duration::ZERO,
             server,
             facts: node::facts(slots),
             seats: tokens.into_iter().map(seat).collect(),
@@ -124,6 +134,20 @@ impl Fleet {
             out: Vec::new(),
             effects: Vec::new(),
         })
+    }
+
+    /// As if the platform were so far away.
+    #[must_use]
+    pub fn with_round_trip(self, round_trip: Duration) -> Self {
+        Self { travel: round_trip / 2, ..self }
+    }
+
+    /// Its nodes take work ahead of their slots, and begin it when one is free.
+    #[must_use]
+    pub fn that_can_wait(mut self, slots: u64) -> Self {
+        self.facts.features.insert(domain::placement::AHEAD.to_owned());
+        self.seats.iter_mut().for_each(|seat| seat.node.slots = Some(slots));
+        self
     }
 
     /// Runs until told to stop, or until whoever gives the orders is gone.
@@ -213,8 +237,25 @@ impl Fleet {
             }
             Timer::Due(attempt) => {
                 seat.node.clock = unix_micros();
-                seat.node.due(attempt, &mut self.out);
+                let used = seat.node.used;
+                let mut effects = std::mem::take(&mut self.effects);
+                seat.node.due(attempt, &mut self.out, &mut effects);
+                self.figures.add_used(&used, &seat.node.used);
+                self.follow(at, &mut effects, now);
+                self.effects = effects;
                 self.flush(at);
+            }
+            Timer::Travelled(line) => {
+                if seat.lines != line {
+                    return;
+                }
+                let has_come = |queue: &mut VecDeque<(Instant, Message)>| {
+                    queue.pop_front_if(|(when, _)| *when <= now).map(|(_, message)| message)
+                };
+                self.heard.extend(std::iter::from_fn(|| has_come(&mut seat.coming)));
+                let leaving: Vec<Message> = std::iter::from_fn(|| has_come(&mut seat.going)).collect();
+                self.hear(at);
+                self.send(at, leaving);
             }
         }
     }
@@ -237,6 +278,12 @@ impl Fleet {
     fn ready(&mut self, at: usize) {
         let Some(seat) = self.seats.get_mut(at) else { return };
         let driven = seat.line.drive(self.server, &seat.token, &mut self.heard);
+        if !self.travel.is_zero() && !self.heard.is_empty() {
+            let when = Instant::now() + self.travel;
+            seat.coming.extend(self.heard.drain(..).map(|message| (when, message)));
+            let timer = Timer::Travelled(seat.lines);
+            self.timers.push(Reverse((when, at, timer)));
+        }
         match driven {
             Driven::Nothing => self.hear(at),
             Driven::Opened => {
@@ -262,14 +309,25 @@ impl Fleet {
         let seat = &mut self.seats[at];
         seat.heard_at = now;
         seat.node.clock = unix_micros();
-        let held = seat.node.attempts() as u64;
+        let (held, used) = (seat.node.attempts() as u64, seat.node.used);
         let mut effects = std::mem::take(&mut self.effects);
         for message in self.heard.drain(..) {
-            if let protocol::transport::Message::Text(text) = message {
+            if let Message::Text(text) = message {
                 seat.node.hear(&text, &mut self.out, &mut effects);
             }
         }
+        self.figures.add_used(&used, &seat.node.used);
         self.figures.attempts = self.figures.attempts + seat.node.attempts() as u64 - held;
+        let refused = self.follow(at, &mut effects, now);
+        self.effects = effects;
+        match refused {
+            Some(wait) => self.over(at, Some(wait)),
+            None => self.flush(at),
+        }
+    }
+
+    /// Some: the node was refused, and comes back after so long.
+    fn follow(&mut self, at: usize, effects: &mut Vec<Effect>, now: Instant) -> Option<Duration> {
         let mut refused = None;
         for effect in effects.drain(..) {
             let seat = &mut self.seats[at];
@@ -310,17 +368,30 @@ impl Fleet {
                 Effect::Wake(attempt, wait) => self.after(at, wait, Timer::Due(attempt)),
             }
         }
-        self.effects = effects;
-        match refused {
-            Some(wait) => self.over(at, Some(wait)),
-            None => self.flush(at),
-        }
+        refused
     }
 
     fn flush(&mut self, at: usize) {
-        if self.seats[at].line.send(&mut self.out).is_err() {
-            self.out.clear();
+        if self.travel.is_zero() {
+            let all = std::mem::take(&mut self.out);
+            self.send(at, all);
+        } else if !self.out.is_empty() {
+            let when = Instant::now() + self.travel;
+            let seat = &mut self.seats[at];
+            seat.going.extend(self.out.drain(..).map(|message| (when, message)));
+            let timer = Timer::Travelled(seat.lines);
+            self.timers.push(Reverse((when, at, timer)));
+        }
+    }
+
+    fn send(&mut self, at: usize, mut messages: Vec<Message>) {
+        if self.seats[at].line.send(&mut messages).is_err() {
             self.over(at, None);
+            messages.clear();
+        }
+        // Its room is used again.
+        if self.out.is_empty() {
+            self.out = messages;
         }
     }
 
@@ -339,6 +410,8 @@ impl Fleet {
         seat.busy = if asked.is_some() { seat.busy.saturating_add(1) } else { 0 };
         let tries = if seat.busy == 0 { seat.failures } else { seat.busy };
         seat.node.closed();
+        seat.coming.clear();
+        seat.going.clear();
         seat.line = Line::Down;
         seat.beat_sent = None;
         let jittered = backoff::delay_ms(tries, BACKOFF_BASE_MS, BACKOFF_CAP_MS, rand::random());

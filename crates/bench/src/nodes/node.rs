@@ -2,6 +2,7 @@
 //! platform relies on: a report is held until it is acknowledged and said again after a reconnect, an attempt ends after its log
 //! has arrived, and what it held is released after its end was acknowledged.
 
+use super::figures::Used;
 use bytes::Bytes;
 use domain::{
     attempt::{AttemptState, Report},
@@ -59,6 +60,8 @@ pub enum Effect {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Sent ahead: it begins when a slot is free.
+    Waiting,
     Running,
     /// It has exited; the rest of its log is on its way.
     Exited,
@@ -73,12 +76,15 @@ struct Attempt {
     held: Held,
     task: TaskId,
     number: u32,
+    priority: i32,
     work: Work,
     phase: Phase,
     failure: Option<FailureKind>,
     /// Of stdout: (sent, acknowledged).
     log: (u64, u64),
     pieces: u64,
+    /// By the node's clock.
+    started_at: u64,
 }
 
 impl Attempt {
@@ -111,6 +117,9 @@ pub struct Node {
     pieces: u64,
     /// Unix microseconds, as the shell last said: stands in every line of a log, for followers to compare.
     pub clock: u64,
+    pub used: Used,
+    /// Tasks that it runs at once, however many are sent ahead. None: it begins with whatever comes.
+    pub slots: Option<u64>,
 }
 
 /// What a node offers: `slots` tasks of the default size at once.
@@ -143,6 +152,8 @@ impl Node {
             beats: 0,
             pieces: 0,
             clock: 0,
+            used: Used::default(),
+            slots: None,
         }
     }
 
@@ -160,9 +171,10 @@ impl Node {
     /// The first message of a session.
     pub fn hello(&self, facts: &NodeFacts) -> Message {
         let said = |attempt: &Attempt| {
-            let has_exited = attempt.phase != Phase::Running;
+            let has_exited = !matches!(attempt.phase, Phase::Waiting | Phase::Running);
             let has_ended = matches!(attempt.phase, Phase::Ended | Phase::Released);
             let state = match (attempt.phase, attempt.failure) {
+                (Phase::Waiting, _) => AttemptState::Assigned,
                 (Phase::Running, _) => AttemptState::Running,
                 (Phase::Exited, _) => AttemptState::Finishing,
                 (Phase::Ended | Phase::Released, None) => AttemptState::Succeeded,
@@ -236,16 +248,17 @@ impl Node {
             ToNode::Assign(assign) => self.assigned(&assign, out, effects),
             ToNode::Cancel { held } | ToNode::Evict { held } => {
                 if let Some(attempt) = self.attempts.get_mut(&held.attempt)
-                    && attempt.phase == Phase::Running
+                    && matches!(attempt.phase, Phase::Waiting | Phase::Running)
                 {
                     attempt.failure = Some(FailureKind::Cancelled);
-                    self.due(held.attempt, out);
+                    self.exit(held.attempt, out, effects);
                 }
             }
             ToNode::Stop { held } => {
                 if let Some(attempt) = self.attempts.get_mut(&held.attempt) {
                     attempt.phase = Phase::Released;
                     self.report(held, Report::Released, out);
+                    self.begin_waiting(out, effects);
                 }
             }
             ToNode::Ack { up_to } => {
@@ -254,14 +267,14 @@ impl Node {
                     match (phase, self.attempts.get_mut(&id)) {
                         (Phase::Ended, Some(_)) => effects.push(Effect::EndAcknowledged),
                         (Phase::Released, _) => drop(self.attempts.remove(&id)),
-                        (Phase::Running | Phase::Exited | Phase::Ended, _) => {}
+                        (Phase::Waiting | Phase::Running | Phase::Exited | Phase::Ended, _) => {}
                     }
                 }
             }
             ToNode::LogAck { attempt: id, stream: Stream::Stdout, next_offset } => {
                 if let Some(attempt) = self.attempts.get_mut(&id) {
                     attempt.log.1 = attempt.log.1.max(next_offset);
-                    self.go_on(id, out);
+                    self.go_on(id, out, effects);
                 }
             }
             ToNode::Beat { number } => effects.push(Effect::BeatAnswered(number)),
@@ -276,43 +289,86 @@ impl Node {
             return;
         }
         let work: Work = serde_json::from_value(assign.spec.payload.clone()).unwrap_or_default();
-        let run = Duration::from_millis(work.run_ms);
         let attempt = Attempt {
             held: assign.held,
             task: assign.task,
             number: assign.number,
+            priority: assign.spec.priority,
             work,
-            phase: Phase::Running,
+            phase: Phase::Waiting,
             failure: None,
             log: (0, 0),
             pieces: 0,
+            started_at: 0,
         };
         self.attempts.insert(id, attempt);
         effects.push(Effect::Assigned(id));
-        for report in [Report::Accepted, Report::Preparing, Report::Started] {
-            self.report(assign.held, report, out);
+        self.report(assign.held, Report::Accepted, out);
+        if assign.ahead {
+            self.begin_waiting(out, effects);
+        } else {
+            self.begin(id, out, effects);
+        }
+    }
+
+    /// Begins with what waits and has a slot: the most urgent first, then the oldest.
+    fn begin_waiting(&mut self, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
+        loop {
+            let waiting = self.attempts.iter().filter(|(_, attempt)| attempt.phase == Phase::Waiting);
+            let Some(next) = waiting.min_by_key(|(id, attempt)| (-attempt.priority, **id)).map(|(id, _)| *id) else {
+                return;
+            };
+            let holds = |attempt: &&Attempt| matches!(attempt.phase, Phase::Running | Phase::Exited | Phase::Ended);
+            let held = self.attempts.values().filter(holds).count() as u64;
+            if self.slots.is_some_and(|slots| held >= slots) {
+                return;
+            }
+            self.begin(next, out, effects);
+        }
+    }
+
+    fn begin(&mut self, id: AttemptId, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
+        let clock = self.clock;
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        (attempt.phase, attempt.started_at) = (Phase::Running, clock);
+        let (held, run) = (attempt.held, Duration::from_millis(attempt.work.run_ms));
+        let running = self.attempts.values().filter(|attempt| attempt.phase == Phase::Running).count() as u64;
+        self.used.most_running = self.used.most_running.max(running);
+        if self.used.first_start_at == 0 {
+            self.used.first_start_at = clock;
+        }
+        for report in [Report::Preparing, Report::Started] {
+            self.report(held, report, out);
         }
         self.pump(id, out);
         if run.is_zero() {
-            self.due(id, out);
+            self.due(id, out, effects);
         } else {
             effects.push(Effect::Wake(id, run));
         }
     }
 
     /// The attempt's time to run is over.
-    pub fn due(&mut self, id: AttemptId, out: &mut Vec<Message>) {
-        let Some(attempt) = self.attempts.get_mut(&id).filter(|attempt| attempt.phase == Phase::Running) else {
+    pub fn due(&mut self, id: AttemptId, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
+        let Some(attempt) = self.attempts.get(&id).filter(|attempt| attempt.phase == Phase::Running) else {
             return;
         };
+        self.used.ran += 1;
+        self.used.busy_us += self.clock.saturating_sub(attempt.started_at);
+        self.used.last_exit_at = self.clock;
+        self.exit(id, out, effects);
+    }
+
+    fn exit(&mut self, id: AttemptId, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
         attempt.phase = Phase::Exited;
         let (held, exit) = (attempt.held, attempt.exit());
         self.report(held, Report::Exited { exit }, out);
-        self.go_on(id, out);
+        self.go_on(id, out, effects);
     }
 
     /// Sends more of the log; once all of it has arrived, an attempt that has exited ends.
-    fn go_on(&mut self, id: AttemptId, out: &mut Vec<Message>) {
+    fn go_on(&mut self, id: AttemptId, out: &mut Vec<Message>, effects: &mut Vec<Effect>) {
         self.pump(id, out);
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if attempt.phase == Phase::Exited && attempt.log.1 >= attempt.log_bytes() {
@@ -321,6 +377,7 @@ impl Node {
             self.report(held, Report::Ended { ending }, out);
             // As an agent says it of a process: nothing is left of it that takes time to remove.
             self.report(held, Report::Released, out);
+            self.begin_waiting(out, effects);
         }
     }
 
@@ -356,6 +413,7 @@ impl Node {
                 None => continue,
             };
             match phase {
+                Phase::Waiting => self.report(held, Report::Accepted, out),
                 Phase::Running => {
                     self.report(held, Report::Started, out);
                     self.pump(id, out);
@@ -363,7 +421,7 @@ impl Node {
                 }
                 Phase::Exited => {
                     self.report(held, Report::Exited { exit }, out);
-                    self.go_on(id, out);
+                    self.go_on(id, out, effects);
                 }
                 Phase::Ended | Phase::Released => {
                     self.report(held, Report::Ended { ending }, out);

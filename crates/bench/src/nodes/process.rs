@@ -28,6 +28,12 @@ pub struct Args {
     /// The first connections are spread over so many milliseconds
     #[arg(long, default_value_t = 0)]
     pub dial_over_ms: u64,
+    /// The round trip of every line is longer by so many milliseconds
+    #[arg(long, default_value_t = 0)]
+    pub round_trip_ms: u64,
+    /// Tasks may be sent before a slot is free
+    #[arg(long)]
+    pub ahead: bool,
 }
 
 /// Runs the nodes in this process until stdin ends.
@@ -48,6 +54,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     });
     let fleet = Fleet::new(args.server, tokens, args.slots, Duration::from_millis(args.dial_over_ms))?;
+    let fleet = fleet.with_round_trip(Duration::from_millis(args.round_trip_ms));
+    let fleet = if args.ahead { fleet.that_can_wait(args.slots) } else { fleet };
     fleet.run(&orders)
 }
 
@@ -64,6 +72,8 @@ impl NodesProcess {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("nodes").arg("--server").arg(args.server.to_string()).arg("--tokens").arg(&args.tokens);
         command.args(["--slots", &args.slots.to_string(), "--dial-over-ms", &args.dial_over_ms.to_string()]);
+        command.args(["--round-trip-ms", &args.round_trip_ms.to_string()]);
+        command.args(args.ahead.then_some("--ahead"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("starting a process of simulated nodes")?;
         let orders = child.stdin.take().context("its stdin")?;

@@ -397,3 +397,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_only_waited_on_its_node_goes_back_to_the_queue_and_counts_for_nothing() {
+    let mut task = task();
+    let ahead = NewAttempt { reservation: Reservation { ahead: true, ..Reservation::default() }, ..on(1) };
+    let (mut attempt, _) = place(&mut task, None, ahead, ClusterEpoch(1), at(0)).expect("a submitted task waits");
+    say(&mut task, &mut attempt, &Report::Accepted);
+    assert!(attempt.waits_there());
+    let given_back = Ending { planned_stop: true, ..Ending::failed(FailureKind::NodeError, "given back") };
+    say(&mut task, &mut attempt, &Report::Ended { ending: given_back.clone() });
+    assert_eq!((task.state, task.queued, task.not_before), (TaskState::Pending, true, None));
+    assert_eq!((task.node_losses, task.infra_failures, task.user_failures), (0, 0, 0));
+    assert!(!attempt.waits_there() && attempt.reserved, "its node says when nothing is left of it");
+
+    // Once it has begun it is a stop like any other.
+    let ahead = NewAttempt { reservation: Reservation { ahead: true, ..Reservation::default() }, ..on(2) };
+    let (mut attempt, _) = place(&mut task, None, ahead, ClusterEpoch(1), at(1)).expect("it waits again");
+    say(&mut task, &mut attempt, &Report::Preparing);
+    assert!(!attempt.waits_there());
+    say(&mut task, &mut attempt, &Report::Ended { ending: given_back });
+    assert_eq!((task.node_losses, task.queued), (1, true));
+}

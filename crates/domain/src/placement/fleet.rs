@@ -2,8 +2,9 @@
 //! of need the nodes that suit are found once and kept in their order, and what changes on a node moves it there.
 
 use super::{
-    Candidate, Head, Placement, Strategy, Turns,
+    Candidate, Head, Placement, Strategy, Turns, ahead,
     pool::{Kind, Pool},
+    unfit::may_have,
 };
 use crate::{
     ids::NodeId,
@@ -18,6 +19,9 @@ const MEMBERS: usize = 500_000;
 /// Classes whose pool is remembered.
 const CLASSES: usize = 20_000;
 
+/// Nodes looked at for one task that is to be sent ahead, where others need the place on many.
+const LOOKED_AT: u32 = 64;
+
 /// One node.
 pub(super) struct Slot {
     pub(super) candidate: Candidate,
@@ -25,6 +29,8 @@ pub(super) struct Slot {
     pub(super) is_there: bool,
     /// Placements that this planner gave it so far.
     pub(super) given: u64,
+    /// What short tasks hold of what is held.
+    short: Amounts,
 }
 
 impl Slot {
@@ -33,6 +39,22 @@ impl Slot {
         let (node, most) = (&self.candidate.node, self.candidate.node.facts.max_tasks);
         (node.admission != Admission::Cordoned || self.candidate.may_probe)
             && (most == 0 || self.candidate.holding < most)
+    }
+
+    /// Whether something may wait there for its place.
+    pub(super) fn lets_wait(&self) -> bool {
+        self.candidate.node.admission == Admission::Open && self.candidate.node.facts.can_wait()
+    }
+
+    pub(super) fn room_ahead(&self) -> Amounts {
+        let (capacity, held) = (self.candidate.ledger.capacity(), self.candidate.ledger.held());
+        let capacity = Amounts {
+            cpu_millis: capacity.cpu_millis,
+            memory_bytes: capacity.memory_bytes,
+            disk_bytes: capacity.disk_bytes,
+            ..Amounts::default()
+        };
+        ahead::room(&capacity, &held.amounts(), &self.short)
     }
 
     pub(super) fn has_room(&self, asked: &Amounts) -> bool {
@@ -96,6 +118,11 @@ impl Fleet {
 
     /// This is the node now, and what is held on it.
     pub fn replace(&mut self, candidate: Candidate) {
+        self.replace_knowing(candidate, Amounts::default());
+    }
+
+    /// As [`Fleet::replace`], where so much of what is held is held by short tasks.
+    pub(super) fn replace_knowing(&mut self, candidate: Candidate, short: Amounts) {
         let next = self.slots.len() as u32;
         let slot = *self.slot_of.entry(candidate.node.id).or_insert(next);
         let is_as_warm = self.slots.get(slot as usize).is_some_and(|known| is_as_warm(&known.candidate, &candidate));
@@ -103,14 +130,16 @@ impl Fleet {
             self.note_warm(slot, &candidate);
         }
         let Some(known) = self.slots.get_mut(slot as usize) else {
-            self.slots.push(Slot { candidate, is_there: true, given: 0 });
+            self.slots.push(Slot { candidate, is_there: true, given: 0, short });
             return self.journal.push(Change::Machine(slot));
         };
         let is_same_machine = known.is_there && is_same_machine(&known.candidate, &candidate);
         let is_same_load = known.candidate.ledger == candidate.ledger
             && known.candidate.holding == candidate.holding
+            && known.short == short
             && known.candidate.may_probe == candidate.may_probe;
         known.candidate = candidate;
+        known.short = short;
         known.is_there = true;
         if !is_same_machine {
             self.journal.push(Change::Machine(slot));
@@ -151,6 +180,15 @@ impl Fleet {
         }
     }
 
+    /// So much of what is held there is held by short tasks, or is no more.
+    pub(super) fn note_short(&mut self, node: NodeId, amounts: &Amounts, is_held: bool) {
+        if let Some(slot) = self.slot_of.get(&node) {
+            let short = &mut self.slots[*slot as usize].short;
+            *short = if is_held { short.plus(amounts) } else { short.minus(amounts) };
+            self.journal.push(Change::Load(*slot));
+        }
+    }
+
     pub fn nodes(&self) -> impl Iterator<Item = &Candidate> {
         self.slots.iter().filter(|slot| slot.is_there).map(|slot| &slot.candidate)
     }
@@ -159,6 +197,58 @@ impl Fleet {
     pub fn has_room_for(&mut self, class: i64, needs: &Needs) -> bool {
         let pool = self.pool_of(class, needs);
         self.pools[&pool].first(&self.slots, &needs.requirements.amounts, None).is_some()
+    }
+
+    /// Whether a task of this class may wait for its place on some node.
+    pub(super) fn has_room_ahead_for(&mut self, needs: &Needs) -> bool {
+        let pool = self.pool_for(Kind::ahead(needs));
+        self.catch_up(pool);
+        self.pools[&pool].first_ahead(&needs.requirements.amounts, |_| true).is_some()
+    }
+
+    /// Where these tasks, which are short and for which there is no room, may wait for it; each on a node that has at hand what it needs,
+    /// and that none of `others` may have, which wait for room too and are not short. `heads` are in the order of urgency and age.
+    pub(super) fn plan_ahead(&mut self, heads: &[Head], turns: &mut Turns, others: &[&Needs]) -> Vec<Placement> {
+        let mut placements = Vec::new();
+        let mut full_classes: BTreeSet<i64> = BTreeSet::new();
+        let mut line = turns.line(heads);
+        while let Some(head) = line.next() {
+            if full_classes.contains(&head.class) {
+                continue;
+            }
+            let Some(slot) = self.choose_ahead(head, others) else {
+                full_classes.insert(head.class);
+                continue;
+            };
+            let amounts = &head.needs.requirements.amounts;
+            let reservation = Reservation { ahead: true, ..Reservation::of(amounts) };
+            let it = &mut self.slots[slot as usize];
+            it.candidate.ledger.hold(&reservation);
+            it.candidate.holding += 1;
+            it.given += 1;
+            it.short = it.short.plus(amounts);
+            let node = it.candidate.node.id;
+            self.journal.push(Change::Load(slot));
+            line.placed(head);
+            placements.push(Placement { task: head.task, node, reservation });
+        }
+        placements
+    }
+
+    fn choose_ahead(&mut self, head: &Head, others: &[&Needs]) -> Option<u32> {
+        let avoided = head.avoid_node.and_then(|node| self.slot_of.get(&node).copied());
+        let pool = self.pool_for(Kind::ahead(&head.needs));
+        self.catch_up(pool);
+        let mut looked_at = 0;
+        let slots = &self.slots;
+        let found = self.pools[&pool].first_ahead(&head.needs.requirements.amounts, |slot| {
+            looked_at += 1;
+            let candidate = &slots[slot as usize].candidate;
+            let is_needed = || others.iter().any(|needs| may_have(candidate, needs));
+            let is_at_hand = head.warm_keys.is_subset(&candidate.node.metrics.warm);
+            looked_at > LOOKED_AT || Some(slot) != avoided && is_at_hand && !is_needed()
+        });
+        found.filter(|_| looked_at <= LOOKED_AT)
     }
 
     /// Places what fits, in the order of [`Turns`], ties by id. What is taken counts at once, here and in later passes: whoever learns

@@ -20,14 +20,21 @@ pub(super) struct Kind {
     needs: Needs,
     /// Only nodes on which one of these is at hand, those with more of them first. Empty: all nodes, and warmth does not count.
     pub(super) warm_keys: BTreeSet<String>,
+    /// What counts is the room for what waits there, and only nodes on which something may wait.
+    pub(super) is_ahead: bool,
 }
 
 impl Kind {
+    /// The nodes on which such tasks may wait for their place.
+    pub(super) fn ahead(needs: &Needs) -> Self {
+        Self { is_ahead: true, ..Self::new(needs, BTreeSet::new()) }
+    }
+
     pub(super) fn new(needs: &Needs, warm_keys: BTreeSet<String>) -> Self {
         let mut needs = needs.clone();
         needs.requirements.amounts = Amounts::default();
         needs.requirements.shm_bytes = None;
-        Self { needs, warm_keys }
+        Self { needs, warm_keys, is_ahead: false }
     }
 }
 
@@ -78,6 +85,7 @@ impl Pool {
         let warm = score::warmth(&it.candidate, &self.kind.warm_keys);
         let is_member = it.is_there
             && (warm > 0 || self.kind.warm_keys.is_empty())
+            && (!self.kind.is_ahead || it.lets_wait())
             && suits(&it.candidate, &self.kind.needs).is_ok();
         if !is_member {
             if let Some(entry) = self.members.remove(&slot).and_then(|member| member.entry) {
@@ -100,7 +108,8 @@ impl Pool {
         let it = &slots[slot as usize];
         if it.takes_more() {
             let rank = score::rank(strategy, member.wish, &it.candidate, it.given);
-            member.entry = Some(self.order.insert(rank, slot, it.candidate.ledger.free()));
+            let free = if self.kind.is_ahead { it.room_ahead() } else { it.candidate.ledger.free() };
+            member.entry = Some(self.order.insert(rank, slot, free));
         }
     }
 
@@ -108,6 +117,11 @@ impl Pool {
     pub(super) fn first(&self, slots: &[Slot], asked: &Amounts, avoided: Option<u32>) -> Option<(u32, Wish)> {
         let found = self.order.first(asked, |slot| Some(slot) != avoided && slots[slot as usize].has_room(asked))?;
         Some((self.order.slot(found), self.order.rank(found).wish))
+    }
+
+    /// The first in order on which so much may wait and that is accepted.
+    pub(super) fn first_ahead(&self, asked: &Amounts, accepts: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.order.first(asked, accepts).map(|found| self.order.slot(found))
     }
 
     /// Whether it suits, takes work and has room.

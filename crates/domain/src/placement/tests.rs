@@ -1,3 +1,4 @@
+mod ahead;
 mod equal;
 mod reference;
 mod turns;
@@ -43,6 +44,7 @@ fn node(n: u128, cpus: u64) -> Candidate {
         ledger: Ledger::new(capacity),
         holding: 0,
         may_probe: false,
+        waiting: Default::default(),
     }
 }
 fn head(n: u128, cpus: u64) -> Head {

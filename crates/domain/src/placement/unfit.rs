@@ -124,6 +124,11 @@ pub(super) fn suits(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
     check_state(candidate, needs, true)
 }
 
+/// Whether it will take such work as soon as it has room for it.
+pub(super) fn may_have(candidate: &Candidate, needs: &Needs) -> bool {
+    suits(candidate, needs).and_then(|()| check_size(candidate, needs)).is_ok()
+}
+
 /// Is this machine of the kind that is asked for?
 fn check_machine(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
     let (node, facts) = (&candidate.node, &candidate.node.facts);

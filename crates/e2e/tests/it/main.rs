@@ -11,6 +11,7 @@ mod deployment;
 mod docker_away;
 mod endings;
 mod every_route;
+mod far;
 mod main_job;
 mod programs;
 mod scheduling;

@@ -90,7 +90,7 @@ fn no_such_node(name: &str) -> ApiError {
     missing("no-such-node", format!("There is no node {:?}; GET /api/v1/nodes lists them.", cut(name)))
 }
 
-fn view(NodeWithLoad { node, reserved, tasks }: NodeWithLoad) -> Node {
+fn view(NodeWithLoad { node, reserved, tasks, waiting }: NodeWithLoad) -> Node {
     Node {
         id: node.id,
         name: node.name,
@@ -103,6 +103,7 @@ fn view(NodeWithLoad { node, reserved, tasks }: NodeWithLoad) -> Node {
         metrics: node.metrics,
         reserved,
         tasks,
+        waiting,
         last_seen_at: node.last_seen_at,
         connected_since: node.connected_since,
         created_at: node.created_at,

@@ -92,6 +92,7 @@ fn frames_from_a_node_are_pinned() {
         task: Some(TaskId::from_uuid(Uuid::from_u128(0xd))),
         number: 2,
         gpu_ids: vec!["GPU-1".into()],
+        ahead: false,
         exit: None,
         ending: Some(ending()),
         log_offsets: [("stdout".into(), 12)].into(),
@@ -145,6 +146,7 @@ fn frames_to_a_node_are_pinned() {
     .expect("a valid task");
     let node = NodeId::from_uuid(Uuid::from_u128(0xc));
     let assign = Assign {
+        ahead: false,
         held: held(),
         task: TaskId::from_uuid(Uuid::from_u128(0xd)),
         project: DEFAULT_PROJECT,
@@ -156,7 +158,8 @@ fn frames_to_a_node_are_pinned() {
     pin("assign", ToNode::Assign(Box::new(assign.clone())));
     read_spelled_out("assign", ToNode::Assign(Box::new(assign.clone())));
     let lease = Some(Lease { period_ms: 975_000, grace_ms: 8_000 });
-    pin("assign_exclusive", ToNode::Assign(Box::new(Assign { lease, ..assign })));
+    pin("assign_ahead", ToNode::Assign(Box::new(Assign { ahead: true, ..assign.clone() })));
+    pin("assign_exclusive", ToNode::Assign(Box::new(Assign { lease, ..assign.clone() })));
     let log_offsets = vec![LogOffset { attempt: held().attempt, stream: Stream::Stdout, next_offset: 48_213 }];
     pin(
         "welcome",

@@ -17,6 +17,8 @@ pub(super) const ADOPT_AGAIN_MS: Millis = 5_000;
 pub(super) const KILL_AGAIN_MS: Millis = 10_000;
 /// A stopped process may take so long beyond its grace to be gone.
 const STOP_SLACK_MS: Millis = 1_000;
+/// What was sent ahead goes back after so long: what is before it takes longer than was foreseen, and another node may have room.
+pub(super) const WAIT_MS: Millis = 5_000;
 /// A fenced attempt gets at most so long to stop by itself.
 const FENCED_GRACE_MS: Millis = 8_000;
 
@@ -54,6 +56,10 @@ pub(super) enum Step {
     /// After a restart: what became of it is being looked up.
     Adopting {
         again_at: Option<Millis>,
+    },
+    /// There was no room for it yet.
+    Waiting {
+        since: Millis,
     },
     Preparing,
     Starting,
@@ -135,10 +141,9 @@ impl Attempt {
                 self.finish(ending, actions);
             }
             Adopted::NotStarted => {
-                self.step = Step::Preparing;
+                self.step = Step::Waiting { since: now };
                 self.planned_stop = None;
                 self.report(Report::Accepted, actions);
-                actions.push(Action::Prepare(self.id()));
             }
             Adopted::Gone => {
                 let message =
@@ -147,6 +152,16 @@ impl Attempt {
             }
             Adopted::Unknown => self.step = Step::Adopting { again_at: Some(now + ADOPT_AGAIN_MS) },
         }
+    }
+
+    /// It has its place.
+    pub(super) fn begin(&mut self, actions: &mut Vec<Action>) {
+        let source = self.assign.as_ref().map(|assign| &assign.spec.source);
+        if source.is_some_and(|source| source.code.is_some() || source.environment.is_some()) {
+            self.report(Report::Preparing, actions);
+        }
+        self.step = Step::Preparing;
+        actions.push(Action::Prepare(self.id()));
     }
 
     pub(super) fn prepared(
@@ -228,6 +243,10 @@ impl Attempt {
         let asked_before = self.cancel || self.fenced || (self.planned_stop.is_some() && self.kill_at.is_some());
         mark(self);
         match self.step {
+            Step::Waiting { .. } => {
+                let ending = self.stopped_before_start();
+                self.finish(ending, actions);
+            }
             Step::Preparing => {
                 actions.push(Action::Abort(self.id()));
                 let ending = self.stopped_before_start();
@@ -301,6 +320,7 @@ impl Attempt {
         self.fenced = true;
         self.unacknowledged.retain(|report| *report == Report::Released);
         match self.step {
+            Step::Waiting { .. } => self.remove(actions),
             Step::Preparing => {
                 actions.push(Action::Abort(self.id()));
                 self.remove(actions);
@@ -490,7 +510,14 @@ impl Attempt {
                     actions.push(Action::Signal(self.id(), Signal::Kill));
                 }
             }
-            Step::Adopting { .. }
+            Step::Waiting { .. } if due(self.waits_until()) => {
+                self.give_back(
+                    "given back by its node, where what ran before it took longer than was foreseen",
+                    actions,
+                );
+            }
+            Step::Waiting { .. }
+            | Step::Adopting { .. }
             | Step::Removing { .. }
             | Step::Clearing { .. }
             | Step::Preparing
@@ -505,6 +532,7 @@ impl Attempt {
         let own = match self.step {
             Step::Adopting { again_at } | Step::Removing { again_at } | Step::Clearing { again_at } => again_at,
             Step::Running => [self.timeout_at, self.kill_at].into_iter().flatten().min(),
+            Step::Waiting { .. } => self.waits_until(),
             Step::Preparing | Step::Starting | Step::Draining | Step::Ending | Step::Released => None,
         };
         [own, self.lease_deadline()].into_iter().flatten().min()
@@ -518,6 +546,7 @@ impl Attempt {
             task: assign.map(|assign| assign.task),
             number: assign.map_or(0, |assign| assign.number),
             gpu_ids: assign.map(|assign| assign.gpu_ids.clone()).unwrap_or_default(),
+            ahead: self.is_ahead(),
             ending: self.ending.clone().filter(|_| is_over),
             // A planned stop is no exit of the task's own.
             exit: self.exit.clone().filter(|_| self.step == Step::Draining && !self.ends_planned()),
@@ -531,6 +560,7 @@ impl Attempt {
 
     pub(super) fn state(&self) -> AttemptState {
         match self.step {
+            Step::Waiting { .. } => AttemptState::Assigned,
             Step::Preparing | Step::Starting | Step::Adopting { .. } => AttemptState::Preparing,
             Step::Running | Step::Clearing { .. } => AttemptState::Running,
             Step::Draining => AttemptState::Finishing,

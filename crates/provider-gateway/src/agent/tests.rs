@@ -19,6 +19,7 @@ fn assign(n: u128) -> Box<Assign> {
         task: TaskId::from_uuid(Uuid::from_u128(n)),
         project: DEFAULT_PROJECT,
         number: 1,
+        ahead: false,
         gpu_ids: vec![],
         lease: None,
         spec,

@@ -91,6 +91,7 @@ async fn converse<T: Transport>(link: &Link, transport: T, welcome: Welcome) -> 
     let (outgoing, mut reports) = mpsc::unbounded_channel();
     link.name.send_replace(welcome.name.clone());
     link.handle.session_opened(outgoing, &welcome.log_offsets);
+    link.handle.tell(Event::Draining(welcome.draining));
     link.connected.send_replace(true);
     tracing::info!(node.name = %welcome.name, node.id = %welcome.node, server.version = %welcome.server_version, "connected");
 
@@ -301,8 +302,14 @@ async fn hear<T: Transport>(
                 log.acknowledge(stream, next_offset);
             }
         }
-        ToNode::Drain => tracing::info!("draining: nothing new is taken"),
-        ToNode::Resume => tracing::info!("open again for new work"),
+        ToNode::Drain => {
+            tracing::info!("draining: nothing new is taken");
+            link.handle.tell(Event::Draining(true));
+        }
+        ToNode::Resume => {
+            tracing::info!("open again for new work");
+            link.handle.tell(Event::Draining(false));
+        }
         ToNode::Error { code, detail } => tracing::warn!(%code, %detail, "the server did not understand something"),
         ToNode::Beat { number } => {
             if sender.stop_beat.is_some_and(|stop| number >= stop) {

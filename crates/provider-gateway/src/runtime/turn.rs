@@ -23,12 +23,14 @@ pub(super) struct Turn {
 struct Step {
     /// It was a new assignment. Where the disk does not take it, nothing of it is done.
     assigned: Option<Held>,
+    /// It waits for room: whatever happens next may make some.
+    waits: bool,
     records: Vec<Record>,
     actions: Vec<Action>,
 }
 
 impl Turn {
-    /// An assignment may still be refused by the disk. What is said of it later must find that decided.
+    /// An assignment may still be refused by the disk. What is said of it later must find that decided, and so must what lets it begin.
     pub(super) fn must_end_before(&self, event: &Event) -> bool {
         let may_concern = |attempt: Option<AttemptId>| {
             let mut assigned = self.steps.iter().filter_map(|step| step.assigned);
@@ -38,7 +40,7 @@ impl Turn {
             Event::Assigned(assign) => may_concern(Some(assign.held.attempt)),
             Event::Cancel(held) | Event::Stop(held) | Event::Evict(held) => may_concern(Some(held.attempt)),
             Event::ShutDown { .. } => may_concern(None),
-            _ => false,
+            _ => self.steps.iter().any(|step| step.waits),
         }
     }
 }
@@ -81,7 +83,8 @@ impl Runtime {
         let (live, running) = (self.agent.live(), self.agent.running());
         self.live.send_if_modified(|known| std::mem::replace(known, live) != live);
         self.running.send_if_modified(|known| std::mem::replace(known, running) != running);
-        Step { assigned, records, actions }
+        let waits = assigned.is_some_and(|held| self.agent.is_waiting(held.attempt));
+        Step { assigned, waits, records, actions }
     }
 
     /// Writes down what the turn has changed, then does what follows.

@@ -102,6 +102,7 @@ fn assign() -> Box<Assign> {
         task: TaskId::from_uuid(Uuid::now_v7()),
         project: DEFAULT_PROJECT,
         number: 1,
+        ahead: false,
         gpu_ids: vec![],
         lease: None,
         spec: parse_spec(&serde_json::json!({"executor": "process", "command": ["true"]})).unwrap(),

@@ -13,7 +13,7 @@ use domain::{
     lifecycle::Event,
     node::Admission,
     outcome::{Ending, FailureClass, FailureKind},
-    resources::Ledger,
+    resources::{Capacity, Ledger},
     retry::MAX_NODE_LOSSES,
     sweep::ABSENT_AFTER_MS,
     task::{TaskRow, TaskState},
@@ -463,6 +463,9 @@ impl Checker {
         if after.state == AttemptState::Finishing && before.state != AttemptState::Finishing {
             self.books.exited.insert(after.task);
         }
+        if after.reservation.ahead && before.started_at.is_none() && after.started_at.is_some() {
+            self.hits.add(Sometimes::StartedAhead);
+        }
         if before.state.is_terminal() {
             let unchanged = AttemptRow { reserved: after.reserved, ..before.clone() };
             promise!(unchanged == *after, "I08 an ended attempt never changes", "{before:?} -> {after:?}");
@@ -497,8 +500,33 @@ impl Checker {
             "I05 a task whose exit is committed is not run again",
             "{attempt:?}"
         );
-        let mut ledger = Ledger::new(node.facts.capacity.clone());
-        store.held_on(attempt.node).for_each(|held| ledger.hold(&held.reservation));
+        let capacity = &node.facts.capacity;
+        let mut ledger = Ledger::new(capacity.clone());
+        let twice = Capacity {
+            cpu_millis: 2 * capacity.cpu_millis,
+            memory_bytes: 2 * capacity.memory_bytes,
+            disk_bytes: 2 * capacity.disk_bytes,
+            gpus: capacity.gpus.clone(),
+        };
+        let mut with_what_waits = Ledger::new(twice);
+        for held in store.held_on(attempt.node) {
+            with_what_waits.hold(&held.reservation);
+            if !held.reservation.ahead {
+                ledger.hold(&held.reservation);
+            }
+        }
+        promise!(
+            !with_what_waits.is_overcommitted(),
+            "I19 no more waits on a node than it can have",
+            "{:?} holds {:?}",
+            attempt.node,
+            with_what_waits.held()
+        );
+        promise!(
+            !attempt.reservation.ahead || node.facts.can_wait(),
+            "I32 nothing is sent ahead to an agent that knows nothing of it",
+            "{attempt:?}"
+        );
         promise!(
             !ledger.is_overcommitted(),
             "I19 no node is promised twice",
@@ -526,8 +554,12 @@ impl Checker {
             self.incidents += 1;
         }
         if ending.planned_stop && attempt.state == AttemptState::Failed {
-            let is_moved = ending.message.starts_with("moved off its node");
-            self.hits.add(if is_moved { Sometimes::DrainMovedWork } else { Sometimes::PlannedStopRequeued });
+            let message = ending.message.as_str();
+            self.hits.add(match message {
+                _ if message.starts_with("moved off its node") => Sometimes::DrainMovedWork,
+                _ if message.starts_with("given back") => Sometimes::GivenBack,
+                _ => Sometimes::PlannedStopRequeued,
+            });
         }
         if ending.message.ends_with("the rest of its log is missing") {
             self.hits.add(Sometimes::FinishingEndedByItsFacts);

@@ -26,6 +26,8 @@ sometimes! {
     PlanOutOfDate: "a plan was made from what was not true any more, and not committed",
     ProjectsTookTurns: "a task came before an older one, as its project had less",
     OldBeforeUrgent: "a task that had waited for long came before a more urgent one",
+    StartedAhead: "what was sent ahead of its room started there",
+    GivenBack: "what was sent ahead was given back by its node without having begun",
     FreedByHint: "room was given by a hint, without a look at the whole node",
     StaleLeaderRefused: "a stale leader was refused",
     StaleSessionDropped: "a stale session was dropped",

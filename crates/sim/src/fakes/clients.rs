@@ -20,6 +20,9 @@ use uuid::Uuid;
 /// The name of tasks that take their machine down.
 pub(crate) const POISON: &str = "poison";
 
+/// The name of tasks of which many come at one time, most of them short.
+pub(crate) const HERD: &str = "herd";
+
 /// Tasks are of two projects, so that they take turns.
 const SECOND_PROJECT: ProjectId = ProjectId::from_uuid(Uuid::from_u128(2));
 
@@ -62,6 +65,25 @@ impl World {
             if idempotency.is_some() && dice.chance(0.3) {
                 self.plan_op(at + dice.log_uniform(1, 20_000), Ask::Submit(NewTask { project, spec, idempotency }));
             }
+        }
+        // These came later, too.
+        let mut herd = Dice::new(self.plan.seed, 7);
+        if herd.chance(0.3) {
+            self.plan_herd(&mut herd);
+        }
+    }
+
+    /// Many of one kind at one time: what waits behind such tasks may be sent ahead.
+    fn plan_herd(&mut self, dice: &mut Dice) {
+        let begins_at = dice.between(0, self.plan.chaos_ms / 2);
+        for number in 0..dice.between(10, 30) {
+            let mut spec = self.a_spec(dice);
+            spec.name = HERD.into();
+            spec.requirements.amounts = Amounts { cpu_millis: 1_000, memory_bytes: 1 << 29, ..Amounts::default() };
+            spec.queue_timeout_ms = None;
+            let at = begins_at + dice.log_uniform(1, 20_000);
+            let idempotency = Some((format!("herd-{number}"), number));
+            self.plan_op(at, Ask::Submit(NewTask { project: DEFAULT_PROJECT, spec: Rc::new(spec), idempotency }));
         }
     }
 

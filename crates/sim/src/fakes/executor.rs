@@ -4,7 +4,10 @@ use crate::{
     Ms,
     assertions::{Sometimes, Violation},
     dice::Dice,
-    fakes::{clients::POISON, disk::slot},
+    fakes::{
+        clients::{HERD, POISON},
+        disk::slot,
+    },
     faults::Fault,
     world::{Event, HostEvent, NodeEvent, World},
 };
@@ -12,6 +15,7 @@ use domain::{
     ids::{AttemptId, TaskId},
     lease::Lease,
     outcome::{ExitFacts, FailureKind},
+    resources::{Ledger, Reservation},
 };
 use protocol::Stream;
 use provider_gateway::{
@@ -84,6 +88,8 @@ impl World {
             Some(timeout_ms) if dice.chance(0.4) => timeout_ms * 20,
             _ => dice.log_uniform(50, 120_000),
         };
+        let is_of_herd = self.nodes[n].agent.assignment(attempt).is_some_and(|assign| assign.spec.name == HERD);
+        let runs_ms = if is_of_herd { runs_ms.min(dice.log_uniform(50, 4_000)) } else { runs_ms };
         let mut writes: Vec<(Ms, Stream, u64)> = (0..dice.between(0, 5))
             .map(|_| {
                 let stream = if dice.chance(0.7) { Stream::Stdout } else { Stream::Stderr };
@@ -254,6 +260,8 @@ impl World {
         }
         container.state = State::Running;
         container.started_at = now;
+        self.check_room(n);
+        let Some(container) = self.nodes[n].containers.get_mut(&attempt) else { return Ok(()) };
         if let Some(supervisor) = &mut container.supervisor {
             supervisor.ends_at = clock + supervisor.terms.period_ms;
             self.look_at_lease(n, attempt);
@@ -261,6 +269,19 @@ impl World {
             self.begin(n, attempt);
         }
         Ok(())
+    }
+
+    /// Whatever was sent ahead of its room: what runs on a machine is never more than it has.
+    fn check_room(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        let running = node.containers.iter().filter(|(_, container)| container.state == State::Running);
+        let assigned: Vec<_> = running.filter_map(|(id, _)| node.agent.assignment(*id)).collect();
+        let mut ledger = Ledger::new(node.facts.capacity.clone());
+        assigned.iter().for_each(|assign| ledger.hold(&Reservation::of(&assign.spec.requirements.amounts)));
+        if assigned.iter().any(|assign| assign.ahead) && ledger.is_overcommitted() {
+            let names: Vec<_> = assigned.iter().map(|assign| (assign.held.attempt, assign.ahead)).collect();
+            self.violate(Violation::new("I19 a machine runs no more than it has", format!("node {n}: {names:?}")));
+        }
     }
 
     /// The user's program runs.

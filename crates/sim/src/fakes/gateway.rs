@@ -330,10 +330,10 @@ impl Sent {
     /// What went out in this session need not go out again.
     fn message(&mut self, item: OutboxItem) -> Option<ToNode> {
         match item {
-            OutboxItem::Assign { held, task, project, number, gpu_ids, lease, spec } => {
+            OutboxItem::Assign { held, task, project, number, gpu_ids, ahead, lease, spec } => {
                 self.assigned.insert(held.attempt).then(|| {
                     let spec = (*spec).clone();
-                    let assign = Assign { held, task, project, number, gpu_ids, lease, spec };
+                    let assign = Assign { held, task, project, number, gpu_ids, ahead, lease, spec };
                     ToNode::Assign(Box::new(assign))
                 })
             }

@@ -165,7 +165,9 @@ impl World {
         node.process.start();
         node.agent = Agent::default();
         let run = node.process.run;
-        for record in node.disk.read_all() {
+        let capacity = node.facts.capacity.clone();
+        self.agent_event(n, agent::Event::Offers(capacity));
+        for record in self.nodes[n].disk.read_all() {
             self.agent_event(n, agent::Event::Restored(Box::new(record)));
             if self.nodes[n].process.run != run {
                 // It did not get far.

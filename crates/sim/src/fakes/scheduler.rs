@@ -9,7 +9,7 @@ use crate::{
     },
     world::{Event, Process, SchedulerEvent, World},
 };
-use domain::placement::{Asked, Head, Placement, Strategy, Turns, Unread, Watched, before};
+use domain::placement::{Asked, Head, Placement, Short, Strategy, Turns, Unread, Watched, before};
 use std::{collections::BTreeSet, time::Duration};
 
 /// From one look at all nodes to the next.
@@ -44,14 +44,14 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     pub(crate) fn new() -> Self {
-        Self::of(Strategy::LeastLoaded, Process::default())
+        Self::of(Strategy::LeastLoaded, Short::default(), Process::default())
     }
 
-    fn of(strategy: Strategy, process: Process) -> Self {
+    fn of(strategy: Strategy, short: Short, process: Process) -> Self {
         Self {
             process,
             leadership: None,
-            nodes: Watched::new(strategy),
+            nodes: Watched::new(strategy).with_short(short),
             turns: Turns::default(),
             counted_at: 0,
             read_at: 0,
@@ -77,7 +77,7 @@ impl World {
         let scheduler = &mut self.schedulers[s];
         let mut process = scheduler.process;
         process.start();
-        *scheduler = Scheduler::of(strategy, process);
+        *scheduler = Scheduler::of(strategy, self.plan.knobs.short, process);
         let run = process.run;
         self.after(0, Event::Scheduler { scheduler: s, run, event: SchedulerEvent::Tick });
     }
@@ -141,8 +141,9 @@ impl World {
 
     /// Reads what is known to be out of date, one after another, then the queue.
     fn pass_on(&mut self, s: usize) {
+        let now = self.now;
         let nodes = &mut self.schedulers[s].nodes;
-        let unread = nodes.take_unread();
+        let unread = nodes.take_unread(now);
         let freed_by_hint = !unread.freed.is_empty();
         let call = if unread.everything {
             Call::ReadNodes(None)
@@ -191,7 +192,10 @@ impl World {
                 }
                 scheduler.turns.old_until(before(at, AGEING));
                 let dice = &mut self.dice;
-                let plan = scheduler.nodes.plan(&mut heads, &mut scheduler.turns, || dice.unit());
+                let mut plan = scheduler.nodes.plan(&mut heads, &mut scheduler.turns, || dice.unit());
+                let is_left = |head: &&Head| plan.iter().all(|placement| placement.task != head.task);
+                let left: Vec<Head> = heads.iter().filter(is_left).cloned().collect();
+                plan.extend(scheduler.nodes.plan_ahead(&left, [], &mut scheduler.turns, at));
                 if !plan.is_empty() {
                     scheduler.plan = plan.clone();
                     let found = turns_of(&heads, &plan);

@@ -169,6 +169,7 @@ impl World {
                 self.heartbeat_answered(n, sent_at);
                 if self.nodes[n].line == Some(line) {
                     self.open_node_session(n, line, &welcome);
+                    self.agent_event(n, agent::Event::Draining(welcome.draining));
                 }
             }
             ToNode::Beat { number } => {
@@ -210,7 +211,9 @@ impl World {
                 self.check_log(n, attempt);
                 self.pump_logs(n);
             }
-            ToNode::Drain | ToNode::Resume | ToNode::Error { .. } | ToNode::Unknown => {}
+            ToNode::Drain => self.agent_event(n, agent::Event::Draining(true)),
+            ToNode::Resume => self.agent_event(n, agent::Event::Draining(false)),
+            ToNode::Error { .. } | ToNode::Unknown => {}
         }
     }
 

@@ -13,7 +13,7 @@ use domain::{
     ids::{AttemptId, ClusterEpoch, NodeId, TaskId},
     lifecycle::{self, NewAttempt},
     placement::Placement,
-    resources::Ledger,
+    resources::{Ledger, Reservation},
     task::TaskRow,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,7 @@ impl Store {
         // What leases of exclusive work are made from is not set meanwhile.
         let leader::Led { epoch, at } = leader::require_to_lease(&mut transaction, leadership).await?;
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
-        let Seen { tasks, mut room, cordoned } = look_again(&mut transaction, &wanted).await?;
+        let Seen { mut tasks, mut room, cordoned } = look_again(&mut transaction, &wanted).await?;
         let previous: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
         let mut previous: BTreeMap<AttemptId, AttemptRow> =
             load_attempts(&mut transaction, &previous).await?.into_iter().map(|a| (a.id, a)).collect();
@@ -60,11 +60,11 @@ impl Store {
         let exclusive: Vec<Uuid> = tasks.iter().filter(|task| task.exclusive).map(|task| task.id.as_uuid()).collect();
         let held_back = exclusive::held_back(&mut transaction, &exclusive).await?;
         let (mut changed, mut new) = (Vec::new(), Vec::new());
+        // What there is room for comes before what is to wait for room, or that would have it.
+        tasks.sort_by_key(|task| wanted.get(&task.id).is_some_and(|placement| placement.reservation.ahead));
         for mut task in tasks.into_iter().filter(|task| !held_back.contains(&task.id.as_uuid())) {
             let Some(placement) = wanted.get(&task.id) else { continue };
-            let Some(ledger) =
-                room.get_mut(&placement.node).filter(|ledger| ledger.has_room_for(&placement.reservation))
-            else {
+            let Some(room) = room.get_mut(&placement.node).filter(|room| room.is_for(&placement.reservation)) else {
                 continue;
             };
             let cordon = faults.get_mut(&placement.node).filter(|faults| faults.is_cordoned());
@@ -78,7 +78,7 @@ impl Store {
                 reservation: placement.reservation.clone(),
             };
             if let Some((attempt, events)) = lifecycle::place(&mut task, live, placed, ClusterEpoch(epoch), at) {
-                ledger.hold(&attempt.reservation);
+                room.ledger.hold(&attempt.reservation);
                 if let Some(cordon) = cordon {
                     cordon.probe_with(attempt.id, at);
                     save_faults(&mut transaction, attempt.node, Some(cordon)).await?;
@@ -107,12 +107,28 @@ impl Store {
     }
 }
 
+/// What a node that takes work has, and what is held of it.
+struct Room {
+    ledger: Ledger,
+    /// Its agent keeps what is sent ahead until it has room for it, and nothing keeps work away from it.
+    lets_wait: bool,
+}
+
+impl Room {
+    fn is_for(&self, reservation: &Reservation) -> bool {
+        match reservation.ahead {
+            false => self.ledger.has_room_for(reservation),
+            true => self.lets_wait && self.ledger.has_room_ahead_for(reservation),
+        }
+    }
+}
+
 /// What a plan is checked against.
 struct Seen {
     /// Those that are there, locked.
     tasks: Vec<TaskRow>,
     /// The nodes that take work, with what is held on them.
-    room: BTreeMap<NodeId, Ledger>,
+    room: BTreeMap<NodeId, Room>,
     /// Of these, those that the rule keeps work away from.
     cordoned: Vec<Uuid>,
 }
@@ -134,10 +150,11 @@ async fn look_again(
                   COALESCE(s.exclusive, (SELECT (t.spec->'on_node_loss'->>'exclusive')::boolean FROM tasks t WHERE t.id = s.task_id), false) AS "exclusive!",
                   s.queued, s.state, s.live_attempt_id, s.fence, s.attempts, s.user_failures, s.infra_failures, s.node_losses,
                   s.cancel_requested, s.not_before, s.avoid_node, s.died_with, s.failure, s.exit_code, s.message, s.ended_at,
-                  n.id AS "node?", n.capacity AS "capacity?: JsonText", n.cordoned AS "cordoned?", n.held AS "held?: Vec<JsonText>"
+                  n.id AS "node?", n.capacity AS "capacity?: JsonText", n.cordoned AS "cordoned?", n.lets_wait AS "lets_wait?", n.held AS "held?: Vec<JsonText>"
            FROM UNNEST($1::uuid[], $2::uuid[]) AS wanted(task_id, node_id) JOIN task_state s ON s.task_id = wanted.task_id
            LEFT JOIN LATERAL (
              SELECT n.id, n.facts->'capacity' AS capacity, (f.record ->> 'cordon' IS NOT NULL) AS cordoned,
+                    COALESCE((n.facts->'features')::jsonb ? 'ahead', false) AS lets_wait,
                     ARRAY(SELECT a.reservation FROM attempts a WHERE a.node_id = n.id AND a.reserved) AS held
              FROM nodes n JOIN node_live l ON l.node_id = n.id LEFT JOIN node_faults f ON f.node_id = n.id
              WHERE n.id = wanted.node_id AND n.admission = 'open' AND l.connected AND l.offline_since IS NULL
@@ -155,8 +172,10 @@ async fn look_again(
             for reservation in row.held.unwrap_or_default() {
                 ledger.hold(&read_json(reservation)?);
             }
-            seen.room.insert(NodeId::from_uuid(node), ledger);
-            seen.cordoned.extend(row.cordoned.unwrap_or(false).then_some(node));
+            let is_cordoned = row.cordoned.unwrap_or(false);
+            let lets_wait = row.lets_wait.unwrap_or(false) && !is_cordoned;
+            seen.room.insert(NodeId::from_uuid(node), Room { ledger, lets_wait });
+            seen.cordoned.extend(is_cordoned.then_some(node));
         }
         let task = TaskStateRecord {
             task_id: row.task_id,

@@ -22,6 +22,8 @@ pub enum OutboxItem {
         project: ProjectId,
         number: u32,
         gpu_ids: Vec<String>,
+        /// There may be no room for it yet.
+        ahead: bool,
         /// Of exclusive work, made from what counted when it was placed.
         lease: Option<Lease>,
         spec: Box<TaskSpec>,
@@ -194,6 +196,7 @@ impl Row {
                 project: ProjectId::from_uuid(project),
                 number: number as u32,
                 gpu_ids: reservation.gpu_ids,
+                ahead: reservation.ahead,
                 lease: Lease::of(&spec, self.offline_after_ms.unwrap_or_default() as u64),
                 spec: Box::new(spec),
             }));

@@ -81,12 +81,14 @@ impl Store {
     /// As [`Store::with_what_is_held`], in statements that read little each, however much is held.
     async fn with_all_that_is_held(&self, records: Vec<NodeRecord>) -> Result<Vec<Reading>, StoreError> {
         let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
-        let mut held: Vec<(Uuid, Uuid, JsonText)> = Vec::new();
+        let mut held: Vec<HeldRow> = Vec::new();
         let (mut left, mut at_once) = (&ids[..], HELD_AT_ONCE);
         while !left.is_empty() {
-            let page = sqlx::query!(
-                r#"SELECT a.id AS "id!", w.node AS "node!", a.reservation AS "reservation!: JsonText" FROM UNNEST($1::uuid[]) AS w(node)
-                   CROSS JOIN LATERAL (SELECT id, reservation FROM attempts WHERE node_id = w.node AND reserved OFFSET 0) AS a LIMIT $2"#,
+            let page = sqlx::query_as!(
+                HeldRow,
+                r#"SELECT a.id AS "id!", w.node AS "node!", a.reservation AS "reservation!: JsonText", a.has_not_begun AS "has_not_begun!"
+                   FROM UNNEST($1::uuid[]) AS w(node)
+                   CROSS JOIN LATERAL (SELECT id, reservation, state = 'assigned' AND accepted_at IS NOT NULL AS has_not_begun FROM attempts WHERE node_id = w.node AND reserved OFFSET 0) AS a LIMIT $2"#,
                 left,
                 at_once as i64
             )
@@ -95,7 +97,7 @@ impl Store {
             // Of the last node there may be more: it is read again, from its first.
             let last = page.last().map(|row| row.node).filter(|_| page.len() == at_once);
             let rows = page.into_iter().filter(|row| Some(row.node) != last);
-            held.extend(rows.map(|row| (row.id, row.node, row.reservation)));
+            held.extend(rows);
             match last.and_then(|last| left.iter().position(|node| *node == last)) {
                 None => break,
                 // More is held on one node than is read at once.
@@ -161,27 +163,44 @@ impl Store {
     async fn with_what_is_held(&self, records: Vec<NodeRecord>) -> Result<Vec<Reading>, StoreError> {
         let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
         let held =
-            sqlx::query!(r#"SELECT id, node_id, reservation AS "reservation: JsonText" FROM attempts WHERE node_id = ANY($1) AND reserved"#, &ids)
-                .fetch_all(&self.pool)
-                .await?;
-        readings(records, held.into_iter().map(|row| (row.id, row.node_id, row.reservation)))
+            sqlx::query_as!(
+                HeldRow,
+                r#"SELECT id, node_id AS node, reservation AS "reservation: JsonText", (state = 'assigned' AND accepted_at IS NOT NULL) AS "has_not_begun!"
+                   FROM attempts WHERE node_id = ANY($1) AND reserved"#,
+                &ids
+            )
+            .fetch_all(&self.pool)
+            .await?;
+        readings(records, held.into_iter())
     }
 }
 
-fn readings(
-    records: Vec<NodeRecord>,
-    held: impl Iterator<Item = (Uuid, Uuid, JsonText)>,
-) -> Result<Vec<Reading>, StoreError> {
+/// What one attempt holds on a node.
+struct HeldRow {
+    id: Uuid,
+    node: Uuid,
+    reservation: JsonText,
+    /// Its node has it. Sent ahead, it waits for its place there.
+    has_not_begun: bool,
+}
+
+fn readings(records: Vec<NodeRecord>, held: impl Iterator<Item = HeldRow>) -> Result<Vec<Reading>, StoreError> {
     let mut held_on: BTreeMap<Uuid, BTreeMap<AttemptId, Reservation>> = BTreeMap::new();
-    for (attempt, node, reservation) in held {
-        held_on.entry(node).or_default().insert(AttemptId::from_uuid(attempt), read_json(reservation)?);
+    let mut waiting_on: BTreeMap<Uuid, BTreeSet<AttemptId>> = BTreeMap::new();
+    for HeldRow { id, node, reservation, has_not_begun } in held {
+        let reservation: Reservation = read_json(reservation)?;
+        if reservation.ahead && has_not_begun {
+            waiting_on.entry(node).or_default().insert(AttemptId::from_uuid(id));
+        }
+        held_on.entry(node).or_default().insert(AttemptId::from_uuid(id), reservation);
     }
     records
         .into_iter()
         .map(|record| {
             let held = held_on.remove(&record.id).unwrap_or_default();
+            let waiting = waiting_on.remove(&record.id).unwrap_or_default();
             let (node, may_probe) = record.into_view()?;
-            Ok(Reading { node, may_probe, held })
+            Ok(Reading { node, may_probe, held, waiting })
         })
         .collect()
 }

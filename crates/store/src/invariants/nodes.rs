@@ -8,16 +8,17 @@ pub(super) const INVARIANTS: &[Invariant] = &[
     invariant!(
         Living,
         "capacity-is-real",
-        "What attempts hold on a node is no more than it has.",
+        "What attempts hold on a node is no more than it has, and with what waits there for its place no more than twice that.",
         r#"WITH held AS (
-             SELECT a.node_id, max(a.placed_at) AS newest, sum(COALESCE((a.reservation->>'cpu_millis')::bigint, 0)) AS cpu_millis,
+             SELECT a.node_id, r.times, max(a.placed_at) AS newest, sum(COALESCE((a.reservation->>'cpu_millis')::bigint, 0)) AS cpu_millis,
                     sum(COALESCE((a.reservation->>'memory_bytes')::bigint, 0)) AS memory_bytes
-             FROM attempts a WHERE a.reserved GROUP BY a.node_id)
+             FROM attempts a CROSS JOIN (VALUES (1), (2)) AS r(times)
+             WHERE a.reserved AND (r.times = 2 OR NOT COALESCE((a.reservation->>'ahead')::boolean, false)) GROUP BY a.node_id, r.times)
            SELECT 'node ' || n.name || ' (' || n.id || ') has ' || r.capacity || ' ' || r.what || ', and ' || r.held || ' are held' AS "row!"
            FROM held h JOIN nodes n ON n.id = h.node_id JOIN node_live l ON l.node_id = n.id
            CROSS JOIN LATERAL (VALUES
-             ('thousandths of a CPU', h.cpu_millis, COALESCE((n.facts->'capacity'->>'cpu_millis')::bigint, 0)),
-             ('bytes of memory', h.memory_bytes, COALESCE((n.facts->'capacity'->>'memory_bytes')::bigint, 0))) AS r(what, held, capacity)
+             ('thousandths of a CPU', h.cpu_millis, h.times * COALESCE((n.facts->'capacity'->>'cpu_millis')::bigint, 0)),
+             ('bytes of memory', h.memory_bytes, h.times * COALESCE((n.facts->'capacity'->>'memory_bytes')::bigint, 0))) AS r(what, held, capacity)
            WHERE r.held > r.capacity AND h.newest >= l.connected_since
            UNION ALL
            SELECT 'attempt ' || a.id || ' holds GPU ' || gpu || ', which node ' || n.name || ' (' || n.id || ') does not have'

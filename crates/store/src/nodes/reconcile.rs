@@ -194,6 +194,7 @@ async fn adopt(
         memory_bytes: amounts.memory_bytes,
         disk_bytes: amounts.disk_bytes,
         gpu_ids: said.gpu_ids.clone(),
+        ahead: said.ahead,
     };
     let at = now(&mut *connection).await?;
     // As it is by now: another attempt of the same task may stand in this very inventory.

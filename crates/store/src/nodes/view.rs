@@ -21,6 +21,8 @@ pub struct NodeWithLoad {
     pub reserved: Reservation,
     /// Attempts that hold a reservation.
     pub tasks: u32,
+    /// Attempts that wait there for their place, and hold nothing yet.
+    pub waiting: u32,
 }
 
 pub(crate) struct NodeRecord {
@@ -81,7 +83,8 @@ impl NodeRecord {
 impl From<Reading> for NodeWithLoad {
     fn from(reading: Reading) -> Self {
         let candidate = reading.candidate();
-        Self { reserved: candidate.ledger.held(), tasks: candidate.holding, node: candidate.node }
+        let waiting = candidate.waiting.attempts;
+        Self { reserved: candidate.in_place(), tasks: candidate.holding - waiting, waiting, node: candidate.node }
     }
 }
 

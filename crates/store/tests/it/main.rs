@@ -1,6 +1,7 @@
 //! Every operation against a real PostgreSQL: one test per answer that it can give, and races with one winner.
 
 mod access;
+mod ahead;
 mod audit;
 mod blackhole;
 mod counts;

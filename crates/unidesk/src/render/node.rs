@@ -32,7 +32,10 @@ fn table(nodes: &[Node], server_version: Option<&str>, view: &View) -> Table {
         table.row([
             node.name.as_str().into(),
             Cell::toned(state(node, view), tone_of(node)),
-            node.tasks.to_string().into(),
+            match node.waiting {
+                0 => node.tasks.to_string().into(),
+                waiting => format!("{} +{waiting}", node.tasks).into(),
+            },
             format!("{}/{}", show_cpus(node.reserved.cpu_millis), show_cpus(node.facts.capacity.cpu_millis)).into(),
             share(node.reserved.memory_bytes, node.facts.capacity.memory_bytes).into(),
             gpus(node).into(),
@@ -201,6 +204,11 @@ pub fn show(node: &Node, view: &View) -> String {
             bars.push(format!("gpu {} {held} of {}", view.style.bar(share, 8), capacity.gpus.len()));
         }
         lines.push(format!("reserved   {}", bars.join("   ")));
+        if node.waiting > 0 {
+            let (tasks, they) =
+                if node.waiting == 1 { ("task waits", "it starts") } else { ("tasks wait", "they start") };
+            lines.push(format!("waiting    {} short {tasks} here; {they} as soon as one ends", node.waiting));
+        }
     }
     if node.presence == Presence::Connected {
         let metrics = &node.metrics;

@@ -32,6 +32,7 @@ fn assign(payload: Value) -> ToNode {
         project: ProjectId::from_uuid(Uuid::from_u128(4)),
         number: 1,
         gpu_ids: Vec::new(),
+        ahead: false,
         lease: None,
         spec,
     }))

@@ -20,7 +20,16 @@ fn assign() -> Box<Assign> {
     let spec = parse_spec(&body).expect("valid");
     let task = TaskId::from_uuid(Uuid::from_u128(1));
     let lease = Some(Lease { period_ms: PERIOD, grace_ms: GRACE });
-    Box::new(Assign { held: held(), task, project: DEFAULT_PROJECT, number: 1, gpu_ids: vec![], lease, spec })
+    Box::new(Assign {
+        held: held(),
+        task,
+        project: DEFAULT_PROJECT,
+        number: 1,
+        gpu_ids: vec![],
+        ahead: false,
+        lease,
+        spec,
+    })
 }
 fn beat(agent: &mut Agent, sent_at: Millis, now: Millis) -> Vec<Action> {
     agent.step(now, Event::HeartbeatAcknowledged { sent_at })

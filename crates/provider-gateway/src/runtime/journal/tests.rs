@@ -15,7 +15,16 @@ pub(in crate::runtime) fn record(number: u128, started_at: u64) -> Record {
     let held = Held { attempt: attempt(number), fence: Fence::from_i64(1) };
     let task = TaskId::from_uuid(Uuid::from_u128(number));
     Record {
-        assign: Assign { held, task, project: DEFAULT_PROJECT, number: 1, gpu_ids: vec![], lease: None, spec },
+        assign: Assign {
+            held,
+            task,
+            project: DEFAULT_PROJECT,
+            number: 1,
+            gpu_ids: vec![],
+            ahead: false,
+            lease: None,
+            spec,
+        },
         cancel: false,
         fenced: false,
         timed_out: false,

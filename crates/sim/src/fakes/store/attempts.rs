@@ -47,6 +47,7 @@ pub(crate) enum OutboxItem {
         project: ProjectId,
         number: u32,
         gpu_ids: Vec<String>,
+        ahead: bool,
         lease: Option<Lease>,
         spec: Rc<TaskSpec>,
     },
@@ -132,6 +133,7 @@ impl FakeStore {
                         (false, true) => Presence::Connected,
                         (false, false) => Presence::Disconnected,
                     };
+                let waiting = self.held_on(*id).filter(|it| it.waits_there()).map(|it| it.id).collect();
                 let held = self
                     .held_on(*id)
                     .filter(|attempt| !self.planted.live_only_holds || !attempt.state.is_terminal())
@@ -155,7 +157,7 @@ impl FakeStore {
                     connected_since: node.connected_since,
                     created_at: now,
                 };
-                Reading { node, may_probe, held }
+                Reading { node, may_probe, held, waiting }
             })
             .collect()
     }
@@ -164,7 +166,9 @@ impl FakeStore {
     pub(crate) fn lease_tasks(&mut self, plan: &[Placement], now: Timestamp) -> BTreeMap<TaskId, AttemptId> {
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
         let mut leases = BTreeMap::new();
-        for (id, placement) in wanted {
+        // What there is room for comes before what is to wait for room.
+        let (ahead, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, it)| it.reservation.ahead);
+        for (id, placement) in others.into_iter().chain(ahead) {
             let node = &self.nodes[&placement.node];
             let is_open = node.admission == Admission::Open && node.connected && node.offline_since.is_none();
             // Cordoned by the rule: one task, if its probe is due.
@@ -228,7 +232,12 @@ impl FakeStore {
     fn has_room(&self, placement: &Placement) -> bool {
         let mut ledger = Ledger::new(self.nodes[&placement.node].facts.capacity.clone());
         self.held_on(placement.node).for_each(|attempt| ledger.hold(&attempt.reservation));
-        ledger.has_room_for(&placement.reservation)
+        let node = &self.nodes[&placement.node];
+        let lets_wait = || node.facts.can_wait() && !node.faults.as_ref().is_some_and(NodeFaults::is_cordoned);
+        match placement.reservation.ahead {
+            false => ledger.has_room_for(&placement.reservation),
+            true => lets_wait() && ledger.has_room_ahead_for(&placement.reservation),
+        }
     }
 
     /// Records a batch in the order in which the node sent it.
@@ -351,6 +360,7 @@ impl FakeStore {
                     project: record.row.project,
                     number: attempt.number,
                     gpu_ids: attempt.reservation.gpu_ids.clone(),
+                    ahead: attempt.reservation.ahead,
                     lease: Lease::of(&record.spec, self.leased_ms(attempt.id)),
                     spec: record.spec.clone(),
                 });

@@ -201,6 +201,7 @@ impl FakeStore {
             memory_bytes: amounts.memory_bytes,
             disk_bytes: amounts.disk_bytes,
             gpu_ids: said.gpu_ids.clone(),
+            ahead: said.ahead,
         };
         let mut previous = task.live.and_then(|live| self.attempts.get(&live).cloned());
         let forgotten = NewAttempt { id: said.held.attempt, node, reservation };
