@@ -4,6 +4,7 @@
 //! plain data (a fault, exit facts, resources) are shown as they are.
 
 pub mod access;
+pub mod artifact;
 pub mod audit;
 pub mod event;
 pub mod log;

@@ -57,6 +57,10 @@ id!(
     AttemptId
 );
 id!(
+    /// A stored file or directory. UUIDv7.
+    ArtifactId
+);
+id!(
     /// A compute machine as the platform sees it.
     NodeId
 );

@@ -6,6 +6,7 @@
 //! arguments, collections are ordered, so every decision can be replayed from a seed.
 //! Begin at [`lifecycle`], which moves a task and its live attempt together.
 
+pub mod artifact;
 pub mod attempt;
 pub mod backoff;
 pub mod black_hole;

@@ -1,0 +1,160 @@
+//! Artifacts: stored files and directories. Their bytes travel between the client and the object store, by addresses that the platform hands out.
+
+use chrono::{DateTime, Utc};
+use domain::{
+    artifact::{ArtifactKind, ArtifactState, Sha256Digest},
+    ids::{ArtifactId, AttemptId},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `POST /artifacts`: announces an upload. With the same `Idempotency-Key` and body the upload of before goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateArtifact {
+    pub name: String,
+    #[serde(default)]
+    pub kind: ArtifactKind,
+    /// Bytes, where they are known beforehand. Then no other size can be completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// What a browser is told; `application/octet-stream` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// What it was called where it came from; the name when left out. No path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_name: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Slug of the project; `default` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Removed by no rule.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+/// The answer to an announced upload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Upload {
+    pub artifact: Artifact,
+    /// Bytes of every part but the last, which has what is left: at least one byte, or none where it is the only one.
+    pub part_size: u64,
+}
+
+/// `POST /artifacts/{id}/parts`: says which parts the object store has taken, and asks for addresses of the next. Safe to repeat.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartsRequest {
+    /// Parts that the store has answered with an `ETag`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stored: Vec<StoredPart>,
+    /// At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<WantedPart>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredPart {
+    /// From 1 on.
+    pub number: u32,
+    /// As the store's answer to the PUT said it, quotes and all.
+    pub etag: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WantedPart {
+    /// From 1 on.
+    pub number: u32,
+    /// Bytes: the part size, or less for the last.
+    pub size: u64,
+    pub sha256: Sha256Digest,
+}
+
+/// One answer a wanted part, in their order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartsAnswer {
+    pub parts: Vec<PartAddress>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartAddress {
+    pub number: u32,
+    /// None: the store has this part already, with this checksum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put: Option<SignedRequest>,
+}
+
+/// A request to the object store that needs no other credential. Its headers are part of the signature: they are sent as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SignedRequest {
+    pub method: String,
+    pub url: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// At most 15 minutes away. A request that has begun by then may end later.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// `POST /artifacts/{id}/complete`: all parts are stored. Safe to repeat; the answer is the artifact, ready.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompleteArtifact {
+    /// Bytes of the whole.
+    pub size: u64,
+    /// Of the whole, computed while it was read.
+    pub sha256: Sha256Digest,
+    /// Those that were not told before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stored: Vec<StoredPart>,
+}
+
+/// `GET /artifacts/{ref}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Artifact {
+    pub id: ArtifactId,
+    pub project: String,
+    pub name: String,
+    /// Grows with each artifact of this name that becomes ready. None while it is uploaded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<u32>,
+    pub kind: ArtifactKind,
+    pub state: ArtifactState,
+    /// Bytes as they are stored. None while they are not known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size: Option<u64>,
+    /// Of the stored bytes. None while it is uploaded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sha256: Option<Sha256Digest>,
+    pub media_type: String,
+    pub file_name: String,
+    pub labels: BTreeMap<String, String>,
+    pub pinned: bool,
+    /// The attempt that made it. None: a person put it there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub attempt: Option<AttemptId>,
+    pub created_by: String,
+    pub created_at: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ready_at: Option<DateTime<Utc>>,
+    /// Bytes that the store has while it is uploaded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stored_bytes: Option<u64>,
+}
+
+/// `GET /artifacts?name=&state=&label=&limit=&cursor=`: the newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArtifactList {
+    pub artifacts: Vec<Artifact>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_cursor: Option<String>,
+}
+
+/// `POST /artifacts/{ref}/download`: where the bytes of an artifact are. Ranges may be asked for; `GET /artifacts/{ref}/content` redirects to the same address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Download {
+    pub artifact: Artifact,
+    pub get: SignedRequest,
+}
