@@ -43,14 +43,34 @@ impl Config {
     }
 }
 
-/// Serves on `listener` until the service stops; returns as soon as it does serve. `extra`: routes of other services, with their
-/// whole paths; they stand behind the same authentication and find the `Principal` and the `Origin` in the request's extensions.
-pub async fn run(service: &Service, store: Store, listener: TcpListener, extra: Router) -> anyhow::Result<()> {
+/// Routes of other services, with their whole paths.
+#[derive(Default)]
+pub struct Extra {
+    /// They stand behind the same authentication, and find the `Principal` and the `Origin` in the request's extensions.
+    pub behind: Router,
+    /// They authenticate by themselves, and have none of our limits.
+    pub beside: Router,
+}
+
+impl From<Router> for Extra {
+    fn from(behind: Router) -> Self {
+        Self { behind, beside: Router::new() }
+    }
+}
+
+/// Serves on `listener` until the service stops; returns as soon as it does serve.
+pub async fn run(
+    service: &Service,
+    store: Store,
+    listener: TcpListener,
+    extra: impl Into<Extra>,
+) -> anyhow::Result<()> {
+    let extra = extra.into();
     let state = AppState::new(service.clone(), store.clone()).await.context("reading the keys that sign tokens")?;
     let (bridge, stop) = (store.clone(), service.stopping().clone());
     service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
     service
         .spawn_until_stopped("revocations", state.access.clone().forget_what_is_revoked(store.wakeups().subscribe()));
-    service_kit::serve::serve(service, listener, router(state, extra));
+    service_kit::serve::serve(service, listener, router(state, extra.behind).merge(extra.beside));
     Ok(())
 }

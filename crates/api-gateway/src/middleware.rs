@@ -33,9 +33,23 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// An audit of everything has its own limit, which is shorter.
 const AUDIT_WITHIN: Duration = Duration::from_secs(30);
 
+/// An object store may take its time to put a large upload together; whoever waits for that waits by itself for less.
+const GATHER_WITHIN: Duration = Duration::from_secs(120);
+/// A check that reads an object to its end: 100 GB of a slow store.
+const READ_WITHIN: Duration = Duration::from_secs(3_600);
+
+fn answer_within(path: &str) -> Duration {
+    match path.strip_prefix("/api/v1/") {
+        Some(path) if path.starts_with("audit/") => AUDIT_WITHIN,
+        Some("artifacts:fsck") => READ_WITHIN,
+        Some(path) if path.starts_with("artifacts/") && path.ends_with("/complete") => GATHER_WITHIN,
+        _ => ANSWER_WITHIN,
+    }
+}
+
 /// A database that hangs must not hang whoever asks: nothing is known then but that it may be tried again.
 pub(crate) async fn within_time(request: Request, next: Next) -> Response {
-    let within = if request.uri().path().starts_with("/api/v1/audit/") { AUDIT_WITHIN } else { ANSWER_WITHIN };
+    let within = answer_within(request.uri().path());
     match tokio::time::timeout(within, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {

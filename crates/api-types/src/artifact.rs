@@ -49,7 +49,7 @@ pub struct PartsRequest {
     /// Parts that the store has answered with an `ETag`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stored: Vec<StoredPart>,
-    /// At most 64.
+    /// At most 64. Size and checksum of a part are fixed once an address for it was handed out: other bytes need another upload.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wanted: Vec<WantedPart>,
 }
@@ -144,7 +144,8 @@ pub struct Artifact {
     pub stored_bytes: Option<u64>,
 }
 
-/// `GET /artifacts?name=&state=&label=&limit=&cursor=`: the newest first.
+/// `GET /artifacts?project=&name=&state=&label=&limit=&cursor=`: the newest first. Without `state` those that are not removed; `label` is `key` or
+/// `key=value`; several, after commas, must all hold. A page may be short and have a `next_cursor` all the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArtifactList {
     pub artifacts: Vec<Artifact>,
@@ -157,4 +158,57 @@ pub struct ArtifactList {
 pub struct Download {
     pub artifact: Artifact,
     pub get: SignedRequest,
+}
+
+/// `POST /artifacts:fsck`: compares what is known with what is stored, a bite each time. For administrators.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FsckRequest {
+    /// Also read every byte and compare the checksums.
+    pub read: bool,
+    /// Mark as corrupt what is not there or not what it was, and delete what belongs to nothing.
+    pub repair: bool,
+    /// `next_cursor` of the answer before. None: from the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// What one bite of a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsckReport {
+    /// Objects that were looked at.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    pub findings: Vec<FsckFinding>,
+    /// None: the check is done.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_cursor: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FsckKind {
+    /// A row's object is not in the store.
+    Missing,
+    /// The object has another size.
+    WrongSize,
+    /// The object has other bytes.
+    WrongBytes,
+    /// An object that nothing knows of, older than a day.
+    Stray,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsckFinding {
+    pub kind: FsckKind,
+    /// Of the object store.
+    pub key: String,
+    /// `name@version` of some whose bytes these are.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub artifacts: Vec<String>,
+    /// One sentence.
+    pub detail: String,
+    /// Something was done about it.
+    pub repaired: bool,
 }

@@ -206,13 +206,58 @@ impl fmt::Display for ArtifactRef {
 /// Bytes. Parts are at least 5 MiB and an object has at most 10,000 of them, as every S3 store wants it. 8 MiB where the size is not known
 /// beforehand or small; twice as much until all fit, so up to 78 GiB need no more. With an unknown size, 16 MiB: up to 156 GiB.
 pub fn part_size(size: Option<u64>) -> u64 {
-    const MOST_PARTS: u64 = 10_000;
     let Some(size) = size else { return 16 << 20 };
     let mut part = 8 << 20;
-    while size.div_ceil(part) > MOST_PARTS {
+    while size.div_ceil(part) > u64::from(MOST_PARTS) {
         part *= 2;
     }
     part
+}
+
+/// The most parts of an upload, as every S3 store has it.
+pub const MOST_PARTS: u32 = 10_000;
+
+/// The largest artifact, in bytes, as every S3 store has it.
+pub const MAX_SIZE: u64 = 5 << 40;
+
+/// Why a part can't be one of its upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPart {
+    #[error("parts are numbered from 1 to {MOST_PARTS}")]
+    Number,
+    #[error("a part has at most {most} bytes")]
+    TooLarge { most: u64 },
+    #[error("only the first part may be empty, and then there is no other")]
+    Empty,
+    /// By the declared size of the whole.
+    #[error("this part has {expected} bytes of the size that was declared")]
+    Size { expected: u64 },
+    #[error("the size that was declared ends before this part")]
+    Beyond,
+}
+
+/// Whether a part of this number and size may be one of an upload. Bytes.
+pub fn check_part(part_size: u64, declared: Option<u64>, number: u32, size: u64) -> Result<(), BadPart> {
+    if !(1..=MOST_PARTS).contains(&number) {
+        return Err(BadPart::Number);
+    }
+    if size > part_size {
+        return Err(BadPart::TooLarge { most: part_size });
+    }
+    if size == 0 && number > 1 {
+        return Err(BadPart::Empty);
+    }
+    if let Some(declared) = declared {
+        let start = u64::from(number - 1) * part_size;
+        if start >= declared && number > 1 {
+            return Err(BadPart::Beyond);
+        }
+        let expected = part_size.min(declared.saturating_sub(start));
+        if size != expected {
+            return Err(BadPart::Size { expected });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -247,6 +292,23 @@ mod tests {
             assert!(part >= 5 << 20 && size.div_ceil(part) <= 10_000, "{size}: {part}");
         }
         assert_eq!(part_size(Some(78 << 30)), 8 << 20);
+    }
+
+    #[test]
+    fn a_part_fits_its_place_or_is_refused_with_what_would() {
+        for (declared, number, size) in
+            [(None, 1, 0), (None, 1, 8), (None, 9_999, 3), (Some(0), 1, 0), (Some(20), 3, 4), (Some(16), 2, 8)]
+        {
+            assert_eq!(check_part(8, declared, number, size), Ok(()), "{declared:?} {number} {size}");
+        }
+        assert_eq!(check_part(8, None, 0, 8), Err(BadPart::Number));
+        assert_eq!(check_part(8, None, 10_001, 8), Err(BadPart::Number));
+        assert_eq!(check_part(8, None, 1, 9), Err(BadPart::TooLarge { most: 8 }));
+        assert_eq!(check_part(8, None, 2, 0), Err(BadPart::Empty));
+        assert_eq!(check_part(8, Some(20), 3, 5), Err(BadPart::Size { expected: 4 }));
+        assert_eq!(check_part(8, Some(20), 2, 4), Err(BadPart::Size { expected: 8 }));
+        assert_eq!(check_part(8, Some(16), 3, 1), Err(BadPart::Beyond));
+        assert_eq!(check_part(8, Some(0), 1, 1), Err(BadPart::Size { expected: 0 }));
     }
 
     #[test]

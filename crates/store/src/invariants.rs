@@ -3,6 +3,7 @@
 //!
 //! To add one: a sentence and a statement in the file of its concept, and a test that breaks it by hand.
 
+mod artifacts;
 mod attempts;
 mod history;
 mod logs;
@@ -87,7 +88,9 @@ impl Outcome {
 
 /// Every invariant that has tables today, in the order in which an audit tells of them.
 fn all() -> impl Iterator<Item = &'static Invariant> {
-    [tasks::INVARIANTS, attempts::INVARIANTS, nodes::INVARIANTS, logs::INVARIANTS].into_iter().flatten()
+    [tasks::INVARIANTS, attempts::INVARIANTS, nodes::INVARIANTS, logs::INVARIANTS, artifacts::INVARIANTS]
+        .into_iter()
+        .flatten()
 }
 
 impl Store {

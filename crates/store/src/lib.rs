@@ -5,6 +5,7 @@
 //! Begin at [`Store`]; then `attempts/record_reports.rs`, the way of everything that a node says.
 
 mod access;
+mod artifacts;
 mod attempts;
 mod carried;
 mod clock;
@@ -25,6 +26,15 @@ pub use access::{
     api_keys::{ApiKeyRecord, NewApiKey},
     jwt_keys::JwtKey,
     node_tokens::{NewNodeToken, NodeTokenOwner, NodeTokenRecord, Revoked},
+};
+pub use artifacts::{
+    complete::{CompletedArtifact, StoredObject},
+    fsck::ArtifactObject,
+    garbage::Garbage,
+    list::{ArtifactFilter, ArtifactPage},
+    parts::{NotedParts, Part, UploadPlace},
+    read::ArtifactView,
+    reserve::{NewArtifact, Reserved},
 };
 pub use attempts::{
     commit_placements::CommitReport,

@@ -36,6 +36,8 @@ pub struct Options {
     pub scheduler: scheduler::Config,
     /// Who is offline, and how long what has ended is kept.
     pub registry: node_registry::Config,
+    /// An object store instead of the one in the data directory.
+    pub objects: artifact_service::Config,
     /// Where processes find their supervisor; beside this program by default.
     pub shim: Option<PathBuf>,
 }
@@ -119,9 +121,20 @@ async fn start_services(
 
     progress.step("services");
     let services = Service::new();
-    api_gateway::run(&services, store.clone(), listener, node_registry::routes(store.clone())).await?;
+    let times = artifact_service::Times::default();
+    let (objects, beside) = match options.objects.object_store(times)? {
+        Some(objects) => (objects, axum::Router::new()),
+        None => {
+            let embedded = artifact_service::Embedded::open(&options.data_dir)?;
+            (embedded.object_store(url, times), embedded.routes())
+        }
+    };
+    let artifacts = artifact_service::routes(store.clone(), Some(objects.clone()), times);
+    let extra = api_gateway::Extra { behind: node_registry::routes(store.clone()).merge(artifacts), beside };
+    api_gateway::run(&services, store.clone(), listener, extra).await?;
     scheduler::run(&services, &options.scheduler, store.clone());
     node_registry::run(&services, &options.registry, store.clone());
+    artifact_service::run(&services, times, store.clone(), Some(objects));
 
     let mut nodes = Vec::new();
     for number in 1..=options.nodes {

@@ -22,6 +22,8 @@ pub enum Which {
         nodes: Nodes,
         #[command(flatten)]
         config: api_gateway::Config,
+        #[command(flatten)]
+        objects: artifact_service::Config,
         /// Not used here: the node-registry's value counts. Taken so that all services may have one environment
         #[arg(long = "offline-after-s", env = "UNIDESK_OFFLINE_AFTER", hide = true)]
         offline_after_s: Option<u64>,
@@ -44,6 +46,16 @@ pub enum Which {
         database: Database,
         #[command(flatten)]
         config: node_registry::Config,
+        /// Address and port of /healthz, /readyz and /metrics; none by default
+        #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
+        health: Option<std::net::SocketAddr>,
+    },
+    /// Looks after artifacts: gives up idle uploads, deletes what nobody has any more. Any number may run
+    ArtifactService {
+        #[command(flatten)]
+        database: Database,
+        #[command(flatten)]
+        config: artifact_service::Config,
         /// Address and port of /healthz, /readyz and /metrics; none by default
         #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
         health: Option<std::net::SocketAddr>,
@@ -90,7 +102,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     service_kit::telemetry::init("info");
     let service = Service::new();
     let store = match args.service {
-        Which::ApiGateway { database, nodes, offline_after_s, config } => {
+        Which::ApiGateway { database, nodes, offline_after_s, config, objects } => {
+            let times = artifact_service::Times::default();
+            let objects = objects.object_store(times)?;
             let store = nodes.told(database.connect().await?);
             if let Some(told) = offline_after_s {
                 service
@@ -99,7 +113,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let listener = config.bind().await?;
             let address = listener.local_addr()?;
             // Stateless routes of other services are served right here: one hop less than forwarding them.
-            api_gateway::run(&service, store.clone(), listener, node_registry::routes(store.clone())).await?;
+            let artifacts = artifact_service::routes(store.clone(), objects, times);
+            let extra = node_registry::routes(store.clone()).merge(artifacts);
+            api_gateway::run(&service, store.clone(), listener, extra).await?;
             // Not before: until then it may still end for want of the database.
             println!("ready http://{address} service=api-gateway");
             store
@@ -116,6 +132,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             health_listener(&service, &store, health).await?;
             node_registry::run(&service, &config, store.clone());
             println!("ready service=node-registry");
+            store
+        }
+        Which::ArtifactService { database, config, health } => {
+            let times = artifact_service::Times::default();
+            let objects = config.object_store(times)?;
+            let store = database.connect().await?;
+            health_listener(&service, &store, health).await?;
+            artifact_service::run(&service, times, store.clone(), objects);
+            println!("ready service=artifact-service");
             store
         }
     };

@@ -28,6 +28,8 @@ pub struct Args {
     pub scheduler: scheduler::Config,
     #[command(flatten)]
     pub registry: node_registry::Config,
+    #[command(flatten)]
+    pub objects: artifact_service::Config,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -41,6 +43,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         nodes: if args.no_node { 0 } else { usize::from(args.nodes) },
         scheduler: args.scheduler,
         registry: args.registry,
+        objects: args.objects,
         shim: None,
     };
     let mut interrupts = signal(SignalKind::interrupt())?;

@@ -1,0 +1,96 @@
+//! Where the object store is, and what takes how long.
+
+use crate::ObjectStore;
+use anyhow::Context as _;
+use std::{path::PathBuf, time::Duration};
+
+/// How to reach an S3 object store.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// The S3 object store that keeps artifacts, as the services reach it: https://s3.example.org
+    #[arg(long, env = "UNIDESK_S3_ENDPOINT", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// The same store as people and nodes reach it; the endpoint by default. Their requests are signed for this host: a proxy must keep it
+    #[arg(long, env = "UNIDESK_S3_PUBLIC_ENDPOINT", value_name = "URL")]
+    pub s3_public_endpoint: Option<String>,
+    /// The bucket that is all ours; made if it is not there
+    #[arg(long, env = "UNIDESK_S3_BUCKET", default_value = "unidesk-objects", value_name = "NAME")]
+    pub s3_bucket: String,
+    /// The store's region
+    #[arg(long, env = "UNIDESK_S3_REGION", default_value = "us-east-1", value_name = "NAME")]
+    pub s3_region: String,
+    /// Who the services are to the store
+    #[arg(long, env = "UNIDESK_S3_ACCESS_KEY_ID", hide_env_values = true, value_name = "ID")]
+    pub s3_access_key_id: Option<String>,
+    /// The secret of that key
+    #[arg(long, env = "UNIDESK_S3_SECRET_ACCESS_KEY", hide_env_values = true, value_name = "SECRET")]
+    pub s3_secret_access_key: Option<String>,
+    /// The bucket is in the path of an address; false: in its host name
+    #[arg(long, env = "UNIDESK_S3_PATH_STYLE", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub s3_path_style: bool,
+    /// PEM file with certificates that are trusted besides those of the system
+    #[arg(long, env = "UNIDESK_S3_CA_FILE", value_name = "FILE")]
+    pub s3_ca_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// The object store that is set. None: none is. Errors: half of it is, or the file of certificates is not readable.
+    pub fn object_store(&self, times: Times) -> anyhow::Result<Option<ObjectStore>> {
+        let Some(endpoint) = self.s3_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
+            return Ok(None);
+        };
+        let key = |value: &Option<String>, name: &str| {
+            value.clone().with_context(|| format!("UNIDESK_S3_ENDPOINT is set, and {name} is not; both are needed"))
+        };
+        let ca = match &self.s3_ca_file {
+            Some(path) => {
+                Some(std::fs::read(path).with_context(|| format!("reading the certificates in {}", path.display()))?)
+            }
+            None => None,
+        };
+        let place = crate::object_store::Place {
+            endpoint: endpoint.to_owned(),
+            bucket: self.s3_bucket.clone(),
+            region: self.s3_region.clone(),
+            access_key_id: key(&self.s3_access_key_id, "UNIDESK_S3_ACCESS_KEY_ID")?,
+            secret_access_key: key(&self.s3_secret_access_key, "UNIDESK_S3_SECRET_ACCESS_KEY")?,
+            path_style: self.s3_path_style,
+            ca,
+        };
+        let public = self.s3_public_endpoint.clone().filter(|public| !public.is_empty());
+        Ok(Some(ObjectStore::new(
+            place,
+            crate::presign::Public::At(public.unwrap_or_else(|| endpoint.to_owned())),
+            times,
+        )))
+    }
+}
+
+/// What takes how long. People set none of it; tests are in a hurry.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How long an address works: 15 minutes.
+    pub address: Duration,
+    /// An upload that nobody goes on with for so long is given up: a day.
+    pub idle_upload: Duration,
+    /// Between the decision to delete and the deletion, so that no address of before works any more, and no download is cut: an hour.
+    pub grace: Duration,
+    /// Older than this, an object that nothing knows of belongs to nothing: a day.
+    pub stray: Duration,
+    /// Between two looks at what is to be deleted: a minute.
+    pub collect_every: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        Self {
+            address: Duration::from_secs(15 * 60),
+            idle_upload: 24 * HOUR,
+            grace: HOUR,
+            stray: 24 * HOUR,
+            collect_every: Duration::from_secs(60),
+        }
+    }
+}

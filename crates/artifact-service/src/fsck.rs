@@ -1,0 +1,187 @@
+//! Compares what is known with what is stored, both ways, a bite each time: objects of rows first, then keys that nothing knows of.
+
+use crate::{
+    ObjectStore, ObjectStoreError, Times,
+    object_store::PREFIX,
+    refusals::{bad_field, failed, objects, objects_failed, permit},
+    routes::Shared,
+};
+use api_types::artifact::{FsckFinding, FsckKind, FsckReport, FsckRequest};
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+};
+use domain::{
+    artifact::Sha256Digest,
+    principal::{Origin, Permission},
+};
+use service_kit::{ApiError, request_body};
+use sha2::{Digest as _, Sha256};
+use std::time::{Duration, Instant};
+use store::{ArtifactObject, Store, StoreError};
+use uuid::Uuid;
+
+/// A bite ends after this. What it is reading then is read to its end.
+const BITE: Duration = Duration::from_secs(5);
+const OBJECTS_AT_ONCE: i64 = 50;
+
+/// Where a check goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// After this object.
+    Rows(Uuid),
+    /// After this key.
+    Keys(String),
+}
+
+impl Place {
+    fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':')? {
+            ("rows", id) => Uuid::try_parse(id).ok().map(Self::Rows),
+            ("keys", key) if key.len() <= 200 => Some(Self::Keys(key.to_owned())),
+            _ => None,
+        }
+    }
+    fn write(&self) -> String {
+        match self {
+            Self::Rows(id) => format!("rows:{id}"),
+            Self::Keys(key) => format!("keys:{key}"),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Objects(#[from] ObjectStoreError),
+}
+
+pub(crate) async fn fsck(
+    State(shared): State<Shared>,
+    Extension(origin): Extension<Origin>,
+    request: Request,
+) -> Result<Json<FsckReport>, ApiError> {
+    permit(&origin.principal, Permission::Administer)?;
+    let objects = objects(&shared)?;
+    let asked: FsckRequest = request_body::typed_or_default(request).await?;
+    let place = match &asked.cursor {
+        None => Place::Rows(Uuid::nil()),
+        Some(cursor) => Place::parse(cursor)
+            .ok_or_else(|| bad_field("#/cursor", "bad_cursor", "This is no cursor; take next_cursor as it is."))?,
+    };
+    let check = Check { store: &shared.store, objects, times: shared.times, asked: &asked, origin: &origin };
+    check.bite(place).await.map(Json).map_err(|trouble| match trouble {
+        Trouble::Store(error) => failed(error),
+        Trouble::Objects(error) => objects_failed(error),
+    })
+}
+
+struct Check<'a> {
+    store: &'a Store,
+    objects: &'a ObjectStore,
+    times: Times,
+    asked: &'a FsckRequest,
+    origin: &'a Origin,
+}
+
+impl Check<'_> {
+    async fn bite(&self, mut place: Place) -> Result<FsckReport, Trouble> {
+        let began = Instant::now();
+        let mut report = FsckReport::default();
+        loop {
+            let next = match place {
+                Place::Rows(after) => Some(self.rows(after, began, &mut report).await?),
+                Place::Keys(after) => self.keys(&after, &mut report).await?.map(Place::Keys),
+            };
+            match next {
+                None => return Ok(report),
+                Some(next) if began.elapsed() >= BITE => {
+                    report.next_cursor = Some(next.write());
+                    return Ok(report);
+                }
+                Some(next) => place = next,
+            }
+        }
+    }
+
+    async fn rows(&self, after: Uuid, began: Instant, report: &mut FsckReport) -> Result<Place, Trouble> {
+        let objects = self.store.objects_after(after, OBJECTS_AT_ONCE).await?;
+        let is_end = (objects.len() as i64) < OBJECTS_AT_ONCE;
+        let mut last = after;
+        for object in objects {
+            if began.elapsed() >= BITE {
+                return Ok(Place::Rows(last));
+            }
+            last = object.id;
+            report.objects += 1;
+            report.bytes += object.size;
+            if let Some((kind, detail)) = self.look(&object).await? {
+                let artifacts = self.store.artifacts_of_object(object.id).await?;
+                let repaired = self.asked.repair;
+                if repaired {
+                    self.store.mark_corrupt(&object, &detail, self.origin).await?;
+                }
+                report.findings.push(FsckFinding { kind, key: object.key, artifacts, detail, repaired });
+            }
+        }
+        Ok(if is_end { Place::Keys(String::new()) } else { Place::Rows(last) })
+    }
+
+    async fn look(&self, object: &ArtifactObject) -> Result<Option<(FsckKind, String)>, Trouble> {
+        let Some(size) = self.objects.size(&object.key).await? else {
+            return Ok(Some((FsckKind::Missing, format!("{} bytes should be there, and nothing is.", object.size))));
+        };
+        if size != object.size {
+            return Ok(Some((FsckKind::WrongSize, format!("{} bytes should be there, and {size} are.", object.size))));
+        }
+        if !self.asked.read {
+            return Ok(None);
+        }
+        let Some(mut body) = self.objects.read(&object.key).await? else {
+            return Ok(Some((FsckKind::Missing, format!("{} bytes were there a moment ago.", object.size))));
+        };
+        let mut hasher = Sha256::new();
+        while let Some(bytes) = body.next().await {
+            hasher.update(&bytes.map_err(|error| ObjectStoreError::Away(format!("reading an object: {error}")))?);
+        }
+        let found = Sha256Digest(hasher.finalize().into());
+        Ok((found != object.sha256).then(|| {
+            (FsckKind::WrongBytes, format!("Bytes with SHA-256 {} should be there, and {found} are.", object.sha256))
+        }))
+    }
+
+    /// Where to go on; None: there are no more keys.
+    async fn keys(&self, after: &str, report: &mut FsckReport) -> Result<Option<String>, Trouble> {
+        let (keys, is_more) = self.objects.keys_after(after).await?;
+        let last = keys.last().map(|key| key.key.clone());
+        let before = chrono::Utc::now().timestamp() - self.times.stray.as_secs() as i64;
+        let old: Vec<String> = keys.into_iter().filter(|key| key.modified_at <= before).map(|key| key.key).collect();
+        let known = self.store.known_keys(&old).await?;
+        for key in old.into_iter().filter(|key| key.starts_with(PREFIX) && !known.contains(key)) {
+            let repaired = self.asked.repair;
+            if repaired {
+                self.store.drop_stray(&key, self.times.grace).await?;
+            }
+            let detail = "Nothing knows of this object.".to_owned();
+            report.findings.push(FsckFinding { kind: FsckKind::Stray, key, artifacts: Vec::new(), detail, repaired });
+        }
+        Ok(last.filter(|_| is_more))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_back_and_others_are_none() {
+        for place in [Place::Rows(Uuid::from_u128(7)), Place::Keys(String::new()), Place::Keys("objects/a:b".into())] {
+            assert_eq!(Place::parse(&place.write()), Some(place));
+        }
+        for text in ["", "rows", "rows:x", "other:1"] {
+            assert_eq!(Place::parse(text), None);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Artifacts: files and directories that are put in once and never change. This service knows them and hands out addresses; their bytes travel
+//! between whoever has them and an object store.
+//!
+//! Owns: the routes under `/artifacts`, every word with the object store, the object store of `unidesk up`, and what is deleted in the end.
+//! Must not know: tasks, nodes, sockets. No byte of an artifact passes through it, but where a check reads them.
+//! Begin at [`routes()`], then `upload.rs`; [`run`] for the loops; `embedded.rs` for the store without one.
+
+mod collect_loop;
+mod config;
+mod download;
+mod embedded;
+mod fsck;
+mod looking;
+mod object_store;
+mod presign;
+mod refusals;
+mod routes;
+mod upload;
+
+pub use config::{Config, Times};
+pub use embedded::Embedded;
+pub use object_store::{ObjectStore, ObjectStoreError};
+pub use routes::routes;
+
+use service_kit::Service;
+use store::Store;
+
+/// Starts the loops; they run until the service stops. Any number of replicas may run. Without an object store there is nothing to do.
+pub fn run(service: &Service, times: Times, store: Store, objects: Option<ObjectStore>) {
+    match objects {
+        Some(objects) => collect_loop::start(service, times, store, objects),
+        None => tracing::info!("no object store is set, so there are no artifacts to look after"),
+    }
+}

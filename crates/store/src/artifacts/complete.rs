@@ -1,0 +1,122 @@
+//! The end of an upload: the one moment in which an artifact gets its version and becomes ready.
+
+use super::{
+    garbage,
+    parts::{delete_parts, lock_upload},
+    read::{ArtifactView, by_id, state},
+};
+use crate::{Store, StoreError};
+use domain::{
+    artifact::{ArtifactEvent, ArtifactState, Sha256Digest},
+    ids::{ArtifactId, ProjectId},
+    principal::Origin,
+};
+use serde_json::json;
+use sqlx::PgConnection;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What the object store has, as it was just looked up there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    pub key: String,
+    pub size: u64,
+    pub sha256: Sha256Digest,
+    pub parts_digest: Sha256Digest,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum CompletedArtifact {
+    /// It is ready, now or since the same call of before.
+    Ready(ArtifactView),
+    /// The upload is over, and this is not how it ended: it was given up, or ended with other bytes.
+    Ended(ArtifactView),
+    /// It was begun anew under another key meanwhile.
+    Restarted,
+    NotFound,
+}
+
+impl Store {
+    /// Makes an artifact ready, with the next version of its name. Safe to repeat. Content that the project has already is kept once: the second copy
+    /// is deleted after `grace`.
+    ///
+    /// The caller has seen the object: the row must never be there without it.
+    pub async fn complete_artifact(
+        &self,
+        artifact: ArtifactId,
+        stored: &StoredObject,
+        grace: Duration,
+        origin: &Origin,
+    ) -> Result<CompletedArtifact, StoreError> {
+        let id = artifact.as_uuid();
+        let mut transaction = self.begin_for(1).await?;
+        let row =
+            sqlx::query!("SELECT project_id, name, state, size, sha256 FROM artifacts WHERE id = $1 FOR UPDATE", id)
+                .fetch_optional(&mut *transaction)
+                .await?;
+        let Some(row) = row else { return Ok(CompletedArtifact::NotFound) };
+        let Some(next) = state(&row.state)?.next(ArtifactEvent::Completed) else {
+            let Some(found) = by_id(&mut transaction, id).await? else { return Ok(CompletedArtifact::NotFound) };
+            let is_same = found.state == ArtifactState::Ready
+                && (found.size, found.sha256) == (Some(stored.size), Some(stored.sha256));
+            return Ok(if is_same { CompletedArtifact::Ready(found) } else { CompletedArtifact::Ended(found) });
+        };
+        match lock_upload(&mut transaction, id).await? {
+            Some((place, _)) if place.key == stored.key => {}
+            _ => return Ok(CompletedArtifact::Restarted),
+        }
+        let project = ProjectId::from_uuid(row.project_id);
+        let object = find_or_make_object(&mut transaction, project, stored, grace).await?;
+        let version = sqlx::query_scalar!(
+            "INSERT INTO artifact_names (project_id, name, newest) VALUES ($1, $2, 1)
+             ON CONFLICT (project_id, name) DO UPDATE SET newest = artifact_names.newest + 1 RETURNING newest",
+            row.project_id,
+            row.name
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        sqlx::query!(
+            "UPDATE artifacts SET state = $2, version = $3, size = $4, sha256 = $5, object_id = $6, ready_at = now() WHERE id = $1",
+            id,
+            next.as_str(),
+            version,
+            stored.size as i64,
+            &stored.sha256.0[..],
+            object
+        )
+        .execute(&mut *transaction)
+        .await?;
+        delete_parts(&mut transaction, id).await?;
+        sqlx::query!("DELETE FROM artifact_uploads WHERE artifact_id = $1", id).execute(&mut *transaction).await?;
+        let detail = json!({ "name": row.name, "version": version, "size": stored.size, "sha256": stored.sha256 });
+        self.write_audit(&mut transaction, Some(project), origin, "artifact.put", &id.to_string(), &detail).await?;
+        let ready = by_id(&mut transaction, id).await?;
+        transaction.commit().await?;
+        Ok(ready.map_or(CompletedArtifact::NotFound, CompletedArtifact::Ready))
+    }
+}
+
+/// The object with this content, locked: whoever drops what nobody needs waits, and then sees that somebody does.
+async fn find_or_make_object(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    stored: &StoredObject,
+    grace: Duration,
+) -> Result<Uuid, StoreError> {
+    let object = sqlx::query!(
+        "INSERT INTO artifact_objects (id, project_id, sha256, parts_digest, size, key) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (project_id, sha256, parts_digest) WHERE corrupt_at IS NULL DO UPDATE SET size = artifact_objects.size RETURNING id, key",
+        Uuid::now_v7(),
+        project.as_uuid(),
+        &stored.sha256.0[..],
+        &stored.parts_digest.0[..],
+        stored.size as i64,
+        stored.key
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if object.key != stored.key {
+        garbage::add(connection, &stored.key, None, None, grace).await?;
+    }
+    Ok(object.id)
+}

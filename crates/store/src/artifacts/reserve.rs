@@ -1,0 +1,104 @@
+//! The announcement of an upload.
+
+use super::read::{ArtifactView, by_id};
+use crate::{RequestHash, Store, StoreError, json::write_json};
+use domain::{
+    artifact::{ArtifactKind, ArtifactState},
+    ids::{ArtifactId, ProjectId},
+    principal::Principal,
+};
+use std::{collections::BTreeMap, sync::Arc};
+use uuid::Uuid;
+
+#[derive(Clone, Debug)]
+pub struct NewArtifact {
+    pub project: ProjectId,
+    pub name: String,
+    pub kind: ArtifactKind,
+    pub size: Option<u64>,
+    pub media_type: String,
+    pub file_name: String,
+    pub labels: BTreeMap<String, String>,
+    pub pinned: bool,
+    pub part_size: u64,
+    /// Where its bytes will be: chosen by the platform.
+    pub key: String,
+    /// A caller's key, and the hash of the request that it stands for.
+    pub idempotency: Option<(Arc<str>, RequestHash)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reserved {
+    New(ArtifactView),
+    /// The same request was made before: the upload of then, however far it is.
+    Replayed(ArtifactView),
+    /// The key stands for another request.
+    KeyReused {
+        first: ArtifactId,
+    },
+}
+
+impl Store {
+    /// Announces an upload. Safe to repeat with an idempotency key; that of an upload that was given up may be used anew.
+    pub async fn reserve_artifact(&self, new: &NewArtifact, by: &Principal) -> Result<Reserved, StoreError> {
+        // Whoever was first may take it back between our two looks.
+        for _ in 0..3 {
+            if let Some(reserved) = self.try_to_reserve(new, by).await? {
+                return Ok(reserved);
+            }
+        }
+        Err(StoreError::Busy)
+    }
+
+    async fn try_to_reserve(&self, new: &NewArtifact, by: &Principal) -> Result<Option<Reserved>, StoreError> {
+        let id = Uuid::now_v7();
+        let (key, hash) = new.idempotency.as_ref().map(|(key, hash)| (&**key, &hash[..])).unzip();
+        let mut transaction = self.begin_for(1).await?;
+        let inserted = sqlx::query!(
+            "INSERT INTO artifacts (id, project_id, name, kind, state, size, media_type, file_name, labels, pinned, created_by, created_by_name, idempotency_key, request_hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+             ON CONFLICT (project_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING",
+            id,
+            new.project.as_uuid(),
+            new.name,
+            new.kind.as_str(),
+            ArtifactState::Uploading.as_str(),
+            new.size.map(|size| size as i64),
+            new.media_type,
+            new.file_name,
+            write_json(&new.labels) as _,
+            new.pinned,
+            by.id.as_uuid(),
+            by.name,
+            key,
+            hash,
+        )
+        .execute(&mut *transaction)
+        .await?;
+        if inserted.rows_affected() == 0 {
+            let first = sqlx::query!(
+                "SELECT id, request_hash FROM artifacts WHERE project_id = $1 AND idempotency_key = $2",
+                new.project.as_uuid(),
+                key
+            )
+            .fetch_optional(&mut *transaction)
+            .await?;
+            let Some(first) = first else { return Ok(None) };
+            if first.request_hash.as_deref() != hash {
+                return Ok(Some(Reserved::KeyReused { first: ArtifactId::from_uuid(first.id) }));
+            }
+            return Ok(by_id(&mut transaction, first.id).await?.map(Reserved::Replayed));
+        }
+        sqlx::query!(
+            "INSERT INTO artifact_uploads (artifact_id, key, part_size) VALUES ($1, $2, $3)",
+            id,
+            new.key,
+            new.part_size as i64
+        )
+        .execute(&mut *transaction)
+        .await?;
+        let made = by_id(&mut transaction, id).await?;
+        transaction.commit().await?;
+        Ok(made.map(Reserved::New))
+    }
+}

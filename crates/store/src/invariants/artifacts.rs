@@ -1,0 +1,36 @@
+//! Of artifacts: what is ready is stored, wholly, under its own name.
+
+use super::{Invariant, invariant};
+
+pub(super) const INVARIANTS: &[Invariant] = &[
+    invariant!(
+        Whole,
+        "ready-artifacts-are-stored",
+        "A ready artifact has an object of its project, of its size and checksum, that nobody found corrupt.",
+        r#"SELECT 'artifact ' || a.id || ' (' || a.name || '@' || COALESCE(a.version::text, '?') || ') is ready, and '
+             || CASE WHEN o.id IS NULL THEN 'its object is not there' WHEN o.corrupt_at IS NOT NULL THEN 'its object is corrupt'
+                     WHEN o.project_id <> a.project_id THEN 'its object is of another project'
+                     ELSE 'has ' || COALESCE(a.size::text, 'no') || ' bytes, its object ' || o.size || CASE WHEN a.sha256 IS DISTINCT FROM o.sha256 THEN ', of another checksum' ELSE '' END
+                END AS "row!"
+           FROM artifacts a LEFT JOIN artifact_objects o ON o.id = a.object_id
+           WHERE a.state = 'ready' AND (o.id IS NULL OR o.corrupt_at IS NOT NULL OR (o.project_id, o.size, o.sha256) IS DISTINCT FROM (a.project_id, a.size, a.sha256))"#
+    ),
+    invariant!(
+        Whole,
+        "versions-of-artifacts-are-unique",
+        "No two artifacts of one name have the same version, and none is newer than the newest that was given.",
+        r#"SELECT 'artifacts ' || string_agg(id::text, ' and ' ORDER BY id) || ' are all ' || name || '@' || version AS "row!"
+           FROM artifacts WHERE version IS NOT NULL GROUP BY project_id, name, version HAVING count(*) > 1
+           UNION ALL
+           SELECT 'artifact ' || a.id || ' is ' || a.name || '@' || a.version || ', and the newest given is ' || COALESCE(n.newest::text, 'none')
+           FROM artifacts a LEFT JOIN artifact_names n ON n.project_id = a.project_id AND n.name = a.name
+           WHERE a.version > COALESCE(n.newest, 0)"#
+    ),
+    invariant!(
+        Living,
+        "uploads-belong-to-uploading-artifacts",
+        "An artifact is uploading exactly while there is an upload of it.",
+        r#"SELECT 'artifact ' || u.artifact_id || ' is ' || a.state || ', and there is an upload of it' AS "row!"
+           FROM artifact_uploads u JOIN artifacts a ON a.id = u.artifact_id WHERE a.state <> 'uploading'"#
+    ),
+];
