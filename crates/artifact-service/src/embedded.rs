@@ -13,22 +13,27 @@ use crate::{ObjectStore, Times, object_store::Place, presign::Public};
 use anyhow::Context as _;
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes, HttpBody},
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::any,
 };
 use disk::Disk;
+use http_body::Frame;
 use s3s::{
     auth::SimpleAuth,
     service::{S3Service, S3ServiceBuilder},
 };
 use std::{
+    future::poll_fn,
     io::{ErrorKind, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    sync::Arc,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
 };
 use tower::ServiceExt as _;
 
@@ -79,19 +84,63 @@ impl Embedded {
 }
 
 async fn serve(State(service): State<S3Service>, request: Request) -> Response {
-    let mut response = match service.oneshot(request).await {
+    let (head, body) = request.into_parts();
+    let body = Held(Arc::new(Mutex::new(body)));
+    let left = body.clone();
+    let mut response = match service.oneshot(Request::from_parts(head, body)).await {
         Ok(response) => response.map(Body::new),
         Err(error) => {
             tracing::warn!(?error, "the object store could not answer");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     };
+    if !response.status().is_success() {
+        left.drain().await;
+    }
     // It shares its origin with the API: nothing that somebody put in may run in a browser.
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
     headers.entry(header::CONTENT_DISPOSITION).or_insert(HeaderValue::from_static("attachment"));
     response
+}
+
+/// So much of a refused body is read and thrown away, so that a sender that does not listen meanwhile sees the answer.
+const DRAINED_BYTES: usize = 64 << 20;
+const DRAINED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A body of which somebody else may take the rest.
+#[derive(Clone)]
+struct Held(Arc<Mutex<Body>>);
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).poll_frame(context)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+    }
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
+    }
+}
+
+impl Held {
+    async fn drain(mut self) {
+        let read = async {
+            let mut drained = 0;
+            while drained < DRAINED_BYTES
+                && let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut self).poll_frame(context)).await
+            {
+                drained += frame.data_ref().map_or(0, Bytes::len);
+            }
+        };
+        // Out of patience: the connection is closed under the sender.
+        let _ = tokio::time::timeout(DRAINED_WITHIN, read).await;
+    }
 }
 
 /// An id and a secret, made at the first start and readable by their owner only.

@@ -186,7 +186,9 @@ pub(crate) async fn parts(
         .map(|part| Part { number: part.number, size: part.size, sha256: part.sha256, etag: None })
         .collect();
     let stored = told(&asked.stored)?;
-    let (mut place, parts) = note(&shared, &artifact, &stored, &wanted).await?;
+    let Some((mut place, parts)) = note(&shared, &artifact, &stored, &wanted).await? else {
+        return Err(upload_ended(&find_by_id(&shared.store, &principal, &id).await?));
+    };
     let is_multipart = !is_plain(&place, artifact.size);
     if is_multipart && place.upload_id.is_none() && parts.iter().any(|part| part.etag.is_none()) {
         place.upload_id = Some(begin(&shared, objects, &artifact, &place.key).await?);
@@ -225,22 +227,22 @@ fn told(stored: &[api_types::artifact::StoredPart]) -> Result<Vec<(u32, String)>
     stored.iter().enumerate().map(read).collect()
 }
 
-/// Notes what is stored in bites, then what is wanted.
+/// Notes what is stored in bites, then what is wanted. None: the upload has ended meanwhile.
 async fn note(
     shared: &Shared,
     artifact: &ArtifactView,
     stored: &[(u32, String)],
     wanted: &[Part],
-) -> Result<(UploadPlace, Vec<Part>), ApiError> {
+) -> Result<Option<(UploadPlace, Vec<Part>)>, ApiError> {
     let mut bites = stored.chunks(200).peekable();
     loop {
         let bite = bites.next().unwrap_or_default();
         let is_last = bites.peek().is_none();
         let wanted = if is_last { wanted } else { &[] };
         match shared.store.note_parts(artifact.id, bite, wanted).await.map_err(failed)? {
-            NotedParts::Noted { place, parts } if is_last => return Ok((place, parts)),
+            NotedParts::Noted { place, parts } if is_last => return Ok(Some((place, parts))),
             NotedParts::Noted { .. } => {}
-            NotedParts::Ended => return Err(upload_ended(artifact)),
+            NotedParts::Ended => return Ok(None),
             NotedParts::Differs { announced } => {
                 let detail = format!(
                     "Part {} was announced with {} bytes and the SHA-256 {}, and now with others. What is uploaded must not change; \
@@ -286,10 +288,11 @@ pub(crate) async fn complete(
     if artifact.state != ArtifactState::Uploading {
         return ended(&artifact, &asked);
     }
-    if !stored.is_empty() {
-        note(&shared, &artifact, &stored, &[]).await?;
-    }
-    let Some((place, parts)) = shared.store.upload(artifact.id).await.map_err(failed)? else {
+    let upload = match note(&shared, &artifact, &stored, &[]).await? {
+        Some(_) => shared.store.upload(artifact.id).await.map_err(failed)?,
+        None => None,
+    };
+    let Some((place, parts)) = upload else {
         // Completed by another call of this moment, or given up.
         let artifact = find_by_id(&shared.store, &origin.principal, &id).await?;
         return ended(&artifact, &asked);

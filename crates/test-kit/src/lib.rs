@@ -1,9 +1,11 @@
-//! What tests share: a database a test, a proxy that cuts it off, a Git server over HTTP, tiny Docker images. A dev-dependency only.
+//! What tests share: a database a test, a proxy that cuts it off, a Git server over HTTP, an object store, tiny Docker images. A dev-dependency only.
 
 pub mod database;
 pub mod docker;
+pub mod gate;
 pub mod git_host;
 pub mod pg_proxy;
+pub mod seaweedfs;
 pub mod statements;
 
 /// Runs a script of `scripts/` that prepares something for tests, and gives the line that it prints.

@@ -1,1 +1,67 @@
+//! Artifacts on real PostgreSQL, against the object store of `up` and against SeaweedFS: what holds with one holds with the other.
 
+mod collecting;
+mod downloads;
+mod hostile;
+mod looking;
+mod reads;
+mod uploads;
+mod world;
+
+use std::time::Instant;
+use test_kit::seaweedfs::SeaweedFs;
+use world::{Kind, World};
+
+/// Each scenario is a test against the embedded store; against SeaweedFS, which takes long to start, they are one test together.
+macro_rules! scenarios {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        mod embedded {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    let world = super::World::start(super::Kind::Embedded).await;
+                    super::$module::$name(&world).await;
+                    world.stop().await;
+                }
+            )*
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn all_of_it_holds_with_seaweedfs() {
+            let seaweedfs = SeaweedFs::start().await;
+            $(
+                let began = Instant::now();
+                // The last of these lines says which one failed.
+                eprintln!(concat!(stringify!($module), "::", stringify!($name)));
+                let world = World::start(Kind::SeaweedFs(&seaweedfs)).await;
+                $module::$name(&world).await;
+                world.stop().await;
+                eprintln!("  {} ms", began.elapsed().as_millis());
+            )*
+        }
+    };
+}
+
+scenarios! {
+    uploads::what_goes_in_comes_out,
+    uploads::an_artifact_without_a_byte_is_one,
+    uploads::many_parts_are_one_artifact,
+    uploads::a_size_that_nobody_knew_is_known_in_the_end,
+    uploads::an_upload_goes_on_where_it_was,
+    uploads::a_completion_may_be_repeated,
+    uploads::whoever_died_between_store_and_database_finds_it_done,
+    uploads::what_the_store_has_lost_is_uploaded_anew,
+    uploads::uploads_of_one_name_get_a_version_each,
+    uploads::a_store_that_is_away_stops_nothing_for_good,
+    hostile::other_bytes_than_announced_are_refused,
+    hostile::an_address_is_good_for_one_thing_only,
+    hostile::an_address_ends,
+    hostile::what_comes_after_the_end_changes_nothing,
+    hostile::a_part_never_changes,
+    downloads::a_page_of_html_is_saved_and_never_shown,
+    downloads::what_can_not_be_read_says_why,
+    collecting::equal_content_is_kept_once,
+    collecting::what_is_removed_goes_in_two_steps,
+    collecting::an_upload_that_nobody_goes_on_with_is_given_up,
+    collecting::a_check_finds_what_is_missing_and_what_belongs_to_nothing,
+}

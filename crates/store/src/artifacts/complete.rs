@@ -50,10 +50,12 @@ impl Store {
     ) -> Result<CompletedArtifact, StoreError> {
         let id = artifact.as_uuid();
         let mut transaction = self.begin_for(1).await?;
-        let row =
-            sqlx::query!("SELECT project_id, name, state, size, sha256 FROM artifacts WHERE id = $1 FOR UPDATE", id)
-                .fetch_optional(&mut *transaction)
-                .await?;
+        let row = sqlx::query!(
+            "SELECT project_id, name, state, size, sha256 FROM artifacts WHERE id = $1 FOR NO KEY UPDATE",
+            id
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
         let Some(row) = row else { return Ok(CompletedArtifact::NotFound) };
         let Some(next) = state(&row.state)?.next(ArtifactEvent::Completed) else {
             let Some(found) = by_id(&mut transaction, id).await? else { return Ok(CompletedArtifact::NotFound) };

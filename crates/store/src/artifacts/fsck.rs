@@ -88,10 +88,12 @@ impl Store {
         sqlx::query!("UPDATE artifact_objects SET corrupt_at = COALESCE(corrupt_at, now()) WHERE id = $1", object.id)
             .execute(&mut *transaction)
             .await?;
-        let artifacts =
-            sqlx::query!("SELECT id, state FROM artifacts WHERE object_id = $1 ORDER BY id FOR UPDATE", object.id)
-                .fetch_all(&mut *transaction)
-                .await?;
+        let artifacts = sqlx::query!(
+            "SELECT id, state FROM artifacts WHERE object_id = $1 ORDER BY id FOR NO KEY UPDATE",
+            object.id
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
         let mut marked = 0;
         for artifact in artifacts {
             if let Some(next) = state(&artifact.state)?.next(ArtifactEvent::FoundCorrupt) {

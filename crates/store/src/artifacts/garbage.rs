@@ -119,7 +119,7 @@ async fn is_owner_of_garbage(connection: &mut PgConnection, object: Option<Uuid>
 }
 
 async fn bytes_gone(connection: &mut PgConnection, artifact: Uuid) -> Result<(), StoreError> {
-    let row = sqlx::query_scalar!("SELECT state FROM artifacts WHERE id = $1 FOR UPDATE", artifact);
+    let row = sqlx::query_scalar!("SELECT state FROM artifacts WHERE id = $1 FOR NO KEY UPDATE", artifact);
     let Some(row) = row.fetch_optional(&mut *connection).await? else { return Ok(()) };
     if let Some(next) = state(&row)?.next(ArtifactEvent::BytesGone) {
         sqlx::query!("UPDATE artifacts SET state = $2, is_dropped = true WHERE id = $1", artifact, next.as_str())

@@ -203,7 +203,7 @@ impl Store {
     }
 }
 
-/// The upload, its row locked, and for how long nobody went on with it.
+/// The upload, its row locked (after the artifact's, by whoever locks both: `FOR NO KEY UPDATE`, since what refers to it looks at it), and for how long nobody went on with it.
 pub(super) async fn lock_upload(
     connection: &mut PgConnection,
     artifact: Uuid,

@@ -68,7 +68,7 @@ async fn expire(
     idle: Option<Duration>,
     grace: Duration,
 ) -> Result<bool, StoreError> {
-    let row = sqlx::query!("SELECT state FROM artifacts WHERE id = $1 FOR UPDATE", id);
+    let row = sqlx::query!("SELECT state FROM artifacts WHERE id = $1 FOR NO KEY UPDATE", id);
     let Some(row) = row.fetch_optional(&mut *connection).await? else { return Ok(false) };
     let Some(next) = state(&row.state)?.next(ArtifactEvent::Removed) else { return Ok(false) };
     let upload = lock_upload(connection, id).await?;

@@ -542,3 +542,60 @@ async fn a_count_that_is_not_true_is_found() {
     )
     .await;
 }
+
+/// An artifact `a@1`, ready, whose object has these columns; without them it has none.
+fn an_artifact(object: Option<&str>) -> String {
+    let project = "'00000000-0000-0000-0000-000000000001'";
+    let object = object.map_or_else(String::new, |columns| {
+        format!(
+            "INSERT INTO artifact_objects (id, project_id, sha256, parts_digest, size, key, corrupt_at)
+             SELECT '00000000-0000-0000-0000-00000000000b', {project}, decode(repeat('11', 32), 'hex'), decode(repeat('22', 32), 'hex'), 7, 'k', NULL;
+             UPDATE artifact_objects SET {columns};"
+        )
+    });
+    format!(
+        "{object} INSERT INTO artifact_names VALUES ({project}, 'a', 1);
+         INSERT INTO artifacts (id, project_id, name, version, kind, state, size, sha256, object_id, media_type, file_name, labels, pinned, created_by,
+           created_by_name, ready_at)
+         VALUES ('00000000-0000-0000-0000-00000000000a', {project}, 'a', 1, 'file', 'ready', 7, decode(repeat('11', 32), 'hex'),
+           '00000000-0000-0000-0000-00000000000b', 'x/y', 'a', '{{}}', false, '00000000-0000-0000-0000-000000000007', 'ana', now());"
+    )
+}
+
+#[tokio::test]
+async fn an_artifact_without_its_bytes_is_found() {
+    let world = World::start().await;
+    world.database.execute(&an_artifact(Some("key = 'sound'"))).await;
+    assert_eq!(broken(&world, Depth::Whole).await, []);
+    for (object, says) in [
+        (None, "its object is not there"),
+        (Some("size = 8"), "has 7 bytes, its object 8"),
+        (Some("sha256 = decode(repeat('33', 32), 'hex')"), "of another checksum"),
+        (Some("corrupt_at = now()"), "its object is corrupt"),
+    ] {
+        let world = World::start().await;
+        world.database.execute(&an_artifact(object)).await;
+        let found = broken(&world, Depth::Whole).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].0 == "ready-artifacts-are-stored" && found[0].1[0].contains(says), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_was_never_given_and_an_upload_of_what_is_ready_are_found() {
+    let world = World::start().await;
+    world.database.execute(&an_artifact(Some("key = 'sound'"))).await;
+    world.database.execute("DELETE FROM artifact_names").await;
+    let upload = "INSERT INTO artifact_uploads (artifact_id, key, part_size) SELECT id, 'k', 8 FROM artifacts";
+    world.database.execute(upload).await;
+    let found = broken(&world, Depth::Whole).await;
+    let names: Vec<&str> = found.iter().map(|(id, _)| *id).collect();
+    assert_eq!(names, ["versions-of-artifacts-are-unique", "uploads-belong-to-uploading-artifacts"], "{found:?}");
+    let world = World::start().await;
+    world.database.execute(&an_artifact(Some("key = 'sound'"))).await;
+    let double = "ALTER TABLE artifacts DROP CONSTRAINT artifacts_version_unique;
+                  CREATE TEMP TABLE copy AS SELECT * FROM artifacts; UPDATE copy SET id = gen_random_uuid(); INSERT INTO artifacts SELECT * FROM copy";
+    world.database.execute(double).await;
+    let found = broken(&world, Depth::Whole).await;
+    assert!(found[0].0 == "versions-of-artifacts-are-unique" && found[0].1[0].contains("a@1"), "{found:?}");
+}
