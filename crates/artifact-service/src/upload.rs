@@ -234,7 +234,7 @@ async fn note(
     stored: &[(u32, String)],
     wanted: &[Part],
 ) -> Result<Option<(UploadPlace, Vec<Part>)>, ApiError> {
-    let mut bites = stored.chunks(200).peekable();
+    let mut bites = stored.chunks(50).peekable();
     loop {
         let bite = bites.next().unwrap_or_default();
         let is_last = bites.peek().is_none();

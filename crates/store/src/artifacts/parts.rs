@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 /// Rows that one statement reads or writes: an upload has up to 10,000.
 pub(super) const AT_ONCE: i64 = 200;
+const DELETED_AT_ONCE: i32 = 100;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -55,19 +56,13 @@ impl Store {
         let id = artifact.as_uuid();
         let Some((mut place, _)) = lock_upload(&mut transaction, id).await? else { return Ok(NotedParts::Ended) };
         note_stored(&mut transaction, id, stored).await?;
+        let mut newest = newest_part(&mut transaction, id).await?.unsigned_abs();
         for part in wanted {
             let is_small = part.size < place.part_size;
             let is_after = place.last_part.is_some_and(|last| part.number > last);
-            if is_after
-                || (is_small && place.last_part.is_none_or(|last| last != part.number) && {
-                    let newest = sqlx::query_scalar!(
-                        "SELECT number FROM artifact_parts WHERE artifact_id = $1 ORDER BY number DESC LIMIT 1",
-                        id
-                    );
-                    let newest = newest.fetch_optional(&mut *transaction).await?.map_or(0, i32::unsigned_abs);
-                    place.last_part.is_some() || newest > part.number
-                })
-            {
+            let may_be_last = place.last_part.map_or(newest <= part.number, |last| last == part.number);
+            newest = newest.max(part.number);
+            if is_after || is_small && !may_be_last {
                 return Ok(NotedParts::NotLast { number: part.number });
             }
             if is_small {
@@ -262,16 +257,28 @@ async fn note_stored(
 
 /// In bites: an upload may have ten thousand.
 pub(super) async fn delete_parts(connection: &mut PgConnection, artifact: Uuid) -> Result<(), StoreError> {
-    loop {
-        let deleted = sqlx::query!(
-            "DELETE FROM artifact_parts WHERE artifact_id = $1 AND number IN (SELECT number FROM artifact_parts WHERE artifact_id = $1 ORDER BY number LIMIT $2)",
+    let newest = newest_part(connection, artifact).await?;
+    let mut number = 0;
+    while number < newest {
+        let to = number + DELETED_AT_ONCE;
+        sqlx::query!(
+            "DELETE FROM artifact_parts WHERE artifact_id = $1 AND number > $2 AND number <= $3",
             artifact,
-            AT_ONCE
+            number,
+            to
         )
         .execute(&mut *connection)
         .await?;
-        if (deleted.rows_affected() as i64) < AT_ONCE {
-            return Ok(());
-        }
+        number = to;
     }
+    Ok(())
+}
+
+/// The highest number for which an address was handed out; 0: none was.
+async fn newest_part(connection: &mut PgConnection, artifact: Uuid) -> Result<i32, StoreError> {
+    let newest = sqlx::query_scalar!(
+        "SELECT number FROM artifact_parts WHERE artifact_id = $1 ORDER BY number DESC LIMIT 1",
+        artifact
+    );
+    Ok(newest.fetch_optional(connection).await?.unwrap_or(0))
 }
