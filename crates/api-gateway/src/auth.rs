@@ -7,7 +7,7 @@ pub(crate) mod routes;
 
 pub(crate) use access::Access;
 
-use crate::{AppState, failed::failed};
+use crate::{AppState, failed::failed, middleware::known_in_time};
 use api_types::Problem;
 use axum::{
     extract::{ConnectInfo, Request, State},
@@ -32,7 +32,7 @@ pub(crate) async fn require(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let principal = authenticate(&state.access, request.headers()).await?;
+    let principal = known_in_time(authenticate(&state.access, request.headers())).await?;
     let origin = Origin {
         principal: principal.clone(),
         address: request

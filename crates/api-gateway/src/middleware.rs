@@ -33,7 +33,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// An audit of everything has its own limit, which is shorter.
 const AUDIT_WITHIN: Duration = Duration::from_secs(30);
 
-/// An object store may take its time to put a large upload together; whoever waits for that waits by itself for less.
+/// An object store may take its time to put a large upload together. These two routes give every other wait of theirs an end by themselves.
 const GATHER_WITHIN: Duration = Duration::from_secs(120);
 /// A check that reads an object to its end: 100 GB of a slow store.
 const READ_WITHIN: Duration = Duration::from_secs(3_600);
@@ -52,19 +52,24 @@ pub(crate) async fn within_time(request: Request, next: Next) -> Response {
     let within = answer_within(request.uri().path());
     match tokio::time::timeout(within, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => {
-            tracing::warn!(after_s = within.as_secs(), "a request was given up: the database did not answer");
-            // In the words of any other answer without a database: which of them it is depends on a connection's mood.
-            ApiError::from(
-                api_types::Problem::new(
-                    "unavailable",
-                    "The database is away. Nothing that was accepted is lost; try again in a moment.",
-                )
-                .retry_after_ms(2_000),
-            )
-            .into_response()
-        }
+        Err(_) => given_up(within).into_response(),
     }
+}
+
+/// Who is asking is known in time, however long the answer may take.
+pub(crate) async fn known_in_time<T>(asking: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    tokio::time::timeout(ANSWER_WITHIN, asking).await.unwrap_or_else(|_| Err(given_up(ANSWER_WITHIN)))
+}
+
+fn given_up(after: Duration) -> ApiError {
+    tracing::warn!(after_s = after.as_secs(), "a request was given up: the database did not answer");
+    // In the words of any other answer without a database: which of them it is depends on a connection's mood.
+    api_types::Problem::new(
+        "unavailable",
+        "The database is away. Nothing that was accepted is lost; try again in a moment.",
+    )
+    .retry_after_ms(2_000)
+    .into()
 }
 
 /// A panic is a fault of our own: what it said goes to the log, and nothing of it to the caller.

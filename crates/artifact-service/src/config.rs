@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use std::{path::PathBuf, time::Duration};
 
 /// How to reach an S3 object store.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Config {
     /// The S3 object store that keeps artifacts, as the services reach it: https://s3.example.org
@@ -32,6 +32,21 @@ pub struct Config {
     /// PEM file with certificates that are trusted besides those of the system
     #[arg(long, env = "UNIDESK_S3_CA_FILE", value_name = "FILE")]
     pub s3_ca_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            s3_endpoint: None,
+            s3_public_endpoint: None,
+            s3_bucket: "unidesk-objects".to_owned(),
+            s3_region: "us-east-1".to_owned(),
+            s3_access_key_id: None,
+            s3_secret_access_key: None,
+            s3_path_style: true,
+            s3_ca_file: None,
+        }
+    }
 }
 
 impl Config {

@@ -3,7 +3,7 @@
 use crate::{
     ObjectStore, ObjectStoreError, Times,
     object_store::PREFIX,
-    refusals::{bad_field, failed, objects, objects_failed, permit},
+    refusals::{bad_field, failed, in_time, objects, objects_failed, permit},
     routes::Shared,
 };
 use api_types::artifact::{FsckFinding, FsckKind, FsckReport, FsckRequest};
@@ -107,7 +107,7 @@ impl Check<'_> {
     }
 
     async fn rows(&self, after: Uuid, began: Instant, report: &mut FsckReport) -> Result<Place, Trouble> {
-        let objects = self.store.objects_after(after, OBJECTS_AT_ONCE).await?;
+        let objects = in_time(self.store.objects_after(after, OBJECTS_AT_ONCE)).await?;
         let is_end = (objects.len() as i64) < OBJECTS_AT_ONCE;
         let mut last = after;
         for object in objects {
@@ -118,10 +118,10 @@ impl Check<'_> {
             report.objects += 1;
             report.bytes += object.size;
             if let Some((kind, detail)) = self.look(&object).await? {
-                let artifacts = self.store.artifacts_of_object(object.id).await?;
+                let artifacts = in_time(self.store.artifacts_of_object(object.id)).await?;
                 let repaired = self.asked.repair;
                 if repaired {
-                    self.store.mark_corrupt(&object, &detail, self.origin).await?;
+                    in_time(self.store.mark_corrupt(&object, &detail, self.origin)).await?;
                 }
                 report.findings.push(FsckFinding { kind, key: object.key, artifacts, detail, repaired });
             }
@@ -158,11 +158,11 @@ impl Check<'_> {
         let last = keys.last().map(|key| key.key.clone());
         let before = chrono::Utc::now().timestamp() - self.times.stray.as_secs() as i64;
         let old: Vec<String> = keys.into_iter().filter(|key| key.modified_at <= before).map(|key| key.key).collect();
-        let known = self.store.known_keys(&old).await?;
+        let known = in_time(self.store.known_keys(&old)).await?;
         for key in old.into_iter().filter(|key| key.starts_with(PREFIX) && !known.contains(key)) {
             let repaired = self.asked.repair;
             if repaired {
-                self.store.drop_stray(&key, self.times.grace).await?;
+                in_time(self.store.drop_stray(&key, self.times.grace)).await?;
             }
             let detail = "Nothing knows of this object.".to_owned();
             report.findings.push(FsckFinding { kind: FsckKind::Stray, key, artifacts: Vec::new(), detail, repaired });

@@ -1,7 +1,7 @@
 //! Artifacts as people see them, and their removal.
 
 use crate::{
-    refusals::{bad_parameter, cut, failed, no_such_artifact, permit},
+    refusals::{bad_parameter, cut, failed, in_time, no_such_artifact, permit},
     routes::Shared,
 };
 use api_types::{
@@ -136,7 +136,8 @@ pub(crate) async fn find(
 pub(crate) async fn find_by_id(store: &Store, principal: &Principal, id: &str) -> Result<ArtifactView, ApiError> {
     let id: ArtifactId =
         id.parse().map_err(|_| no_such_artifact(format!("{:?} is not the id of an artifact.", cut(id))))?;
-    let found = store.find_artifact(principal.scope(), DEFAULT_PROJECT, &ArtifactRef::Id(id)).await.map_err(failed)?;
+    let name = ArtifactRef::Id(id);
+    let found = in_time(store.find_artifact(principal.scope(), DEFAULT_PROJECT, &name)).await.map_err(failed)?;
     found.ok_or_else(|| no_such_artifact(format!("No artifact {id} in the projects you can see.")))
 }
 

@@ -7,6 +7,7 @@ use domain::{
     principal::{Permission, Principal},
 };
 use service_kit::ApiError;
+use std::time::Duration;
 use store::{ArtifactView, StoreError};
 
 pub(crate) fn permit(principal: &Principal, permission: Permission) -> Result<(), ApiError> {
@@ -18,6 +19,14 @@ pub(crate) fn failed(error: StoreError) -> ApiError {
         return ApiError::storage_full(&error);
     }
     if error.is_temporary() { ApiError::unavailable(&error) } else { ApiError::internal(&error) }
+}
+
+/// Less than an answer of the API may take to begin.
+const ANSWER_WITHIN: Duration = Duration::from_secs(12);
+
+/// For routes whose answer as a whole may take longer: a database that hangs is away all the same.
+pub(crate) async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(ANSWER_WITHIN, asked).await.unwrap_or(Err(StoreError::Busy))
 }
 
 /// The object store did not do it. What was stored is not lost, and the same request may be sent again.

@@ -4,7 +4,7 @@ use crate::{
     ObjectStore,
     looking::{find_by_id, project, view},
     object_store::{Finish, PREFIX},
-    refusals::{bad_field, failed, objects, objects_failed, permit, upload_ended},
+    refusals::{bad_field, failed, in_time, objects, objects_failed, permit, upload_ended},
     routes::Shared,
 };
 use api_types::{
@@ -239,7 +239,7 @@ async fn note(
         let bite = bites.next().unwrap_or_default();
         let is_last = bites.peek().is_none();
         let wanted = if is_last { wanted } else { &[] };
-        match shared.store.note_parts(artifact.id, bite, wanted).await.map_err(failed)? {
+        match in_time(shared.store.note_parts(artifact.id, bite, wanted)).await.map_err(failed)? {
             NotedParts::Noted { place, parts } if is_last => return Ok(Some((place, parts))),
             NotedParts::Noted { .. } => {}
             NotedParts::Ended => return Ok(None),
@@ -289,7 +289,7 @@ pub(crate) async fn complete(
         return ended(&artifact, &asked);
     }
     let upload = match note(&shared, &artifact, &stored, &[]).await? {
-        Some(_) => shared.store.upload(artifact.id).await.map_err(failed)?,
+        Some(_) => in_time(shared.store.upload(artifact.id)).await.map_err(failed)?,
         None => None,
     };
     let Some((place, parts)) = upload else {
@@ -301,7 +301,9 @@ pub(crate) async fn complete(
     let is_there = gather(objects, &place, &parts, asked.size).await.map_err(objects_failed)?;
     if !is_there {
         tracing::warn!(artifact.id = %artifact.id, "the object store has not what it was said to have; the upload begins anew");
-        shared.store.restart_upload(artifact.id, &place.key, &fresh_key(), shared.times.grace).await.map_err(failed)?;
+        let elsewhere = fresh_key();
+        let restarted = shared.store.restart_upload(artifact.id, &place.key, &elsewhere, shared.times.grace);
+        in_time(restarted).await.map_err(failed)?;
         return Err(incomplete(
             parts.iter().map(|part| part.number),
             "The object store has not all that it was said to have.",
@@ -309,8 +311,8 @@ pub(crate) async fn complete(
     }
     let stored =
         StoredObject { key: place.key, size: asked.size, sha256: asked.sha256, parts_digest: parts_digest(&parts) };
-    let completed = shared.store.complete_artifact(artifact.id, &stored, shared.times.grace, &origin).await;
-    match completed.map_err(failed)? {
+    let completed = shared.store.complete_artifact(artifact.id, &stored, shared.times.grace, &origin);
+    match in_time(completed).await.map_err(failed)? {
         CompletedArtifact::Ready(ready) => Ok(Json(view(ready))),
         CompletedArtifact::Ended(artifact) => Err(upload_ended(&artifact)),
         CompletedArtifact::Restarted => Err(incomplete([], "The upload was begun anew.")),

@@ -57,9 +57,9 @@ impl Role {
 /// Something that a principal wants to do. Authorisation is asked here and nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// See tasks, logs, nodes.
+    /// See tasks, logs, nodes, artifacts.
     Look,
-    /// Submit, cancel and retry tasks.
+    /// Submit, cancel and retry tasks; put and remove artifacts.
     RunTasks,
     /// Issue and revoke tokens and keys, drain nodes.
     Administer,

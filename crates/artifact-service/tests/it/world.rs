@@ -108,10 +108,8 @@ impl World {
                 let config = Config {
                     s3_endpoint: Some(format!("http://{}", gate.address)),
                     s3_bucket: bucket.clone(),
-                    s3_region: "us-east-1".to_owned(),
                     s3_access_key_id: Some(SeaweedFs::ACCESS_KEY_ID.to_owned()),
                     s3_secret_access_key: Some(SeaweedFs::SECRET_ACCESS_KEY.to_owned()),
-                    s3_path_style: true,
                     ..Config::default()
                 };
                 let raw = client(&seaweedfs.endpoint, SeaweedFs::ACCESS_KEY_ID, SeaweedFs::SECRET_ACCESS_KEY);

@@ -175,6 +175,7 @@ impl World {
             database_url: None,
             nodes: 1,
             scheduler: Default::default(),
+            objects: artifact_service::Config::default(),
             registry: Default::default(),
             shim: Some(programs::shim()),
         };
