@@ -1,0 +1,34 @@
+//! How a transfer is done. The defaults are for people's machines and for nodes alike.
+
+use crate::Pauses;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Requests at one time.
+    pub parallel: usize,
+    /// Bytes of content that are held in memory at one time, at most.
+    pub memory: u64,
+    /// Bytes that are asked for at one time.
+    pub range: u64,
+    /// Bytes a second, of all requests together.
+    pub limit: Option<u64>,
+    pub pauses: Pauses,
+    /// A request that has moved fewer than `least_bytes` in so long is given up and tried anew.
+    pub slow_after: Duration,
+    pub least_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            parallel: 4,
+            memory: 64 << 20,
+            range: 8 << 20,
+            limit: None,
+            pauses: Pauses::default(),
+            slow_after: Duration::from_secs(30),
+            least_bytes: 4 << 10,
+        }
+    }
+}

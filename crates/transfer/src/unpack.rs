@@ -1,0 +1,435 @@
+//! An archive becomes a directory again. Archives may be made by anyone: nothing in one reaches beyond its directory, makes anything but
+//! files, directories and links within it, or takes more room than it was given.
+
+use crate::{
+    archive::{components, stays_within},
+    error::show_bytes_of,
+};
+use domain::{artifact::Sha256Digest, quantity::show_bytes};
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat},
+    io::Errno,
+};
+use sha2::{Digest, Sha256};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    rc::Rc,
+};
+use tar::EntryType;
+
+/// Of extension headers: names have at most 4 KiB.
+const MOST_EXTENSION: u64 = 64 << 10;
+/// What is written at one time; when all of it is zero, nothing is.
+const BLOCK: usize = 64 << 10;
+/// log2 of the largest window that is decompressed with: 16 MiB of memory. What we pack needs 2.
+const WINDOW_LOG: u32 = 24;
+/// A ratio means nothing before so many bytes.
+const RATIO_FROM: u64 = 1 << 20;
+
+/// What an archive may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes, unpacked, the archive's own headers included. None: no limit, or what is free where it is unpacked.
+    pub bytes: Option<u64>,
+    pub entries: u64,
+    /// So many bytes unpacked for each packed one.
+    pub ratio: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: None, entries: 10_000_000, ratio: None }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// No archive that was made by this program has it.
+    #[error("{name} in the archive is refused: {why}")]
+    Refused { name: String, why: &'static str },
+    #[error("unpacked it would be more than {}", show_bytes(*.limit))]
+    TooLarge { limit: u64 },
+    #[error("it has more than {limit} entries")]
+    TooMany { limit: u64 },
+    #[error("it unpacks to more than {limit} times its size")]
+    Bomb { limit: u64 },
+    #[error("it is no archive, or a damaged one: {0}")]
+    Garbled(String),
+    /// The reader ended early.
+    #[error("the archive was cut off")]
+    Cut,
+    #[error("{name} can't be written: {source}")]
+    Unwritable {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    pub entries: u64,
+    /// Of all files.
+    pub bytes: u64,
+}
+
+/// What stands under a name in an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    File { size: u64, sha256: Sha256Digest, is_executable: bool },
+    Directory,
+    Link { target: Vec<u8> },
+}
+
+/// Unpacks into `dir`, which should be empty and nobody else's. Blocks. What was made before an error stays.
+pub fn unpack(from: impl Read, dir: &OwnedFd, limits: &Limits) -> Result<Unpacked, UnpackError> {
+    let mut place = Place { root: dir, open: Vec::new() };
+    let mut unpacked = Unpacked::default();
+    each(from, limits, &mut |entry, content| {
+        unpacked.entries += 1;
+        let (name, parents) = entry.path.split_last().ok_or_else(|| refused(entry.name, "it has no name"))?;
+        let unwritable = |error: Errno| match error {
+            Errno::EXIST => refused(entry.name, "it is there twice"),
+            Errno::LOOP | Errno::NOTDIR | Errno::XDEV => {
+                refused(entry.name, "it lies in what is no directory of the archive")
+            }
+            error => UnpackError::Unwritable { name: show_bytes_of(entry.name), source: error.into() },
+        };
+        let parent = place.enter(parents).map_err(unwritable)?;
+        match &entry.kind {
+            EntryKind::Directory => place.enter(&entry.path).map(drop).map_err(unwritable),
+            EntryKind::Link { target } => symlinkat(target.as_slice(), parent, *name).map_err(unwritable),
+            EntryKind::File { size, is_executable } => {
+                let mode = Mode::from_raw_mode(if *is_executable { 0o777 } else { 0o666 });
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = openat(parent, *name, flags, mode).map_err(unwritable)?;
+                unpacked.bytes += *size;
+                write_file(File::from(file), *size, content, entry.name)
+            }
+        }
+    })?;
+    Ok(unpacked)
+}
+
+/// What is in an archive, without unpacking it: by name. Blocks.
+pub fn list(from: impl Read, limits: &Limits) -> Result<BTreeMap<Vec<u8>, Listed>, UnpackError> {
+    let mut found = BTreeMap::new();
+    each(from, limits, &mut |entry, content| {
+        let listed = match &entry.kind {
+            EntryKind::Directory => Listed::Directory,
+            EntryKind::Link { target } => Listed::Link { target: target.clone() },
+            EntryKind::File { size, is_executable } => {
+                let mut hasher = Sha256::new();
+                let mut buffer = vec![0; BLOCK];
+                loop {
+                    match content.read(&mut buffer).map_err(of_io)? {
+                        0 => break,
+                        read => hasher.update(&buffer[..read]),
+                    }
+                }
+                Listed::File { size: *size, sha256: crate::source::digest(hasher), is_executable: *is_executable }
+            }
+        };
+        match found.insert(entry.path.join(&b'/'), listed) {
+            Some(before) if before != Listed::Directory => Err(refused(entry.name, "it is there twice")),
+            _ => Ok(()),
+        }
+    })?;
+    Ok(found)
+}
+
+struct Entry<'a> {
+    /// As the archive says it.
+    name: &'a [u8],
+    path: Vec<&'a [u8]>,
+    kind: EntryKind,
+}
+
+enum EntryKind {
+    File { size: u64, is_executable: bool },
+    Directory,
+    Link { target: Vec<u8> },
+}
+
+/// Reads an archive entry by entry, each checked before `visit` sees it.
+fn each(
+    from: impl Read,
+    limits: &Limits,
+    visit: &mut dyn FnMut(&Entry<'_>, &mut dyn Read) -> Result<(), UnpackError>,
+) -> Result<(), UnpackError> {
+    let packed = Rc::new(Cell::new(0));
+    let mut zstd = zstd::Decoder::new(Counted { inner: from, count: packed.clone() }).map_err(of_io)?;
+    zstd.window_log_max(WINDOW_LOG).map_err(of_io)?;
+    let mut tar = tar::Archive::new(Capped { inner: zstd, unpacked: 0, packed, limits: *limits });
+    let mut extensions = Extensions::default();
+    let mut count = 0;
+    // Raw: the one parser of names and sizes is this one, and it reads no more of an extension than it is good for.
+    for entry in tar.entries().map_err(of_io)?.raw(true) {
+        let mut entry = entry.map_err(of_io)?;
+        count += 1;
+        if count > limits.entries {
+            return Err(UnpackError::TooMany { limit: limits.entries });
+        }
+        let kind = entry.header().entry_type();
+        let size = entry.header().entry_size().map_err(of_io)?;
+        if extensions.take(kind, size, &mut entry)? {
+            continue;
+        }
+        let told = std::mem::take(&mut extensions);
+        let name = told.name.unwrap_or_else(|| entry.path_bytes().into_owned());
+        let no = |why| Err(refused(&name, why));
+        if told.size.is_some_and(|told| told != size) {
+            return no("its size is said in two ways");
+        }
+        let path = components(&name).map_err(|why| refused(&name, why))?;
+        let kind = match kind {
+            EntryType::Regular | EntryType::Continuous if name.ends_with(b"/") => {
+                return no("it is a file with a directory's name");
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                let mode = entry.header().mode().map_err(of_io)?;
+                EntryKind::File { size, is_executable: mode & 0o100 != 0 }
+            }
+            EntryType::Directory | EntryType::Symlink if size > 0 => return no("it has content and is no file"),
+            EntryType::Directory => EntryKind::Directory,
+            EntryType::Symlink => {
+                let target = told.target.or_else(|| entry.link_name_bytes().map(|target| target.into_owned()));
+                let target = target.unwrap_or_default();
+                if !stays_within(&target, path.len().saturating_sub(1)) {
+                    return no("it is a link that leads out, or may do so");
+                }
+                EntryKind::Link { target }
+            }
+            EntryType::Link => return no("it is a hard link"),
+            EntryType::Char | EntryType::Block => return no("it is a device"),
+            EntryType::Fifo => return no("it is a named pipe"),
+            EntryType::GNUSparse => return no("it is stored with holes"),
+            _ => return no("it is of an unknown kind"),
+        };
+        // The directory itself, as some tools begin.
+        if path.is_empty() && matches!(kind, EntryKind::Directory) {
+            continue;
+        }
+        visit(&Entry { name: &name, path, kind }, &mut entry)?;
+    }
+    if extensions.is_empty() {
+        Ok(())
+    } else {
+        Err(UnpackError::Garbled("it ends in the middle of an entry".to_owned()))
+    }
+}
+
+/// What extension headers say of the entry after them.
+#[derive(Default)]
+struct Extensions {
+    name: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+impl Extensions {
+    fn is_empty(&self) -> bool {
+        self.name.is_none() && self.target.is_none() && self.size.is_none()
+    }
+
+    /// Whether it was one.
+    fn take(&mut self, kind: EntryType, size: u64, content: &mut dyn Read) -> Result<bool, UnpackError> {
+        let slot = match kind {
+            EntryType::GNULongName => &mut self.name,
+            EntryType::GNULongLink => &mut self.target,
+            EntryType::XHeader | EntryType::XGlobalHeader => {
+                let text = extension(size, content)?;
+                return self.take_pax(&text, kind == EntryType::XGlobalHeader).map(|()| true);
+            }
+            _ => return Ok(false),
+        };
+        let mut text = extension(size, content)?;
+        while text.last() == Some(&0) {
+            text.pop();
+        }
+        set(slot, text)?;
+        Ok(true)
+    }
+
+    fn take_pax(&mut self, mut text: &[u8], is_global: bool) -> Result<(), UnpackError> {
+        let garbled = || UnpackError::Garbled("an extension header can't be read".to_owned());
+        while !text.is_empty() {
+            let blank = text.iter().position(|byte| *byte == b' ').ok_or_else(garbled)?;
+            let length: usize =
+                std::str::from_utf8(&text[..blank]).ok().and_then(|digits| digits.parse().ok()).ok_or_else(garbled)?;
+            if length <= blank + 1 || length > text.len() || text[length - 1] != b'\n' {
+                return Err(garbled());
+            }
+            let record = &text[blank + 1..length - 1];
+            text = &text[length..];
+            let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(garbled)?;
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            match key {
+                b"path" | b"linkpath" | b"size" if is_global => {
+                    return Err(UnpackError::Refused {
+                        name: "an extension header".to_owned(),
+                        why: "it names every entry at once",
+                    });
+                }
+                b"path" => set(&mut self.name, value.to_owned())?,
+                b"linkpath" => set(&mut self.target, value.to_owned())?,
+                b"size" => {
+                    let size =
+                        std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or_else(garbled)?;
+                    set(&mut self.size, size)?;
+                }
+                key if key.starts_with(b"GNU.sparse.") => {
+                    return Err(UnpackError::Refused {
+                        name: "an extension header".to_owned(),
+                        why: "its entry is stored with holes",
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), UnpackError> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => {
+            Err(UnpackError::Refused { name: "an extension header".to_owned(), why: "it says twice what its entry is" })
+        }
+    }
+}
+
+fn extension(size: u64, content: &mut dyn Read) -> Result<Vec<u8>, UnpackError> {
+    if size > MOST_EXTENSION {
+        return Err(UnpackError::Refused { name: "an extension header".to_owned(), why: "it is too long" });
+    }
+    let mut text = Vec::new();
+    content.read_to_end(&mut text).map_err(of_io)?;
+    if text.len() as u64 == size {
+        Ok(text)
+    } else {
+        Err(UnpackError::Garbled("it ends in the middle of an entry".to_owned()))
+    }
+}
+
+/// Where an archive is unpacked: the directories down to the last entry stay open, since the next one is most often beside it.
+struct Place<'a> {
+    root: &'a OwnedFd,
+    open: Vec<(Vec<u8>, OwnedFd)>,
+}
+
+impl Place<'_> {
+    /// The directory of this path below the root, made where it is missing.
+    fn enter(&mut self, path: &[&[u8]]) -> Result<BorrowedFd<'_>, Errno> {
+        let same = self.open.iter().zip(path).take_while(|((open, _), name)| open == *name).count();
+        self.open.truncate(same);
+        for name in &path[same..] {
+            let parent = self.open.last().map_or(self.root.as_fd(), |(_, dir)| dir.as_fd());
+            match mkdirat(parent, *name, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+            let dir = open_beneath(parent, name)?;
+            self.open.push((name.to_vec(), dir));
+        }
+        Ok(self.open.last().map_or(self.root.as_fd(), |(_, dir)| dir.as_fd()))
+    }
+}
+
+/// A directory in a directory, and never what a link in it leads to.
+fn open_beneath(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::PATH | OFlags::CLOEXEC;
+    match openat2(parent, name, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+        // Kernels before 5.6, and the filters of old container runtimes. One component that is not followed can't lead anywhere else either.
+        Err(Errno::NOSYS | Errno::PERM) => openat(parent, name, flags, Mode::empty()),
+        opened => opened,
+    }
+}
+
+/// Holes stay holes: a block of zeros is not written.
+fn write_file(mut file: File, size: u64, content: &mut dyn Read, name: &[u8]) -> Result<(), UnpackError> {
+    let unwritable = |source| UnpackError::Unwritable { name: show_bytes_of(name), source };
+    let mut block = vec![0; BLOCK.min(usize::try_from(size).unwrap_or(BLOCK))];
+    let (mut left, mut hole) = (size, 0);
+    while left > 0 {
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK);
+        let piece = &mut block[..length];
+        content.read_exact(piece).map_err(of_io)?;
+        left -= length as u64;
+        if piece.iter().all(|byte| *byte == 0) {
+            hole += length as i64;
+            continue;
+        }
+        if hole > 0 {
+            file.seek(SeekFrom::Current(hole)).map_err(unwritable)?;
+            hole = 0;
+        }
+        file.write_all(piece).map_err(unwritable)?;
+    }
+    if hole > 0 { file.set_len(size).map_err(unwritable) } else { Ok(()) }
+}
+
+/// Counts packed bytes.
+struct Counted<R> {
+    inner: R,
+    count: Rc<Cell<u64>>,
+}
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self
+            .inner
+            .read(into)
+            .map_err(|error| if crate::to_file::is_cut(&error) { io::Error::other(Stop::Cut) } else { error })?;
+        self.count.set(self.count.get() + read as u64);
+        Ok(read)
+    }
+}
+
+/// Counts unpacked bytes, and ends when there are too many.
+struct Capped<R> {
+    inner: R,
+    unpacked: u64,
+    packed: Rc<Cell<u64>>,
+    limits: Limits,
+}
+impl<R: Read> Read for Capped<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(into)?;
+        self.unpacked += read as u64;
+        if let Some(limit) = self.limits.bytes.filter(|limit| self.unpacked > *limit) {
+            return Err(io::Error::other(Stop::TooLarge(limit)));
+        }
+        let is_bomb = |ratio: &u64| self.unpacked > RATIO_FROM && self.unpacked / ratio.max(&1) > self.packed.get();
+        if let Some(limit) = self.limits.ratio.filter(is_bomb) {
+            return Err(io::Error::other(Stop::Bomb(limit)));
+        }
+        Ok(read)
+    }
+}
+
+/// Carried through readers that know only of I/O errors.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("stopped")]
+enum Stop {
+    Cut,
+    TooLarge(u64),
+    Bomb(u64),
+}
+
+fn of_io(error: io::Error) -> UnpackError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Stop>()) {
+        Some(Stop::Cut) => UnpackError::Cut,
+        Some(Stop::TooLarge(limit)) => UnpackError::TooLarge { limit: *limit },
+        Some(Stop::Bomb(limit)) => UnpackError::Bomb { limit: *limit },
+        None => UnpackError::Garbled(error.to_string()),
+    }
+}
+
+fn refused(name: &[u8], why: &'static str) -> UnpackError {
+    UnpackError::Refused { name: show_bytes_of(name), why }
+}
