@@ -4,6 +4,7 @@
 //! a person. Begin at [`Client`]; [`follow`] is the part that survives every cut.
 
 mod access;
+mod artifacts;
 mod client;
 mod error;
 pub mod follow;
@@ -13,6 +14,7 @@ mod sse;
 mod task_log;
 mod tasks;
 
+pub use artifacts::{ArtifactDownload, ArtifactQuery, ArtifactUpload};
 pub use client::{Client, Trouble};
 pub use error::ClientError;
 pub use follow::Followed;

@@ -10,7 +10,7 @@ use reqwest::{Method, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::{Duration, Instant};
 
-/// The time that one try may take, answer included.
+/// Of most calls.
 const TRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// No further try is begun after this.
 const BUDGET: Duration = Duration::from_secs(8);
@@ -23,6 +23,8 @@ pub(crate) struct Call {
     key: Option<String>,
     /// Repeating it after it may have arrived does no harm.
     repeatable: bool,
+    /// The time that one try may take, answer included.
+    timeout: Duration,
 }
 
 impl Call {
@@ -38,7 +40,7 @@ impl Call {
 
 impl Client {
     fn call(&self, method: Method, path: &str) -> Call {
-        Call { method, url: self.url(path), body: None, key: None, repeatable: true }
+        Call { method, url: self.url(path), body: None, key: None, repeatable: true, timeout: TRY_TIMEOUT }
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &impl Serialize) -> Result<T, ClientError> {
@@ -63,6 +65,18 @@ impl Client {
     /// A POST that is repeatable by nature: asking twice to cancel or to drain is asking once.
     pub(crate) async fn act<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
         self.json(self.call(Method::POST, path).body(body)?).await
+    }
+
+    /// The same, for what may take the server so long.
+    pub(crate) async fn act_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<T, ClientError> {
+        let mut call = self.call(Method::POST, path).body(body)?;
+        call.timeout = timeout;
+        self.json(call).await
     }
 
     /// A POST that must not be repeated once it may have arrived.
@@ -132,7 +146,7 @@ impl Client {
         let mut request = self
             .http
             .request(call.method.clone(), &call.url)
-            .timeout(TRY_TIMEOUT)
+            .timeout(call.timeout)
             .header(header::ACCEPT, "application/json, application/problem+json");
         if let Some(body) = &call.body {
             request = request.header(header::CONTENT_TYPE, "application/json").body(body.clone());

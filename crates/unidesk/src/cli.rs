@@ -105,6 +105,8 @@ pub enum Command {
     NodeToken(commands::node_token::Args),
     /// Keys of people and programs
     ApiKey(commands::api_key::Args),
+    /// Large files and directories: put, get, list, show, diff, rm, fsck
+    Artifact(commands::artifact::Args),
     /// Check that all holds in the live database that always should
     Audit(commands::audit::Args),
     /// Store a credential for a server
@@ -132,6 +134,7 @@ Run a commit on a machine that fits, and know years later exactly what ran.
 
 Tasks      run  submit  list  status  logs  events  why  wait  cancel  retry
 Machines   node  node-token  provider
+Data       artifact
 Access     login  whoami  api-key
 Platform   up  server  migrate  audit
 

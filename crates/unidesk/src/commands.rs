@@ -1,6 +1,7 @@
 //! One file a command: its arguments, and what it does with them.
 
 pub mod api_key;
+pub mod artifact;
 pub mod audit;
 pub mod cancel;
 pub mod events;
@@ -42,6 +43,7 @@ pub async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, F
         Command::Node(args) => node::run(args, context).await,
         Command::NodeToken(args) => node_token::run(args, context).await,
         Command::ApiKey(args) => api_key::run(args, context).await,
+        Command::Artifact(args) => artifact::run(args, context).await,
         Command::Audit(args) => audit::run(args, context).await,
         Command::Login(args) => login::run(args, context).await,
         Command::Whoami => whoami::run(context).await,

@@ -31,6 +31,15 @@ pub fn nodes(typed: &OsStr) -> Vec<CompletionCandidate> {
     candidates(typed, nodes.into_iter().map(|node| (node.name, node.presence.to_string())))
 }
 
+/// Newest artifacts, with their versions.
+pub fn artifacts(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let query = client::ArtifactQuery { state: Some("ready".into()), limit: Some(50), ..Default::default() };
+    let page = ask(async |client| client.artifacts(&query).await.ok());
+    let found = page.map(|page| page.artifacts).unwrap_or_default();
+    let size = |bytes: Option<u64>| bytes.map_or_else(String::new, domain::quantity::show_bytes);
+    candidates(typed, found.into_iter().map(|artifact| (crate::render::artifact::name(&artifact), size(artifact.size))))
+}
+
 fn candidates(typed: &OsStr, words: impl Iterator<Item = (String, String)>) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy().into_owned();
     words

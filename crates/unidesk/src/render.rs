@@ -1,6 +1,7 @@
 //! How things look: values, a style and the time in; text out. No terminal, no network, no clock.
 
 pub mod access;
+pub mod artifact;
 pub mod audit;
 pub mod errors;
 pub mod events;

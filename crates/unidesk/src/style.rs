@@ -71,10 +71,10 @@ impl Style {
 /// The tone of a state's word, whatever it is the state of.
 pub fn tone_of_state(state: &str) -> Tone {
     match state {
-        "succeeded" | "connected" => Tone::Good,
-        "failed" | "lost" | "offline" | "revoked" => Tone::Bad,
-        "cancelled" | "disconnected" | "draining" | "cordoned" | "drained" => Tone::Warning,
-        "pending" => Tone::Faint,
+        "succeeded" | "connected" | "ready" => Tone::Good,
+        "failed" | "lost" | "offline" | "revoked" | "corrupt" => Tone::Bad,
+        "cancelled" | "disconnected" | "draining" | "cordoned" | "drained" | "expired" => Tone::Warning,
+        "pending" | "deleted" => Tone::Faint,
         _ => Tone::Live,
     }
 }

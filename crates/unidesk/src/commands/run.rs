@@ -4,6 +4,8 @@ mod body;
 mod follow;
 mod story;
 
+pub(super) use body::read_pair;
+
 use crate::{
     commands::DONE,
     context::{Context, OrTell, Server},

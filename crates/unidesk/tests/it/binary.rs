@@ -12,10 +12,10 @@ use std::{
 };
 use tokio::process::{Child, Command};
 
-struct Home(tempfile::TempDir);
+pub(crate) struct Home(tempfile::TempDir);
 
 impl Home {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().expect("a directory"))
     }
     fn command(&self, words: &[&str]) -> Command {
@@ -36,7 +36,10 @@ impl Home {
     fn start(&self, url: &str, words: &[&str]) -> Child {
         self.command(words).env("UNIDESK_URL", url).env("UNIDESK_TOKEN", "ud_key_x").spawn().expect("it starts")
     }
-    async fn run(&self, url: &str, words: &[&str]) -> Output {
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+    pub(crate) async fn run(&self, url: &str, words: &[&str]) -> Output {
         finish(self.start(url, words)).await
     }
 }
@@ -45,7 +48,7 @@ async fn finish(child: Child) -> Output {
     tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await.expect("within 30 s").expect("an end")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -428,6 +431,9 @@ async fn help_is_as_printed() {
         ("help_exit", &["help", "exit"]),
         ("help_run", &["help", "run"]),
         ("help_events", &["help", "events"]),
+        ("help_artifact", &["help", "artifact"]),
+        ("help_artifact_put", &["help", "artifact", "put"]),
+        ("help_artifact_get", &["help", "artifact", "get"]),
     ] {
         let output = finish(home.command(words).spawn().expect("it starts")).await;
         assert_eq!(output.status.code(), Some(0));

@@ -3,7 +3,7 @@
 use super::Args;
 use serde_json::{Map, Value, json};
 
-pub(super) fn read_pair(text: &str) -> Result<(String, String), String> {
+pub(in crate::commands) fn read_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("KEY=VALUE is expected".to_owned()),
