@@ -3,12 +3,12 @@
 use crate::{
     Downloads, Incoming, Observer, Options, Store, TransferError,
     http::{Fault, Wire},
+    incoming::Pool,
     pace::Pace,
     parts::{ranges, ranges_at_once},
     pause::Line,
 };
 use api_types::artifact::SignedRequest;
-use bytes::Bytes;
 use domain::artifact::Sha256Digest;
 use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256};
@@ -62,6 +62,7 @@ pub(crate) struct Fetching<'a> {
     address: Mutex<(u32, Option<SignedRequest>)>,
     /// One asks for a new address, and the others wait for it.
     asking: tokio::sync::Mutex<()>,
+    pool: Pool,
 }
 
 impl<'a> Fetching<'a> {
@@ -79,6 +80,7 @@ impl<'a> Fetching<'a> {
             addresses,
             address: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
+            pool: Pool::default(),
         }
     }
 
@@ -88,9 +90,10 @@ impl<'a> Fetching<'a> {
         sink: impl FnOnce(&mut Incoming) -> Result<T, TransferError> + Send + 'static,
     ) -> Result<T, TransferError> {
         let (content, at) = (self.content, begun.at);
-        let (sender, receiver) = mpsc::channel::<Bytes>(1);
+        let (sender, receiver) = mpsc::channel::<Vec<u8>>(1);
+        let pool = self.pool.clone();
         let sinking = tokio::task::spawn_blocking(move || {
-            let mut incoming = Incoming::new(receiver, begun.hasher, content.size - at);
+            let mut incoming = Incoming::new(receiver, pool, begun.hasher, content.size - at);
             let made = sink(&mut incoming);
             // Whoever refuses what is in it needs no more of it; whoever can't make sense of it may have been given other bytes.
             let is_refused = made.as_ref().is_err_and(|error| !error.may_be_damage());
@@ -112,10 +115,12 @@ impl<'a> Fetching<'a> {
     }
 
     /// Ends early, and well, when nobody takes the bytes any more.
-    async fn fetch_all(&self, from: u64, into: mpsc::Sender<Bytes>) -> Result<(), TransferError> {
+    async fn fetch_all(&self, from: u64, into: mpsc::Sender<Vec<u8>>) -> Result<(), TransferError> {
         let options = self.wire.options;
-        let at_once = ranges_at_once(options.range, options.memory, options.parallel);
-        let pieces = ranges(from, self.content.size, options.range).map(|range| self.fetch(range));
+        // Where little comes, ranges are small: what has not come whole is not written, and would be lost to a restart.
+        let step = options.limit.map_or(options.range, |limit| options.range.min((limit / 4).max(64 << 10)));
+        let at_once = ranges_at_once(step, options.memory, options.parallel);
+        let pieces = ranges(from, self.content.size, step).map(|range| self.fetch(range));
         let mut pieces = std::pin::pin!(stream::iter(pieces).buffered(at_once));
         loop {
             let piece = tokio::select! {
@@ -129,9 +134,9 @@ impl<'a> Fetching<'a> {
         }
     }
 
-    async fn fetch(&self, range: Range<u64>) -> Result<Bytes, TransferError> {
+    async fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>, TransferError> {
         let length = range.end - range.start;
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        let mut bytes = self.pool.take(usize::try_from(length).unwrap_or_default());
         let (mut failures, mut refusals) = (0, 0);
         loop {
             let (number, address) = self.address().await?;
@@ -139,7 +144,7 @@ impl<'a> Fetching<'a> {
             let fault = match self.wire.get(&address, &range, self.content.size, &mut bytes).await {
                 Ok(()) => {
                     self.line.good();
-                    return Ok(bytes.into());
+                    return Ok(bytes);
                 }
                 Err(fault) => fault,
             };

@@ -26,10 +26,10 @@ pub(crate) fn lanes(part_size: u64, memory: u64, parallel: usize, can_read_again
     Lanes { parallel, queued: (fit - 1 - parallel).clamp(1, 4), held: true }
 }
 
-/// Ranges that are fetched at one time: what is on its way, one that waits and one that is written fit `memory`.
+/// Ranges that are fetched at one time: what is on its way, two that wait and one that is written fit `memory`.
 pub(crate) fn ranges_at_once(range: u64, memory: u64, parallel: usize) -> usize {
     let fit = usize::try_from(memory / range.max(1)).unwrap_or(usize::MAX);
-    parallel.min(fit.saturating_sub(2)).max(1)
+    parallel.min(fit.saturating_sub(3)).max(1)
 }
 
 /// `from..size`, cut into steps.

@@ -40,27 +40,18 @@ impl Pauses {
 pub(crate) struct Line<'a> {
     pauses: Pauses,
     observer: &'a dyn Observer,
-    state: Mutex<State>,
-}
-
-struct State {
-    last_good: Instant,
-    /// Since when nothing got through.
-    down_since: Option<Instant>,
+    /// The first failure since something got through. Not the last success: on a slow line a part may well take longer than our patience.
+    down_since: Mutex<Option<Instant>>,
 }
 
 impl<'a> Line<'a> {
     pub(crate) fn new(options: &Options, observer: &'a dyn Observer) -> Self {
-        let state = Mutex::new(State { last_good: Instant::now(), down_since: None });
-        Self { pauses: options.pauses, observer, state }
+        Self { pauses: options.pauses, observer, down_since: Mutex::new(None) }
     }
 
     /// Something got through.
     pub(crate) fn good(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.last_good = Instant::now();
-        let back = state.down_since.take();
-        drop(state);
+        let back = self.down_since.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(since) = back {
             self.observer.back(since.elapsed());
         }
@@ -69,11 +60,8 @@ impl<'a> Line<'a> {
     /// Waits before the next try. Errors: `GaveUp`.
     pub(crate) async fn bad(&self, failures: u32, why: String, asked: Option<Duration>) -> Result<(), TransferError> {
         let pause = self.pauses.after(failures, rand::random(), asked);
-        let waited = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.down_since.get_or_insert_with(Instant::now);
-            state.last_good.elapsed()
-        };
+        let since = *self.down_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        let waited = since.elapsed();
         if waited + pause > self.pauses.give_up_after {
             return Err(TransferError::GaveUp { why, waited });
         }

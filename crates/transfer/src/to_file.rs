@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, BufRead, Read, Seek, SeekFrom, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -45,7 +45,7 @@ pub async fn to_file(
         let writing =
             partial.try_clone().map_err(|source| TransferError::Unwritable { what: show(&partial_path), source })?;
         observer.had(begun.at);
-        let (target, from, begun_at) = (path.to_owned(), partial_path.clone(), begun.at);
+        let (target, from) = (path.to_owned(), partial_path.clone());
         let poured = fetching.pour(begun, move |incoming| write_all(incoming, writing, &from)).await;
         match poured {
             Ok(()) => {
@@ -59,7 +59,8 @@ pub async fn to_file(
             }
             Err(TransferError::WrongDigest { .. }) if !is_second => {
                 is_second = true;
-                observer.again(content.size - begun_at);
+                // What was there before is not taken for good either.
+                observer.again(content.size);
                 observer.trouble(&Trouble {
                     why: "the bytes that came are not those that were put there; all of them are fetched once more"
                         .to_owned(),
@@ -80,11 +81,13 @@ pub async fn to_file(
 fn write_all(incoming: &mut Incoming, mut file: File, path: &Path) -> Result<(), TransferError> {
     let unwritable = |source| TransferError::Unwritable { what: show(path), source };
     loop {
-        match incoming.next_piece() {
-            Ok(Some(piece)) => file.write_all(&piece).map_err(unwritable)?,
-            Ok(None) => return file.sync_all().map_err(unwritable),
-            Err(_) => return Err(TransferError::Broken("the transfer was stopped".to_owned())),
+        let piece = incoming.fill_buf().map_err(|_| TransferError::Broken("the transfer was stopped".to_owned()))?;
+        let length = piece.len();
+        if length == 0 {
+            return file.sync_all().map_err(unwritable);
         }
+        file.write_all(piece).map_err(unwritable)?;
+        incoming.consume(length);
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`world`]: a platform in this process; [`programs`] runs it as the programs that people start.
 
 mod agent_restart;
+mod artifacts;
 mod bad_input;
 mod cancel;
 mod database_away;

@@ -24,7 +24,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, BufRead, Read, Write},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -130,7 +130,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<ExitCode, Failu
         Ok(Err(error)) => return Err(failed(error, &server)),
         Err(Interrupted) => {
             let how = match artifact.kind {
-                ArtifactKind::File if !is_stdout => "the same command goes on there",
+                ArtifactKind::File if !is_stdout => "what is written of it is kept, and the same command goes on there",
                 _ => "nothing of it was kept",
             };
             out.tell(Glyph::Warning, "stopped", &format!("after {}; {how}", shown.progress().amount()));
@@ -213,10 +213,14 @@ async fn same(target: &Path, content: Content) -> Result<There, Failure> {
 fn to_stdout(incoming: &mut transfer::Incoming) -> Result<(), TransferError> {
     let unwritable = |source| TransferError::Unwritable { what: "standard output".to_owned(), source };
     let mut stdout = io::stdout().lock();
-    while let Some(piece) =
-        incoming.next_piece().map_err(|_| TransferError::Broken("the transfer was stopped".to_owned()))?
-    {
-        stdout.write_all(&piece).map_err(unwritable)?;
+    loop {
+        let piece = incoming.fill_buf().map_err(|_| TransferError::Broken("the transfer was stopped".to_owned()))?;
+        let length = piece.len();
+        if length == 0 {
+            break;
+        }
+        stdout.write_all(piece).map_err(unwritable)?;
+        incoming.consume(length);
     }
     stdout.flush().map_err(unwritable)
 }

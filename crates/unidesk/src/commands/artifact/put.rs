@@ -163,6 +163,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<ExitCode, Failu
         return Err(Failure::usage("standard input is this terminal")
             .note("give it something: ... | unidesk artifact put - --name NAME"));
     }
+    out.redraw(&format!("looking at {}", clean(&path.display().to_string())));
     let looking = tokio::task::spawn_blocking(move || Content::look(&path));
     let content = looking.await.map_err(std::io::Error::other)?.map_err(|error| failed(error, &server))?;
     let media_type =
