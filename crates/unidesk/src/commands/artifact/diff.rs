@@ -51,7 +51,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<ExitCode, Failu
     let one = find(&server, &args.one, project).await?;
     let other = find(&server, &args.other, project).await?;
     let is_equal = get::content(&one)? == get::content(&other)? && one.kind == other.kind;
-    let differing = (!is_equal).then(|| ExitCode::from(exit::FAULT)).unwrap_or(DONE);
+    let differing = if is_equal { DONE } else { ExitCode::from(exit::FAULT) };
     let are_directories = [&one, &other].iter().all(|artifact| artifact.kind == ArtifactKind::Directory);
     if is_equal || !are_directories {
         if out.is_json() {
