@@ -86,6 +86,13 @@ impl Observer for Counts {
 }
 
 impl Counts {
+    /// All of it is sent once more.
+    pub(super) fn begin_anew(&self) {
+        for count in [&self.moved, &self.again, &self.had, &self.read] {
+            count.store(0, Relaxed);
+        }
+    }
+
     fn line(&self) -> std::sync::MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -178,29 +178,24 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<ExitCode, Failu
         project: args.project,
         pinned: args.pin,
     };
-    let mut put = Put {
-        shown: Shown {
-            out,
-            counts: Arc::default(),
-            total: content.total,
-            is_packed: content.kind == ArtifactKind::Directory,
-            word: "sending",
-            began: Instant::now(),
-        },
-        server: &server,
-        options: Options { limit: args.limit_rate, ..Options::default() },
-        content,
-        wanted,
+    let shown = Shown {
+        out,
+        counts: Arc::default(),
+        total: content.total,
+        is_packed: content.kind == ArtifactKind::Directory,
+        word: "sending",
+        began: Instant::now(),
     };
-    let artifact = match put.put().await {
-        Ok(artifact) => artifact,
-        Err(Ended::Failed(failure)) => return Err(failure),
-        Err(Ended::Interrupted) => {
+    let options = Options { limit: args.limit_rate, ..Options::default() };
+    let put = Put { shown: &shown, server: &server, options, content, wanted };
+    let artifact = match shown.until(put.put()).await {
+        Ok(artifact) => artifact?,
+        Err(Interrupted) => {
             let how = match put.content.state {
                 Some(_) => "the same command goes on there, for a day",
                 None => "what is stored of it is deleted within a day",
             };
-            out.tell(Glyph::Warning, "stopped", &format!("after {}; {how}", put.shown.progress().amount()));
+            out.tell(Glyph::Warning, "stopped", &format!("after {}; {how}", shown.progress().amount()));
             return Ok(ExitCode::from(130));
         }
     };
@@ -212,23 +207,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<ExitCode, Failu
     Ok(DONE)
 }
 
-enum Ended {
-    Interrupted,
-    Failed(Failure),
-}
-impl From<Interrupted> for Ended {
-    fn from(_: Interrupted) -> Self {
-        Self::Interrupted
-    }
-}
-impl From<Failure> for Ended {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
 struct Put<'a> {
-    shown: Shown<'a>,
+    shown: &'a Shown<'a>,
     server: &'a Server,
     options: Options,
     content: Content,
@@ -236,7 +216,7 @@ struct Put<'a> {
 }
 
 impl Put<'_> {
-    async fn put(&mut self) -> Result<Artifact, Ended> {
+    async fn put(&self) -> Result<Artifact, Failure> {
         let mut key = self.content.key(self.server, &self.wanted);
         let mut round = 0;
         loop {
@@ -247,7 +227,7 @@ impl Put<'_> {
                 self.shown.tell_done("there", &format!("this content was put before: {name}"));
                 return Ok(upload.artifact);
             }
-            let error = match self.send(&upload).await? {
+            let error = match self.send(&upload).await {
                 Ok(artifact) => {
                     let (took, name) = (self.shown.took(), clean(&artifact.name));
                     self.shown.tell_done(
@@ -263,27 +243,24 @@ impl Put<'_> {
             match problem_of(&error) {
                 Some("upload-conflict" | "upload-ended") if is_again => key = key.map(|key| format!("{key}-{round}")),
                 Some("upload-incomplete") if is_again => {}
-                _ => return Err(failed(error, self.server).into()),
+                _ => return Err(failed(error, self.server)),
             }
-            self.shown.counts = Arc::default();
+            self.shown.counts.begin_anew();
         }
     }
 
-    async fn send(&self, announced: &Upload) -> Result<Result<Artifact, TransferError>, Interrupted> {
+    async fn send(&self, announced: &Upload) -> Result<Artifact, TransferError> {
         let parts = ArtifactUpload::new(&self.server.client, announced.artifact.id);
         let observer: Arc<dyn Observer> = self.shown.counts.clone();
-        let sending = async {
-            let source = self.content.open()?;
-            let uploaded = upload(&Store::new(), source, announced.part_size, &parts, &self.options, &observer).await?;
-            let whole = CompleteArtifact { size: uploaded.size, sha256: uploaded.sha256, stored: uploaded.stored };
-            patiently(&self.options, &*observer, async || parts.complete(&whole).await).await.inspect(|_| {
-                if uploaded.had > 0 {
-                    let had = format!("{} of {} parts were stored already", uploaded.had, uploaded.parts);
-                    self.shown.tell_done("resumed", &format!("{had}; {} in all", show_bytes(uploaded.size)));
-                }
-            })
-        };
-        self.shown.until(sending).await
+        let source = self.content.open()?;
+        let uploaded = upload(&Store::new(), source, announced.part_size, &parts, &self.options, &observer).await?;
+        let whole = CompleteArtifact { size: uploaded.size, sha256: uploaded.sha256, stored: uploaded.stored };
+        let artifact = patiently(&self.options, &*observer, async || parts.complete(&whole).await).await?;
+        if uploaded.had > 0 {
+            let had = format!("{} of {} parts were stored already", uploaded.had, uploaded.parts);
+            self.shown.tell_done("resumed", &format!("{had}; {} in all", show_bytes(uploaded.size)));
+        }
+        Ok(artifact)
     }
 }
 
