@@ -76,7 +76,7 @@ impl Wire<'_> {
         let request =
             self.store.request(signed)?.header(header::CONTENT_LENGTH, size).body(reqwest::Body::wrap_stream(body));
         let sending = async {
-            let response = request.send().await.map_err(|error| unreachable(&error))?;
+            let response = request.send().await.map_err(unreachable)?;
             let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
             if !response.status().is_success() {
                 return Err(refusal(response).await);
@@ -104,7 +104,7 @@ impl Wire<'_> {
         let request = self.store.request(signed)?.header(header::RANGE, bytes);
         let meter = Meter::default();
         let fetching = async {
-            let response = request.send().await.map_err(|error| unreachable(&error))?;
+            let response = request.send().await.map_err(unreachable)?;
             let (starts_at, found) = match response.status() {
                 StatusCode::PARTIAL_CONTENT => content_range(&response),
                 // The range was passed over. Its beginning is of use, if that was wanted.
@@ -123,7 +123,7 @@ impl Wire<'_> {
                 let Some(piece) = body.next().await else {
                     return Err(Fault::Passing { why: "connection cut".to_owned(), retry_after: None });
                 };
-                let piece = piece.map_err(|error| unreachable(&error))?;
+                let piece = piece.map_err(unreachable)?;
                 let left = usize::try_from(range.end - range.start).unwrap_or(usize::MAX) - into.len();
                 let piece = &piece[..piece.len().min(left)];
                 into.extend_from_slice(piece);
@@ -293,9 +293,10 @@ async fn refusal(response: reqwest::Response) -> Fault {
     }
 }
 
-/// A failure of the transport in a few words.
-fn unreachable(error: &reqwest::Error) -> Fault {
-    let mut cause: Option<&dyn Error> = Some(error);
+/// A failure of the transport in a few words, and never with the address: whoever reads that may use it.
+fn unreachable(error: reqwest::Error) -> Fault {
+    let error = error.without_url();
+    let mut cause: Option<&dyn Error> = Some(&error);
     let mut why = error.to_string();
     while let Some(current) = cause {
         why = current.to_string();

@@ -19,7 +19,7 @@ impl Default for Pauses {
     fn default() -> Self {
         Self {
             first: Duration::from_millis(500),
-            longest: Duration::from_secs(20),
+            longest: Duration::from_secs(10),
             give_up_after: Duration::from_secs(30 * 60),
         }
     }
@@ -105,9 +105,9 @@ mod tests {
         let pauses = Pauses::default();
         let ms = |failures, jitter, asked| pauses.after(failures, jitter, asked).as_millis();
         assert_eq!([ms(1, 1.0, None), ms(2, 1.0, None), ms(3, 0.0, None)], [500, 1_000, 1_000]);
-        assert_eq!([ms(30, 1.0, None), ms(u32::MAX, 1.0, None)], [20_000, 20_000]);
+        assert_eq!([ms(30, 1.0, None), ms(u32::MAX, 1.0, None)], [10_000, 10_000]);
         let asked = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!([ms(1, 0.0, asked(7)), ms(9, 1.0, asked(7)), ms(1, 1.0, asked(3_600))], [7_000, 20_000, 60_000]);
+        assert_eq!([ms(1, 0.0, asked(7)), ms(9, 1.0, asked(7)), ms(1, 1.0, asked(3_600))], [7_000, 10_000, 60_000]);
     }
 
     #[tokio::test(start_paused = true)]

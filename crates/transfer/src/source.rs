@@ -46,7 +46,8 @@ impl Source {
                 if !cutter.held {
                     cutter.file = Some(Arc::new(file.try_clone().map_err(unreadable)?));
                 }
-                cutter.copy(&mut file, unreadable)?;
+                // Not what is appended meanwhile: that is told below.
+                cutter.copy(&mut (&mut file).take(before.len()), unreadable)?;
                 let after = file.metadata().map_err(unreadable)?;
                 if cutter.size != before.len() || is_changed(&before, &after) {
                     return Err(TransferError::Changed { what });

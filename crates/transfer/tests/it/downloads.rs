@@ -56,6 +56,7 @@ async fn trouble_of_every_kind_is_overcome_and_no_byte_is_fetched_twice_for_it()
     assert!(place.read() == noise(205_000));
     assert_eq!((fake.state().given, heard.total()), (205_000, 205_000));
     assert!(heard.backs.load(Relaxed) >= 1);
+    assert!(!heard.troubles().join("").contains("signature="), "an address was told: {:?}", heard.troubles());
 }
 
 #[tokio::test]

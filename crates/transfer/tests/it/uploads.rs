@@ -70,6 +70,7 @@ async fn trouble_of_every_kind_is_overcome_and_told() {
     assert_eq!(heard.total(), content.len() as u64, "what travelled twice is counted once");
     assert!(heard.backs.load(Relaxed) >= 1);
     let troubles = heard.troubles().join("\n");
+    assert!(!troubles.contains("signature="), "an address was told:\n{troubles}");
     for word in
         ["503 Service Unavailable, Broken, on purpose", "connection cut", "429", "403 Forbidden", "no answer in time"]
     {

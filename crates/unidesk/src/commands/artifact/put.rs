@@ -114,14 +114,13 @@ impl Content {
         }
         // A pipe or a device has no size; what comes out of it comes once.
         let is_file = meta.is_file();
-        let state = format!("{} {} {} {}", meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino());
         Ok(Self {
             path: path.to_owned(),
             kind: ArtifactKind::File,
             size: is_file.then_some(meta.len()),
             total: is_file.then_some(meta.len()),
             file_name,
-            state: is_file.then_some(state),
+            state: is_file.then(|| state(&meta)),
         })
     }
 
@@ -134,6 +133,11 @@ impl Content {
         }
         let unreadable = |source| TransferError::Unreadable { what: self.path.display().to_string(), source };
         let file = File::open(&self.path).map_err(unreadable)?;
+        let is_changed =
+            self.state.as_ref().is_some_and(|before| file.metadata().is_ok_and(|now| state(&now) != *before));
+        if is_changed {
+            return Err(TransferError::Changed { what: self.path.display().to_string() });
+        }
         Ok(match self.size {
             Some(_) => Source::File { file, path: self.path.clone() },
             None => Source::Reader { reader: Box::new(file), name: self.path.display().to_string() },
@@ -153,6 +157,11 @@ impl Content {
         let hex: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Some(format!("put-{hex}"))
     }
+}
+
+/// Of a file, by what is known without reading it.
+fn state(meta: &fs::Metadata) -> String {
+    format!("{} {} {} {}", meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino())
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
