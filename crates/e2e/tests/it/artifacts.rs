@@ -345,30 +345,40 @@ async fn a_put_that_was_killed_goes_on_where_it_was() {
     let mut world = World::start().await;
     let way = Way::to(&world.url).await;
     world.url = way.url();
-    // 12 parts.
     let content = noise(96 * MIB);
     world.write("large.bin", &content);
-    let words = ["put", "large.bin", "--name", "large", "--limit-rate", "20M", "--progress", "plain"];
-    let mut put = world.command(&words).spawn().expect("it starts");
-    until_true("six parts were sent", SOON, || way.puts() >= 6).await;
-    kill(Pid::from_raw(put.id().expect("it runs") as i32), Signal::SIGKILL).expect("it lives");
-    put.wait().await.expect("an end");
-    let before = way.puts();
-    assert!(before < 12, "it was to be killed in the middle");
-    let uploading = world.json(&["list", "--state", "uploading"]).await;
-    assert_eq!(uploading["artifacts"].as_array().expect("a list").len(), 1);
+    let dir = world.work().join("dir");
+    fs::create_dir(&dir).expect("a directory");
+    fs::write(dir.join("one"), &content[..90 * MIB]).expect("writing");
+    fs::write(dir.join("two"), "small").expect("writing");
+    // Of a file of known size parts have 8 MiB, of an archive whose size nobody knows 16.
+    for (what, parts) in [("large.bin", 12), ("dir", 6)] {
+        let puts_before = way.puts();
+        let puts = || way.puts() - puts_before;
+        let words = ["put", what, "--name", "thing", "--limit-rate", "20M"];
+        let mut put = world.command(&words).spawn().expect("it starts");
+        until_true("half of the parts were sent", SOON, || puts() >= parts / 2).await;
+        kill(Pid::from_raw(put.id().expect("it runs") as i32), Signal::SIGKILL).expect("it lives");
+        put.wait().await.expect("an end");
+        let before = puts();
+        assert!(before < parts, "{what} was to be killed in the middle");
+        let uploading = world.json(&["list", "--state", "uploading"]).await;
+        assert_eq!(uploading["artifacts"].as_array().expect("a list").len(), 1);
 
-    let words = ["put", "large.bin", "--name", "large", "--progress", "plain"];
-    let output = world.run(&words).await;
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("were stored already"), "{}", text(&output.stderr));
-    // What was on its way when it was killed, and what was not told yet, at most: four lanes of each.
-    let twice = way.puts() - 12;
-    println!("{before} parts were sent before, {twice} of 12 twice");
-    assert!(twice <= 8 && way.puts() - before <= 10, "{before} before, {} in all", way.puts());
-    assert!(world.run(&["get", "large@1", "--to", "-"]).await.stdout == content);
-    let uploading = world.json(&["list", "--state", "uploading"]).await;
-    assert_eq!(uploading["artifacts"], serde_json::json!([]));
+        let output = world.run(&["put", what, "--name", "thing", "--progress", "plain"]).await;
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        assert!(told.contains("were stored already"), "{told}");
+        // Twice: what was on its way when it was killed, and what had arrived and was not told yet. Four lanes have one of each at most.
+        let twice = puts() - parts;
+        println!("{what}: {before} parts were sent before, {twice} of {parts} twice");
+        assert!(twice <= 8 && twice < before, "{what}: {before} before, {} in all", puts());
+        let uploading = world.json(&["list", "--state", "uploading"]).await;
+        assert_eq!(uploading["artifacts"], serde_json::json!([]));
+    }
+    assert!(world.run(&["get", "thing@1", "--to", "-"]).await.stdout == content);
+    world.good(&["get", "thing@2", "--to", "back"]).await;
+    assert!(fs::read(world.work().join("back/one")).expect("it came") == content[..90 * MIB]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
