@@ -2,7 +2,7 @@
 //!
 //! Owns: how content is cut, hashed, sent, fetched, tried again and compared with its checksum, and how a directory becomes one archive
 //! and comes out of it unharmed. Must not know: the API's client, an S3 SDK, or how anything looks to a person: addresses come through
-//! [`Uploads`] and [`Downloads`], what happens is told to an [`Observer`]. Begin at [`upload()`] and [`to_file`].
+//! [`Uploads`] and [`Downloads`], what happens is told to an [`Observer`]. Begin at [`upload()`] and [`to_file()`].
 //!
 //! Memory is bounded for content of any size: `parts.rs` says how many parts are held at one time.
 
