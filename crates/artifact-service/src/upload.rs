@@ -20,6 +20,7 @@ use axum::{
 use domain::{
     artifact::{ArtifactState, MAX_NAME, MAX_SIZE, MOST_PARTS, Sha256Digest, check_part, is_artifact_name, part_size},
     fault::Fault,
+    ids::ProjectId,
     principal::{Origin, Permission, Principal},
 };
 use service_kit::{ApiError, request_body};
@@ -311,6 +312,7 @@ pub(crate) async fn complete(
     }
     let stored =
         StoredObject { key: place.key, size: asked.size, sha256: asked.sha256, parts_digest: parts_digest(&parts) };
+    check_older_copy(&shared, objects, artifact.project, &stored, &origin).await?;
     let completed = shared.store.complete_artifact(artifact.id, &stored, shared.times.grace, &origin);
     match in_time(completed).await.map_err(failed)? {
         CompletedArtifact::Ready(ready) => Ok(Json(view(ready))),
@@ -318,6 +320,32 @@ pub(crate) async fn complete(
         CompletedArtifact::Restarted => Err(incomplete([], "The upload was begun anew.")),
         CompletedArtifact::NotFound => Err(upload_ended(&artifact)),
     }
+}
+
+/// Content that the project has already is kept once, and the new copy dropped. So the older one must be there: where it was lost and nobody has
+/// noticed, that is noted now, and the new one is the one that is kept.
+async fn check_older_copy(
+    shared: &Shared,
+    objects: &ObjectStore,
+    project: ProjectId,
+    stored: &StoredObject,
+    origin: &Origin,
+) -> Result<(), ApiError> {
+    let older = shared.store.object_with_content(project, stored.sha256, stored.parts_digest);
+    let Some(older) = in_time(older).await.map_err(failed)?.filter(|older| older.key != stored.key) else {
+        return Ok(());
+    };
+    let found = objects.size(&older.key).await.map_err(objects_failed)?;
+    if found == Some(older.size) {
+        return Ok(());
+    }
+    let detail = match found {
+        None => "Its bytes were gone when they were put again.".to_owned(),
+        Some(size) => format!("It had {size} bytes instead of {} when they were put again.", older.size),
+    };
+    tracing::warn!(object.key = older.key, "an object is not what it was: {detail}");
+    in_time(shared.store.mark_corrupt(&older, &detail, origin)).await.map_err(failed)?;
+    Ok(())
 }
 
 /// Asked once more after it was done: the same answer. Otherwise a refusal.

@@ -34,6 +34,19 @@ pub(crate) async fn equal_content_is_kept_once(world: &World) {
     assert_eq!(world.keys().await.len(), 2);
 }
 
+pub(crate) async fn content_that_was_lost_and_is_put_again_is_kept(world: &World) {
+    let content = bytes(9, 3_000);
+    world.put("lost", &content).await;
+    let key = world.store.object_key(world.object_of("lost").await).await.expect("read").expect("there");
+    world.raw.delete_object().bucket(&world.bucket).key(&key).send().await.expect("deleted");
+    world.put("again", &content).await;
+    world.collect(times());
+    assert_eq!(world.bytes_of("again").await, content);
+    let refused = world.ask(MEMBER, Method::POST, "/artifacts/lost@1/download", None).await;
+    assert_eq!(refusal(refused).await.0, "artifact-not-ready");
+    assert_eq!(world.keys().await.len(), 1);
+}
+
 pub(crate) async fn what_is_removed_goes_in_two_steps(world: &World) {
     let content = bytes(2, 3_000);
     let (a, b) = (world.put("a", &content).await, world.put("b", &content).await);

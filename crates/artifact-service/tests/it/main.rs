@@ -61,6 +61,7 @@ scenarios! {
     downloads::a_page_of_html_is_saved_and_never_shown,
     downloads::what_can_not_be_read_says_why,
     collecting::equal_content_is_kept_once,
+    collecting::content_that_was_lost_and_is_put_again_is_kept,
     collecting::what_is_removed_goes_in_two_steps,
     collecting::an_upload_that_nobody_goes_on_with_is_given_up,
     collecting::a_check_finds_what_is_missing_and_what_belongs_to_nothing,

@@ -48,6 +48,31 @@ impl Store {
         .collect()
     }
 
+    /// The object that a project has with this content, as far as is known.
+    pub async fn object_with_content(
+        &self,
+        project: ProjectId,
+        sha256: Sha256Digest,
+        parts_digest: Sha256Digest,
+    ) -> Result<Option<ArtifactObject>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT id, key, size FROM artifact_objects WHERE project_id = $1 AND sha256 = $2 AND parts_digest = $3 AND corrupt_at IS NULL",
+            project.as_uuid(),
+            &sha256.0[..],
+            &parts_digest.0[..]
+        )
+        .fetch_optional(self.pool_for(1))
+        .await?;
+        Ok(row.map(|row| ArtifactObject {
+            id: row.id,
+            project,
+            key: row.key,
+            size: row.size.unsigned_abs(),
+            sha256,
+            is_corrupt: false,
+        }))
+    }
+
     /// Some artifacts whose bytes these are, as people name them.
     pub async fn artifacts_of_object(&self, object: Uuid) -> Result<Vec<String>, StoreError> {
         let names = sqlx::query_scalar!(
