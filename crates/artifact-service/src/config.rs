@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Config {
-    /// The S3 object store that keeps artifacts, as the services reach it: https://s3.example.org
+    /// The S3 object store that keeps artifacts, as the services reach it: its scheme, host and port
     #[arg(long, env = "UNIDESK_S3_ENDPOINT", value_name = "URL")]
     pub s3_endpoint: Option<String>,
     /// The same store as people and nodes reach it; the endpoint by default. Their requests are signed for this host: a proxy must keep it

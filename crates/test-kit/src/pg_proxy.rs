@@ -40,7 +40,7 @@ pub enum Server {
     Tcp(String, u16),
 }
 
-/// Where a connection is cut around a commit: a COMMIT, or the end of a statement that is a transaction by itself.
+/// Where a connection is cut around a commit: a COMMIT, or the end of a statement that makes a task and is a transaction by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// PostgreSQL never hears it: nothing is done.
@@ -196,15 +196,16 @@ async fn carry(near: UnixStream, server: &Server, mut shared: Shared) -> anyhow:
 /// What a connection is about, as far as it shows where something is committed.
 #[derive(Default)]
 struct Talk {
-    /// Prepared statements that write.
-    writing: BTreeSet<Vec<u8>>,
+    /// Prepared statements that make tasks.
+    making: BTreeSet<Vec<u8>>,
     in_transaction: bool,
     /// One of them was executed since the last Sync.
-    has_written: bool,
+    has_made: bool,
 }
 
 impl Talk {
-    /// Whether something is committed by this message: a COMMIT, or the Sync after a statement that is a transaction by itself.
+    /// Whether something is committed by this message: a COMMIT, or the Sync after a statement that makes a task and is a transaction by itself. (Others
+    /// that are one, as a heartbeat, say the same again in a moment.)
     fn commits(&mut self, message: &[u8]) -> bool {
         let body = &message[5..];
         match message[0] {
@@ -221,20 +222,20 @@ impl Talk {
                 let mut texts = body.split(|byte| *byte == 0);
                 let (name, statement) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
                 let statement = String::from_utf8_lossy(statement);
-                if ["INSERT INTO", "UPDATE ", "DELETE FROM"].iter().any(|word| statement.contains(word)) {
-                    self.writing.insert(name.to_vec());
+                if statement.contains("INSERT INTO tasks") {
+                    self.making.insert(name.to_vec());
                 } else {
-                    self.writing.remove(name);
+                    self.making.remove(name);
                 }
                 false
             }
             b'B' => {
                 // The portal's name comes first.
                 let name = body.split(|byte| *byte == 0).nth(1).unwrap_or_default();
-                self.has_written |= self.writing.contains(name);
+                self.has_made |= self.making.contains(name);
                 false
             }
-            b'S' => std::mem::take(&mut self.has_written) && !self.in_transaction,
+            b'S' => std::mem::take(&mut self.has_made) && !self.in_transaction,
             _ => false,
         }
     }

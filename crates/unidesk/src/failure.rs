@@ -111,15 +111,23 @@ fn title_of(exit: u8) -> &'static str {
 fn fault_lines(problem: &Problem) -> Vec<String> {
     let mut lines = Vec::new();
     for fault in &problem.errors {
-        let flag = flag_of(&fault.pointer);
         // The first fault's sentence is often the whole problem's: then its hint alone is news.
         let is_told = fault.detail == problem.detail;
-        lines.push(clean(&match &fault.hint {
-            Some(hint) if is_told => format!("{flag}: {hint}"),
-            Some(hint) => format!("{flag}: {} ({hint})", fault.detail),
-            None if is_told => flag,
-            None => format!("{flag}: {}", fault.detail),
-        }));
+        let said = match &fault.hint {
+            Some(hint) if is_told => Some(hint.clone()),
+            Some(hint) => Some(format!("{} ({hint})", fault.detail)),
+            None if is_told => None,
+            None => Some(fault.detail.clone()),
+        };
+        // What is no field of a body has no flag: its sentence says what it is about.
+        let is_field = fault.parameter.is_none() && fault.header.is_none();
+        let flag = is_field.then(|| flag_of(&fault.pointer));
+        let line = match (flag, said) {
+            (Some(flag), Some(said)) => format!("{flag}: {said}"),
+            (Some(only), None) | (None, Some(only)) => only,
+            (None, None) => continue,
+        };
+        lines.push(clean(&line));
     }
     lines
 }
