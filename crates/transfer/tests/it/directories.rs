@@ -280,8 +280,7 @@ fn a_list_tells_what_is_in_an_archive_without_unpacking_it() {
 
 /// The time is printed for docs/benchmarks.md, and not asserted.
 #[test]
-#[ignore = "takes a while; run it by name"]
-fn a_hundred_thousand_small_files() {
+fn a_hundred_thousand_small_files_come_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let (source, target) = (dir.path().join("source"), dir.path().join("target"));
     for n in 0..100 {
