@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every test, with real PostgreSQL, Docker and Git over HTTP. Installs and starts what is missing, and stops what it started.
+# Every test, with real PostgreSQL, Docker, Git over HTTP and S3. Installs and starts what is missing, and stops what it started.
 #
 #   scripts/test.sh                            everything; the last line is the count: N passed, N failed
 #   scripts/test.sh -E 'package(store)'        arguments are nextest's own: a part, quickly
@@ -27,6 +27,7 @@ need_rust
 cargo nextest --version >/dev/null 2>&1 || die "cargo-nextest is missing" "cargo install --locked cargo-nextest"
 need_build
 need_platform
+[[ -n ${UNIDESK_TEST_WEED:-} ]] || need python3-pip python3 -m pip --version
 install_missing
 part machine "$(describe_machine), Rust $rust_version   $(took "$started")"
 
@@ -46,6 +47,11 @@ if [[ -z ${UNIDESK_TEST_DATABASE_URL:-} ]]; then
     if [[ -n ${CI:-} ]]; then at_exit "scripts/test-database.sh stop"; fi
 fi
 part database "PostgreSQL $("$(postgres_bin)/postgres" --version | awk '{print $3}')   $(took "$started")"
+
+started=$(now_ms)
+# Before the tests, whose time is short for a download.
+weed=$(scripts/test-seaweedfs.sh) || die "SeaweedFS could not be had" "the lines above say why; a binary of your own: UNIDESK_TEST_WEED"
+part objects "$("$weed" version | awk '{print "SeaweedFS " $3}')   $(took "$started")"
 
 # Tests start the platform and the shim as programs, which nextest alone would not build. All in one build with the tests, so
 # that no dependency is built with two sets of features; for named packages only what they may start.
