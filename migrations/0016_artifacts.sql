@@ -78,6 +78,8 @@ CREATE TABLE artifact_uploads (
     part_size    bigint NOT NULL CHECK (part_size > 0),
     -- The number of the one part that is smaller, once it was announced: none comes after it.
     last_part    integer,
+    -- The highest number for which an address was handed out.
+    newest_part  integer NOT NULL DEFAULT 0,
     -- Bytes of which the object store has said that it has them.
     stored_bytes bigint NOT NULL DEFAULT 0,
     touched_at   timestamptz NOT NULL DEFAULT now()

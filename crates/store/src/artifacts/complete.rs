@@ -63,10 +63,8 @@ impl Store {
                 && (found.size, found.sha256) == (Some(stored.size), Some(stored.sha256));
             return Ok(if is_same { CompletedArtifact::Ready(found) } else { CompletedArtifact::Ended(found) });
         };
-        match lock_upload(&mut transaction, id).await? {
-            Some((place, _)) if place.key == stored.key => {}
-            _ => return Ok(CompletedArtifact::Restarted),
-        }
+        let upload = lock_upload(&mut transaction, id).await?.filter(|(place, _)| place.key == stored.key);
+        let Some((place, _)) = upload else { return Ok(CompletedArtifact::Restarted) };
         let project = ProjectId::from_uuid(row.project_id);
         let object = find_or_make_object(&mut transaction, project, stored, grace).await?;
         let version = sqlx::query_scalar!(
@@ -88,7 +86,7 @@ impl Store {
         )
         .execute(&mut *transaction)
         .await?;
-        delete_parts(&mut transaction, id).await?;
+        delete_parts(&mut transaction, id, place.newest_part).await?;
         sqlx::query!("DELETE FROM artifact_uploads WHERE artifact_id = $1", id).execute(&mut *transaction).await?;
         let detail = json!({ "name": row.name, "version": version, "size": stored.size, "sha256": stored.sha256 });
         self.write_audit(&mut transaction, Some(project), origin, "artifact.put", &id.to_string(), &detail).await?;

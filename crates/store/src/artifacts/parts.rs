@@ -29,6 +29,8 @@ pub struct UploadPlace {
     pub part_size: u64,
     /// Of the one part that is smaller than the others, if it was announced.
     pub last_part: Option<u32>,
+    /// The highest number for which an address was handed out; 0: none was.
+    pub newest_part: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +58,11 @@ impl Store {
         let id = artifact.as_uuid();
         let Some((mut place, _)) = lock_upload(&mut transaction, id).await? else { return Ok(NotedParts::Ended) };
         note_stored(&mut transaction, id, stored).await?;
-        let mut newest = newest_part(&mut transaction, id).await?.unsigned_abs();
         for part in wanted {
             let is_small = part.size < place.part_size;
             let is_after = place.last_part.is_some_and(|last| part.number > last);
-            let may_be_last = place.last_part.map_or(newest <= part.number, |last| last == part.number);
-            newest = newest.max(part.number);
+            let may_be_last = place.last_part.map_or(place.newest_part <= part.number, |last| last == part.number);
+            place.newest_part = place.newest_part.max(part.number);
             if is_after || is_small && !may_be_last {
                 return Ok(NotedParts::NotLast { number: part.number });
             }
@@ -102,9 +103,10 @@ impl Store {
             parts.push(known);
         }
         sqlx::query!(
-            "UPDATE artifact_uploads SET touched_at = now(), last_part = $2 WHERE artifact_id = $1",
+            "UPDATE artifact_uploads SET touched_at = now(), last_part = $2, newest_part = $3 WHERE artifact_id = $1",
             id,
-            place.last_part.map(|last| last as i32)
+            place.last_part.map(|last| last as i32),
+            place.newest_part as i32
         )
         .execute(&mut *transaction)
         .await?;
@@ -133,7 +135,7 @@ impl Store {
     pub async fn upload(&self, artifact: ArtifactId) -> Result<Option<(UploadPlace, Vec<Part>)>, StoreError> {
         let id = artifact.as_uuid();
         let place = sqlx::query!(
-            "SELECT key, upload_id, part_size, last_part FROM artifact_uploads WHERE artifact_id = $1",
+            "SELECT key, upload_id, part_size, last_part, newest_part FROM artifact_uploads WHERE artifact_id = $1",
             id
         );
         let Some(row) = place.fetch_optional(self.pool_for(1)).await? else { return Ok(None) };
@@ -142,14 +144,17 @@ impl Store {
             upload_id: row.upload_id,
             part_size: row.part_size.unsigned_abs(),
             last_part: row.last_part.map(i32::unsigned_abs),
+            newest_part: row.newest_part.unsigned_abs(),
         };
         let mut parts: Vec<Part> = Vec::new();
-        loop {
+        // No further than there are any: behind them may be those of before it was begun anew, deleted one by one.
+        while parts.last().map_or(0, |part| part.number) < place.newest_part {
             let after = parts.last().map_or(0, |part| part.number as i32);
             let rows = sqlx::query!(
-                "SELECT number, size, sha256, etag FROM artifact_parts WHERE artifact_id = $1 AND number > $2 ORDER BY number LIMIT $3",
+                "SELECT number, size, sha256, etag FROM artifact_parts WHERE artifact_id = $1 AND number > $2 AND number <= $3 ORDER BY number LIMIT $4",
                 id,
                 after,
+                place.newest_part as i32,
                 AT_ONCE
             )
             .fetch_all(self.pool_for(1))
@@ -164,9 +169,10 @@ impl Store {
                 });
             }
             if is_end {
-                return Ok(Some((place, parts)));
+                break;
             }
         }
+        Ok(Some((place, parts)))
     }
 
     /// Begins an upload anew under another key: what was stored of it is not there, or not what it was said to be. False: it was not at this key any
@@ -185,9 +191,9 @@ impl Store {
             return Ok(false);
         }
         super::garbage::add(&mut transaction, from, place.upload_id.as_deref(), None, grace).await?;
-        delete_parts(&mut transaction, id).await?;
+        delete_parts(&mut transaction, id, place.newest_part).await?;
         sqlx::query!(
-            "UPDATE artifact_uploads SET key = $2, upload_id = NULL, last_part = NULL, stored_bytes = 0, touched_at = now() WHERE artifact_id = $1",
+            "UPDATE artifact_uploads SET key = $2, upload_id = NULL, last_part = NULL, newest_part = 0, stored_bytes = 0, touched_at = now() WHERE artifact_id = $1",
             id,
             to
         )
@@ -204,7 +210,7 @@ pub(super) async fn lock_upload(
     artifact: Uuid,
 ) -> Result<Option<(UploadPlace, Duration)>, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT key, upload_id, part_size, last_part, GREATEST(0, extract(epoch FROM now() - touched_at))::float8 AS "untouched_s!"
+        r#"SELECT key, upload_id, part_size, last_part, newest_part, GREATEST(0, extract(epoch FROM now() - touched_at))::float8 AS "untouched_s!"
            FROM artifact_uploads WHERE artifact_id = $1 FOR UPDATE"#,
         artifact
     )
@@ -216,6 +222,7 @@ pub(super) async fn lock_upload(
             upload_id: row.upload_id,
             part_size: row.part_size.unsigned_abs(),
             last_part: row.last_part.map(i32::unsigned_abs),
+            newest_part: row.newest_part.unsigned_abs(),
         };
         (place, Duration::from_secs_f64(row.untouched_s))
     }))
@@ -255,11 +262,11 @@ async fn note_stored(
     Ok(())
 }
 
-/// In bites: an upload may have ten thousand.
-pub(super) async fn delete_parts(connection: &mut PgConnection, artifact: Uuid) -> Result<(), StoreError> {
-    let newest = newest_part(connection, artifact).await?;
+/// In bites: an upload may have ten thousand. `newest`: the highest of their numbers, which to look for would be to walk over all that were
+/// deleted before.
+pub(super) async fn delete_parts(connection: &mut PgConnection, artifact: Uuid, newest: u32) -> Result<(), StoreError> {
     let mut number = 0;
-    while number < newest {
+    while number < newest as i32 {
         let to = number + DELETED_AT_ONCE;
         sqlx::query!(
             "DELETE FROM artifact_parts WHERE artifact_id = $1 AND number > $2 AND number <= $3",
@@ -272,13 +279,4 @@ pub(super) async fn delete_parts(connection: &mut PgConnection, artifact: Uuid) 
         number = to;
     }
     Ok(())
-}
-
-/// The highest number for which an address was handed out; 0: none was.
-async fn newest_part(connection: &mut PgConnection, artifact: Uuid) -> Result<i32, StoreError> {
-    let newest = sqlx::query_scalar!(
-        "SELECT number FROM artifact_parts WHERE artifact_id = $1 ORDER BY number DESC LIMIT 1",
-        artifact
-    );
-    Ok(newest.fetch_optional(connection).await?.unwrap_or(0))
 }

@@ -78,7 +78,7 @@ async fn expire(
     let is_dropped = upload.is_some();
     if let Some((place, _)) = upload {
         garbage::add(connection, &place.key, place.upload_id.as_deref(), Some(id), grace).await?;
-        delete_parts(connection, id).await?;
+        delete_parts(connection, id, place.newest_part).await?;
         sqlx::query!("DELETE FROM artifact_uploads WHERE artifact_id = $1", id).execute(&mut *connection).await?;
     }
     sqlx::query!(
