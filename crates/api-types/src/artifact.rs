@@ -34,6 +34,32 @@ pub struct CreateArtifact {
     pub pinned: bool,
 }
 
+/// `POST /node/attempts/{attempt}/{fence}/outputs/{index}`: a node announces the upload of an output. Asked again: the upload of before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateOutput {
+    pub kind: ArtifactKind,
+    /// Bytes, where they are known beforehand. Then no other size can be completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// What it is called where it comes from. No path.
+    pub file_name: String,
+}
+
+/// What a task has left, in `GET /tasks/{id}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskArtifact {
+    pub id: ArtifactId,
+    pub name: String,
+    pub version: u32,
+    pub kind: ArtifactKind,
+    pub state: ArtifactState,
+    pub size: u64,
+    pub sha256: Sha256Digest,
+    pub file_name: String,
+    pub attempt: AttemptId,
+}
+
 /// The answer to an announced upload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Upload {

@@ -1,5 +1,6 @@
 //! Tasks and their attempts. A task's body on submission is free JSON, checked by `domain::spec::parse_spec`.
 
+use crate::artifact::TaskArtifact;
 use chrono::{DateTime, Utc};
 use domain::{
     attempt::AttemptState,
@@ -52,6 +53,9 @@ pub struct Task {
     pub spec: Option<TaskSpec>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub attempts: Option<Vec<Attempt>>,
+    /// In `GET /tasks/{id}` only: its outputs that are ready, those of the newest attempt first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub artifacts: Vec<TaskArtifact>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<domain::fault::Fault>,
 }

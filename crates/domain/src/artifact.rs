@@ -147,6 +147,17 @@ pub enum ArtifactRef {
     Id(ArtifactId),
 }
 
+impl Serialize for ArtifactRef {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+impl<'de> Deserialize<'de> for ArtifactRef {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// Why a text names no artifact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadArtifactRef {

@@ -160,6 +160,8 @@ pub struct AttemptRow {
     pub exit: Option<ExitFacts>,
     pub ending: Option<Ending>,
     pub provenance: Option<serde_json::Value>,
+    /// How many of its outputs are ready.
+    pub outputs_stored: u32,
 }
 
 impl AttemptRow {

@@ -117,8 +117,7 @@ pub fn place(
         return None;
     }
     // Its exit facts are committed: it ends by them, and is not run again for the rest of its log.
-    let has_exited = |previous: &AttemptRow| previous.state == AttemptState::Finishing;
-    if previous.as_deref().is_some_and(|previous| task.live == Some(previous.id) && has_exited(previous)) {
+    if previous.as_deref().is_some_and(|previous| task.live == Some(previous.id) && losses::ends_by_exit_facts(previous)) {
         return None;
     }
     let mut events = Vec::new();
@@ -188,6 +187,7 @@ fn lease(
         exit: None,
         ending: None,
         provenance: None,
+        outputs_stored: 0,
     };
     events.push(Event::Placed { attempt: attempt.id, number: attempt.number, node: attempt.node });
     attempt

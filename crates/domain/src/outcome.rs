@@ -57,8 +57,9 @@ impl FailureKind {
             | Self::OutOfMemory
             | Self::BuildFailed
             | Self::SourceUnavailable
-            | Self::InputUnavailable => FailureClass::User,
-            Self::NodeLost | Self::NodeError | Self::Rejected | Self::OutputFailed => FailureClass::Infrastructure,
+            | Self::InputUnavailable
+            | Self::OutputFailed => FailureClass::User,
+            Self::NodeLost | Self::NodeError | Self::Rejected => FailureClass::Infrastructure,
             Self::QueueTimeout | Self::Poison | Self::Cancelled => FailureClass::Final,
         }
     }
@@ -122,6 +123,9 @@ pub struct ExitFacts {
     /// Why the user's program never began, in words, where the code alone would leave people guessing.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub not_started: Option<String>,
+    /// How many outputs are to be stored after this end. Until all of them are, the end does not stand without its node.
+    #[serde(skip_serializing_if = "is_default", default)]
+    pub outputs_due: u32,
 }
 
 impl ExitFacts {

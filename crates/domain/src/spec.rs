@@ -1,8 +1,10 @@
 //! What a user asked for, checked and normalised. Immutable once accepted.
 
+mod data;
 mod parse;
 mod reader;
 
+pub use data::{FEATURE as ARTIFACTS_FEATURE, Input, MOST_FILES, Matcher, Output, OutputOn, PinnedArtifact};
 pub use parse::parse_spec;
 
 use crate::{is_default, resources::Amounts, retry::RetryPolicy, source::Source};
@@ -49,6 +51,10 @@ pub struct TaskSpec {
     pub user: Option<String>,
     pub workdir: String,
     pub log_limit_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub inputs: Vec<Input>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub outputs: Vec<Output>,
 }
 
 /// A program with its arguments, or one line for a shell. Only what was written as one string is given to a shell.
@@ -129,6 +135,9 @@ pub struct Needs {
     /// It needs a node whose agent can end exclusive work by itself.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exclusive: bool,
+    /// It needs a node whose agent brings inputs and takes outputs: an older one would run it without.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub artifacts: bool,
 }
 
 impl TaskSpec {
@@ -137,6 +146,7 @@ impl TaskSpec {
             executor: self.executor.clone(),
             requirements: self.requirements.clone(),
             exclusive: self.on_node_loss.exclusive,
+            artifacts: !self.inputs.is_empty() || !self.outputs.is_empty(),
         }
     }
     pub fn shm_bytes(&self) -> u64 {

@@ -106,6 +106,8 @@ impl AttemptRecord {
             exit: self.exit.map(read_json).transpose()?,
             ending: self.ending.map(read_json).transpose()?,
             provenance: self.provenance.map(read_json).transpose()?,
+            // Nothing counts them yet.
+            outputs_stored: 0,
         })
     }
 }

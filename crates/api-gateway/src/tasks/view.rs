@@ -96,6 +96,7 @@ pub(super) fn summary(task: TaskView) -> Task {
         image: task.provenance.as_ref().and_then(image),
         spec: None,
         attempts: None,
+        artifacts: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -123,6 +123,7 @@ fn attempt(number: u32, state: AttemptState, node: &str) -> AttemptView {
         exit: None,
         ending: None,
         provenance: None,
+        outputs_stored: 0,
     };
     AttemptView { row, node_name: node.into() }
 }

@@ -155,6 +155,7 @@ fn example(known: &Known<'_>, candidate: &Candidate, unfit: &Unfit) -> String {
         Unfit::NotTheNamedNode
         | Unfit::NoSuchExecutor { .. }
         | Unfit::CannotSelfFence
+        | Unfit::CannotMoveArtifacts
         | Unfit::MissingTags
         | Unfit::MissingLabels
         | Unfit::NoInternet
@@ -183,7 +184,7 @@ fn last_requeue<'a>(known: &'a Known<'_>) -> Option<&'a str> {
 
 /// `1 gpu with 24 GiB, 4 cpu, 16 GiB, internet`
 pub(super) fn needs_text(spec: &TaskSpec) -> String {
-    let Needs { executor, requirements, exclusive } = spec.needs();
+    let Needs { executor, requirements, exclusive, artifacts: _ } = spec.needs();
     let amounts = requirements.amounts;
     let mut parts = Vec::new();
     if amounts.gpus > 0 {

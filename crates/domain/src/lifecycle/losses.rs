@@ -117,14 +117,13 @@ pub(super) fn note_death(task: &mut TaskRow, attempt: &AttemptRow, death: Death,
 }
 
 /// The process has ended, and how is committed: only the rest of the log is missing, and no second run would bring that.
-fn ends_by_exit_facts(attempt: &AttemptRow) -> bool {
+pub(super) fn ends_by_exit_facts(attempt: &AttemptRow) -> bool {
     attempt.state == AttemptState::Finishing && attempt.exit.is_some() && !are_outputs_missing(attempt)
 }
 
-/// Declared outputs that were not handed over are the one reason to run a task again whose process has ended. None can be
-/// declared yet, so none is missing.
-fn are_outputs_missing(_attempt: &AttemptRow) -> bool {
-    false
+/// Outputs that were not stored are the one reason to run a task again whose process has ended: they are on the lost node only.
+fn are_outputs_missing(attempt: &AttemptRow) -> bool {
+    attempt.exit.as_ref().is_some_and(|exit| attempt.outputs_stored < exit.outputs_due)
 }
 
 fn end_by_exit_facts(

@@ -57,6 +57,7 @@ fn head(n: u128, cpus: u64) -> Head {
             executor: "process".into(),
             requirements: Requirements { amounts, ..Requirements::default() },
             exclusive: false,
+            artifacts: false,
         }),
         priority: 0,
         queued_at: at(n as i64),

@@ -5,7 +5,7 @@ use crate::{
     lease,
     node::{Admission, Condition, Presence},
     resources::{Reservation, Shortage},
-    spec::Needs,
+    spec::{ARTIFACTS_FEATURE, Needs},
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,8 @@ pub enum Unfit {
     },
     /// The task is exclusive, and the agent there can't end such work by itself.
     CannotSelfFence,
+    /// The task has inputs or outputs, and the agent there is of before there were any.
+    CannotMoveArtifacts,
     OtherPlatform {
         platform: String,
     },
@@ -62,6 +64,7 @@ impl Unfit {
             Self::NotTheNamedNode
             | Self::NoSuchExecutor { .. }
             | Self::CannotSelfFence
+            | Self::CannotMoveArtifacts
             | Self::OtherPlatform { .. }
             | Self::OtherArch { .. }
             | Self::OtherRole { .. }
@@ -84,6 +87,7 @@ impl Unfit {
             Self::NotTheNamedNode => "not the named node".into(),
             Self::NoSuchExecutor { executor } => format!("no {executor} executor"),
             Self::CannotSelfFence => "can't stop exclusive work by itself".into(),
+            Self::CannotMoveArtifacts => "its agent is too old for inputs and outputs".into(),
             Self::OtherPlatform { .. } => "other platform".into(),
             Self::OtherArch { .. } => "other architecture".into(),
             Self::OtherRole { .. } => "other role".into(),
@@ -144,6 +148,9 @@ fn check_machine(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
     }
     if needs.exclusive && !facts.features.contains(&lease::feature(&needs.executor)) {
         return Err(Unfit::CannotSelfFence);
+    }
+    if needs.artifacts && !facts.features.contains(ARTIFACTS_FEATURE) {
+        return Err(Unfit::CannotMoveArtifacts);
     }
     if requirements.platform.as_ref().is_some_and(|wanted| *wanted != facts.platform) {
         return Err(Unfit::OtherPlatform { platform: facts.platform.clone() });

@@ -1,5 +1,7 @@
 //! From a JSON body to a [`TaskSpec`], or to all that is wrong with it.
 
+mod files;
+
 use super::{
     Command, DEFAULT_LOG_LIMIT_BYTES, MAX_SPEC_BYTES, Network, OnNodeLoss, PRIORITIES, Requirements, Stop, TaskSpec,
     reader::{Faults, Reader, shown},
@@ -33,6 +35,8 @@ const FIELDS: &[&str] = &[
     "user",
     "workdir",
     "log_limit",
+    "inputs",
+    "outputs",
 ];
 const SOURCE_FIELDS: &[&str] =
     &["code_repo_url", "code_commit_id", "env_repo_url", "env_commit_id", "dockerfile_path", "build_args"];
@@ -75,7 +79,11 @@ pub fn parse_spec(body: &Value) -> Result<TaskSpec, Vec<Fault>> {
                 .hint(r#"["python", "train.py"], or one line for a shell"#),
         );
     }
+    let workdir = workdir(&top, &mut faults);
     let spec = TaskSpec {
+        inputs: files::inputs(&top, &executor, &workdir, &mut faults),
+        outputs: files::outputs(&top, &executor, &workdir, &mut faults),
+        workdir,
         name: top
             .text("name", 200, &mut faults)
             .map(str::to_owned)
@@ -98,7 +106,6 @@ pub fn parse_spec(body: &Value) -> Result<TaskSpec, Vec<Fault>> {
             _ => Network::Default,
         },
         user: user(&top, &mut faults),
-        workdir: workdir(&top, &mut faults),
         log_limit_bytes: top.bytes("log_limit", &mut faults).unwrap_or(DEFAULT_LOG_LIMIT_BYTES),
         executor,
     };
@@ -107,7 +114,7 @@ pub fn parse_spec(body: &Value) -> Result<TaskSpec, Vec<Fault>> {
         if bytes > MAX_SPEC_BYTES {
             faults.push(
                 Fault::new("#", "too_long", format!("The spec has {bytes} bytes; at most {MAX_SPEC_BYTES} are taken."))
-                    .hint("put large inputs into the code repository"),
+                    .hint("put large files into an artifact, and name it in inputs"),
             );
         }
     }

@@ -117,3 +117,61 @@ fn hostile_values_are_faults_and_never_a_panic() {
         assert!(parse_spec(&body).is_err(), "{body}");
     }
 }
+
+#[test]
+fn inputs_and_outputs_are_read_with_their_paths_made_absolute() {
+    let spec = parse_spec(&json!({"source": source(), "workdir": "/workspace/train", "inputs": [
+            {"artifact": "imagenet@3", "path": "/data/imagenet"}, {"artifact": "weights", "path": "./start//weights.pt"}],
+        "outputs": [{"path": "out/**/*.pt", "name": "resnet"}, {"path": "/tmp/report.html", "name": "report", "on": "always"}]}))
+    .expect("a good task");
+    let inputs: Vec<_> = spec.inputs.iter().map(|input| (input.artifact.to_string(), input.path.as_str())).collect();
+    let weights = "/workspace/train/start/weights.pt";
+    assert_eq!(inputs, [("imagenet@3".to_owned(), "/data/imagenet"), ("weights".to_owned(), weights)]);
+    assert_eq!(spec.outputs[0].pattern(), ("/workspace/train/out", Some("**/*.pt")));
+    assert_eq!((spec.outputs[1].path.as_str(), spec.outputs[1].on), ("/tmp/report.html", OutputOn::Always));
+    assert!(spec.needs().artifacts && !parse_spec(&json!({"command": ["ls"]})).expect("a good task").needs().artifacts);
+    let text = serde_json::to_string(&spec).expect("JSON");
+    assert_eq!(serde_json::from_str::<TaskSpec>(&text).expect("as it was"), spec);
+}
+
+#[test]
+fn what_can_be_no_input_or_output_is_refused_where_it_stands() {
+    let input = |artifact: &str, path: &str| json!({"source": source(), "inputs": [{"artifact": artifact, "path": path}]});
+    for (artifact, path, at, code) in [
+        ("a b", "/data", "artifact", "bad_artifact"),
+        ("x@0", "/data", "artifact", "bad_artifact"),
+        ("x", "/data/../etc", "path", "bad_path"),
+        ("x", "", "path", "bad_path"),
+        ("x", "/da*", "path", "bad_path"),
+        ("x", "/proc/x", "path", "bad_path"),
+        ("x", "/", "path", "bad_path"),
+        ("x", ".", "path", "bad_path"),
+        ("x", "/a\nb", "path", "bad_path"),
+    ] {
+        assert_eq!(pointers(input(artifact, path)), [(format!("#/inputs/0/{at}"), code.to_owned())], "{artifact} {path}");
+    }
+    let two = json!([{"artifact": "a", "path": "/data"}, {"artifact": "b", "path": "/data/b"}]);
+    assert_eq!(pointers(json!({"source": source(), "inputs": two})), [("#/inputs/1/path".into(), "bad_path".into())]);
+
+    let output = |path: &str, name: &str| json!({"source": source(), "outputs": [{"path": path, "name": name}]});
+    for (path, name, at, code) in [
+        ("out", "-x", "name", "bad_artifact"),
+        ("out/[", "x", "path", "bad_path"),
+        ("../out", "x", "path", "bad_path"),
+        ("/", "x", "path", "bad_path"),
+    ] {
+        assert_eq!(pointers(output(path, name)), [(format!("#/outputs/0/{at}"), code.to_owned())], "{path} {name}");
+    }
+    let twice = json!([{"path": "a", "name": "x"}, {"path": "b", "name": "x"}]);
+    assert_eq!(pointers(json!({"source": source(), "outputs": twice})), [("#/outputs/1/name".into(), "bad_artifact".into())]);
+    let missing = pointers(json!({"source": source(), "outputs": [{"paht": "x"}], "inputs": {}}));
+    for expected in [("#/outputs/0/path", "required"), ("#/outputs/0/name", "required"), ("#/outputs/0/paht", "unknown_field"), ("#/inputs", "wrong_type")] {
+        assert!(missing.iter().any(|(pointer, code)| (pointer.as_str(), code.as_str()) == expected), "{expected:?} in {missing:?}");
+    }
+    // A process has no files of its own outside of its workspace.
+    let process = |path: &str| json!({"command": ["ls"], "inputs": [{"artifact": "x", "path": path}]});
+    assert_eq!(pointers(process("/data")), [("#/inputs/0/path".into(), "bad_path".into())]);
+    assert_eq!(parse_spec(&process("data")).expect("a good task").inputs[0].path, "/workspace/data");
+    let many: Vec<_> = (0..65).map(|n| json!({"path": format!("o{n}"), "name": format!("o{n}")})).collect();
+    assert_eq!(pointers(json!({"command": ["ls"], "outputs": many})), [("#/outputs".into(), "too_long".into())]);
+}
