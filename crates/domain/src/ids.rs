@@ -61,6 +61,10 @@ id!(
     ArtifactId
 );
 id!(
+    /// A rule about how long artifacts are kept. UUIDv7.
+    RuleId
+);
+id!(
     /// A compute machine as the platform sees it.
     NodeId
 );

@@ -22,6 +22,7 @@ pub mod principal;
 pub mod quantity;
 pub mod reconcile;
 pub mod resources;
+pub mod retention;
 pub mod retry;
 pub mod source;
 pub mod spec;

@@ -117,7 +117,10 @@ pub fn place(
         return None;
     }
     // Its exit facts are committed: it ends by them, and is not run again for the rest of its log.
-    if previous.as_deref().is_some_and(|previous| task.live == Some(previous.id) && losses::ends_by_exit_facts(previous)) {
+    if previous
+        .as_deref()
+        .is_some_and(|previous| task.live == Some(previous.id) && losses::ends_by_exit_facts(previous))
+    {
         return None;
     }
     let mut events = Vec::new();

@@ -136,7 +136,8 @@ fn inputs_and_outputs_are_read_with_their_paths_made_absolute() {
 
 #[test]
 fn what_can_be_no_input_or_output_is_refused_where_it_stands() {
-    let input = |artifact: &str, path: &str| json!({"source": source(), "inputs": [{"artifact": artifact, "path": path}]});
+    let input =
+        |artifact: &str, path: &str| json!({"source": source(), "inputs": [{"artifact": artifact, "path": path}]});
     for (artifact, path, at, code) in [
         ("a b", "/data", "artifact", "bad_artifact"),
         ("x@0", "/data", "artifact", "bad_artifact"),
@@ -148,7 +149,11 @@ fn what_can_be_no_input_or_output_is_refused_where_it_stands() {
         ("x", ".", "path", "bad_path"),
         ("x", "/a\nb", "path", "bad_path"),
     ] {
-        assert_eq!(pointers(input(artifact, path)), [(format!("#/inputs/0/{at}"), code.to_owned())], "{artifact} {path}");
+        assert_eq!(
+            pointers(input(artifact, path)),
+            [(format!("#/inputs/0/{at}"), code.to_owned())],
+            "{artifact} {path}"
+        );
     }
     let two = json!([{"artifact": "a", "path": "/data"}, {"artifact": "b", "path": "/data/b"}]);
     assert_eq!(pointers(json!({"source": source(), "inputs": two})), [("#/inputs/1/path".into(), "bad_path".into())]);
@@ -163,10 +168,21 @@ fn what_can_be_no_input_or_output_is_refused_where_it_stands() {
         assert_eq!(pointers(output(path, name)), [(format!("#/outputs/0/{at}"), code.to_owned())], "{path} {name}");
     }
     let twice = json!([{"path": "a", "name": "x"}, {"path": "b", "name": "x"}]);
-    assert_eq!(pointers(json!({"source": source(), "outputs": twice})), [("#/outputs/1/name".into(), "bad_artifact".into())]);
+    assert_eq!(
+        pointers(json!({"source": source(), "outputs": twice})),
+        [("#/outputs/1/name".into(), "bad_artifact".into())]
+    );
     let missing = pointers(json!({"source": source(), "outputs": [{"paht": "x"}], "inputs": {}}));
-    for expected in [("#/outputs/0/path", "required"), ("#/outputs/0/name", "required"), ("#/outputs/0/paht", "unknown_field"), ("#/inputs", "wrong_type")] {
-        assert!(missing.iter().any(|(pointer, code)| (pointer.as_str(), code.as_str()) == expected), "{expected:?} in {missing:?}");
+    for expected in [
+        ("#/outputs/0/path", "required"),
+        ("#/outputs/0/name", "required"),
+        ("#/outputs/0/paht", "unknown_field"),
+        ("#/inputs", "wrong_type"),
+    ] {
+        assert!(
+            missing.iter().any(|(pointer, code)| (pointer.as_str(), code.as_str()) == expected),
+            "{expected:?} in {missing:?}"
+        );
     }
     // A process has no files of its own outside of its workspace.
     let process = |path: &str| json!({"command": ["ls"], "inputs": [{"artifact": "x", "path": path}]});

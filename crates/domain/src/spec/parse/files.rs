@@ -16,35 +16,40 @@ const MAX_PATH: usize = 1_024;
 /// Where the code lies, whatever executes it.
 const WORKSPACE: &str = "/workspace";
 /// A container has these from its kernel, or from us.
-const TAKEN: [&str; 5] = ["/proc", "/sys", "/dev", "/.unidesk", WORKSPACE];
+const TAKEN: [&str; 6] = ["/proc", "/sys", "/dev", "/.unidesk", WORKSPACE, "/"];
 
 pub(super) fn inputs(top: &Reader<'_>, executor: &str, workdir: &str, faults: &mut Faults) -> Vec<Input> {
     let mut inputs: Vec<Input> = Vec::new();
     for (at, item) in items(top, "inputs", faults).iter().enumerate() {
         let reader = Reader::open(item, &format!("#/inputs/{at}"), &["artifact", "path"], faults);
         require(&reader, &["artifact", "path"], faults);
-        let artifact = reader.text("artifact", MAX_NAME * 2, faults).and_then(|text| match text.parse::<ArtifactRef>() {
-            Ok(name) => Some(name),
-            Err(error) => {
-                faults.push(
-                    Fault::new(
-                        reader.at("artifact"),
-                        "bad_artifact",
-                        format!("{} names no artifact: {error}.", quote(text)),
-                    )
-                    .hint("imagenet (its newest version), imagenet@3, or sha256:..."),
-                );
-                None
-            }
-        });
+        let artifact =
+            reader.text("artifact", MAX_NAME * 2, faults).and_then(|text| match text.parse::<ArtifactRef>() {
+                Ok(name) => Some(name),
+                Err(error) => {
+                    faults.push(
+                        Fault::new(
+                            reader.at("artifact"),
+                            "bad_artifact",
+                            format!("{} names no artifact: {error}.", quote(text)),
+                        )
+                        .hint("imagenet (its newest version), imagenet@3, or sha256:..."),
+                    );
+                    None
+                }
+            });
         let path = path(&reader, executor, workdir, faults);
         let Some((artifact, path)) = artifact.zip(path) else { continue };
         if path.contains(['*', '?']) {
             faults.push(Fault::new(reader.at("path"), "bad_path", "An input lies at one path: it has no wildcards."));
         } else if TAKEN.contains(&path.as_str()) || TAKEN[..4].iter().any(|taken| lies_in(&path, taken)) {
             let detail = format!("{path} is taken already.");
-            faults.push(Fault::new(reader.at("path"), "bad_path", detail).hint("/data, or a directory below the workspace"));
-        } else if let Some(other) = inputs.iter().find(|other| lies_in(&path, &other.path) || lies_in(&other.path, &path)) {
+            faults.push(
+                Fault::new(reader.at("path"), "bad_path", detail).hint("/data, or a directory below the workspace"),
+            );
+        } else if let Some(other) =
+            inputs.iter().find(|other| lies_in(&path, &other.path) || lies_in(&other.path, &path))
+        {
             let detail = format!("{path} and {}, the path of another input, lie within each other.", other.path);
             faults.push(Fault::new(reader.at("path"), "bad_path", detail).hint("give each a directory of its own"));
         } else {
@@ -63,8 +68,12 @@ pub(super) fn outputs(top: &Reader<'_>, executor: &str, workdir: &str, faults: &
             let twice = outputs.iter().any(|other| other.name == **name);
             if !is_artifact_name(name) {
                 faults.push(
-                    Fault::new(reader.at("name"), "bad_artifact", format!("{} is no name of an artifact.", quote(name)))
-                        .hint("letters, digits, dots, dashes and underscores, at most 128; versions count by themselves"),
+                    Fault::new(
+                        reader.at("name"),
+                        "bad_artifact",
+                        format!("{} is no name of an artifact.", quote(name)),
+                    )
+                    .hint("letters, digits, dots, dashes and underscores, at most 128; versions count by themselves"),
                 );
             } else if twice {
                 faults.push(Fault::new(reader.at("name"), "bad_artifact", format!("Two outputs are named {name}.")));
@@ -81,7 +90,8 @@ pub(super) fn outputs(top: &Reader<'_>, executor: &str, workdir: &str, faults: &
         match output.pattern().1.map(Matcher::new) {
             Some(Err(error)) => {
                 let detail = format!("{} is no pattern: {error}.", quote(&output.path));
-                faults.push(Fault::new(reader.at("path"), "bad_path", detail).hint("out/model.pt, out, or out/**/*.pt"));
+                faults
+                    .push(Fault::new(reader.at("path"), "bad_path", detail).hint("out/model.pt, out, or out/**/*.pt"));
             }
             _ if output.path == "/" => {
                 let fault = Fault::new(reader.at("path"), "bad_path", "The whole file system is no output.");
