@@ -95,6 +95,8 @@ pub enum Command {
     Why(commands::why::Args),
     /// Wait for a task's end, exit with its code
     Wait(commands::wait::Args),
+    /// Fetch what a task has left
+    Get(commands::get::Args),
     /// End tasks
     Cancel(commands::cancel::Args),
     /// Queue an ended task once more
@@ -134,7 +136,7 @@ Run a commit on a machine that fits, and know years later exactly what ran.
 
 Tasks      run  submit  list  status  logs  events  why  wait  cancel  retry
 Machines   node  node-token  provider
-Data       artifact
+Data       artifact  get
 Access     login  whoami  api-key
 Platform   up  server  migrate  audit
 

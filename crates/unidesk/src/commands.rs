@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod audit;
 pub mod cancel;
 pub mod events;
+pub mod get;
 pub mod help;
 pub mod list;
 pub mod login;
@@ -38,6 +39,7 @@ pub async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, F
         Command::Events(args) => events::run(args, context).await,
         Command::Why(args) => why::run(args, context).await,
         Command::Wait(args) => wait::run(args, context).await,
+        Command::Get(args) => get::run(args, context).await,
         Command::Cancel(args) => cancel::run(args, context).await,
         Command::Retry(args) => retry::run(args, context).await,
         Command::Node(args) => node::run(args, context).await,

@@ -15,7 +15,7 @@ pub fn tasks(typed: &OsStr) -> Vec<CompletionCandidate> {
 
 /// The same, of tasks that can still be cancelled.
 pub fn live_tasks(typed: &OsStr) -> Vec<CompletionCandidate> {
-    task_ids(typed, Some("pending,assigned,preparing,running"))
+    task_ids(typed, Some("pending,assigned,preparing,running,finishing"))
 }
 
 fn task_ids(typed: &OsStr, state: Option<&str>) -> Vec<CompletionCandidate> {

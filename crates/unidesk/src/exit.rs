@@ -15,6 +15,8 @@ pub const TIMED_OUT: u8 = 124;
 /// `run` and `wait` only: 5 could be the task's own.
 pub const RUN_UNREACHABLE: u8 = 125;
 pub const LOST_OR_CANCELLED: u8 = 126;
+/// Stopped by Ctrl-C (128 + SIGINT), as a local program would end.
+pub const INTERRUPTED: u8 = 130;
 /// The reader of stdout is gone (128 + SIGPIPE), as a local program would end.
 pub const BROKEN_PIPE: u8 = 141;
 
@@ -36,6 +38,7 @@ Other commands, and run before the task exists
     3  not found
     4  refused: not logged in, not permitted, or the state forbids it
     5  the server can't be reached (run and wait: 125)
+  130  stopped by Ctrl-C
 ";
 
 /// What `run` and `wait` exit with when the task has ended.

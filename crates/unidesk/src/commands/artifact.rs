@@ -1,12 +1,16 @@
 //! `unidesk artifact`.
 
 mod diff;
+mod fetch;
 mod fsck;
 mod get;
 mod list;
 mod progress;
 mod put;
 mod rm;
+
+pub(super) use fetch::{Fetch, own_name};
+pub(super) use progress::Interrupted;
 
 use crate::{
     commands::DONE,
@@ -70,7 +74,7 @@ fn read_ref(text: &str) -> Result<ArtifactRef, String> {
     text.parse().map_err(|error: domain::artifact::BadArtifactRef| error.to_string())
 }
 
-fn read_rate(text: &str) -> Result<u64, String> {
+pub(super) fn read_rate(text: &str) -> Result<u64, String> {
     match parse_bytes(text.trim().trim_end_matches("/s")) {
         Some(rate) if rate >= 1024 => Ok(rate),
         Some(_) => Err("at least 1K: bytes a second".to_owned()),
@@ -78,7 +82,7 @@ fn read_rate(text: &str) -> Result<u64, String> {
     }
 }
 
-fn read_size(text: &str) -> Result<u64, String> {
+pub(super) fn read_size(text: &str) -> Result<u64, String> {
     parse_bytes(text).ok_or_else(|| "a size: 16GiB, 512MiB, or bytes".to_owned())
 }
 

@@ -26,6 +26,7 @@ Examples:
     --code-repo-url https://git.example/lab/resnet.git --code-commit-id $(git rev-parse HEAD) \\
     --env-repo-url https://git.example/lab/envs.git --env-commit-id 0123...4567 \\
     --dockerfile-path torch/Dockerfile -- python train.py --lr 0.1
+  unidesk run --input imagenet-mini:data --output 'out/*.pt:resnet' \"python train.py data out\"
   id=$(unidesk run --detach \"make all\"); unidesk wait $id
 
 Exits with the task's own code; 124 timeout, 125 no server, 126 lost or cancelled, 120 any other end.")]
@@ -58,6 +59,16 @@ pub struct Args {
     /// container, process, or a task type that a node offers
     #[arg(long, value_name = "NAME", help_heading = "Source")]
     executor: Option<String>,
+
+    /// An artifact that lies there, read-only, before it starts; may be repeated: imagenet@3:/data/imagenet
+    #[arg(long = "input", value_name = "NAME:PATH", value_parser = body::read_input, help_heading = "Files")]
+    inputs: Vec<(String, String)>,
+    /// What is kept of what it leaves, as the next version of an artifact; may be repeated: 'out/**/*.pt:resnet'
+    #[arg(long = "output", value_name = "GLOB:NAME", value_parser = body::read_output, help_heading = "Files")]
+    outputs: Vec<(String, String)>,
+    /// The same, also when it fails
+    #[arg(long = "output-always", value_name = "GLOB:NAME", value_parser = body::read_output, help_heading = "Files")]
+    outputs_always: Vec<(String, String)>,
 
     /// CPUs, may be a fraction
     #[arg(long, value_name = "N", help_heading = "Needs")]

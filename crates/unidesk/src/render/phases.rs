@@ -1,6 +1,6 @@
 //! The phases of `run`, before the first byte of its log: one line each, once it is over.
 
-use super::provenance::Provenance;
+use super::provenance::{BroughtInput, Provenance};
 use crate::{
     style::{Glyph, Style},
     text::{clean, plural},
@@ -58,6 +58,12 @@ pub fn prepared(provenance: &Provenance, dockerfile: &str, style: &Style) -> Vec
         let time = image.build_ms.filter(|_| !image.warm);
         lines.push(timed(style.phase(Glyph::Done, "build", rest.trim_start()), time, style));
     }
+    if !provenance.inputs.is_empty() {
+        let what: Vec<String> = provenance.inputs.iter().map(BroughtInput::describe).collect();
+        // They travel at the same time.
+        let time = provenance.inputs.iter().filter(|input| !input.cached).filter_map(|input| input.ms).max();
+        lines.push(timed(style.phase(Glyph::Done, "inputs", &what.join(", ")), time, style));
+    }
     lines
 }
 
@@ -91,6 +97,11 @@ pub fn preparing(since_ms: u64, step: Option<&BuildStep>, dockerfile: &str, styl
         }
         None => style.phase(Glyph::Busy, "preparing", &time),
     }
+}
+
+/// The line that is redrawn while what it left is stored.
+pub fn storing(since_ms: u64, style: &Style) -> String {
+    style.phase(Glyph::Busy, "storing", &format!("its outputs   {}", show_duration_ms(since_ms)))
 }
 
 /// The same for those who hear the screen: once in a while, nothing redrawn.

@@ -9,6 +9,18 @@ pub struct Provenance {
     pub code: Option<Tree>,
     pub environment: Option<Tree>,
     pub image: Option<BuiltImage>,
+    pub inputs: Vec<BroughtInput>,
+}
+
+/// An artifact that was brought to its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BroughtInput {
+    /// With its version.
+    pub name: String,
+    pub bytes: u64,
+    /// The node had it.
+    pub cached: bool,
+    pub ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -38,22 +50,25 @@ impl Provenance {
             code: object("code").map(|value| read_tree(value, "code")),
             environment: object("environment").map(|value| read_tree(value, "env")),
             image: object("image").map(read_image),
+            inputs: value.get("inputs").and_then(Value::as_array).into_iter().flatten().map(read_input).collect(),
         }
     }
 
     /// Nothing had to be fetched or built, and there was something that could have been.
     pub fn is_warm(&self) -> bool {
         let trees_are = [&self.code, &self.environment].into_iter().flatten().all(|tree| tree.cached);
-        let any = self.code.is_some() || self.environment.is_some() || self.image.is_some();
-        any && trees_are && self.image.as_ref().is_none_or(|image| image.warm)
+        let inputs_are = self.inputs.iter().all(|input| input.cached);
+        let any = self.code.is_some() || self.environment.is_some() || self.image.is_some() || !self.inputs.is_empty();
+        any && trees_are && inputs_are && self.image.as_ref().is_none_or(|image| image.warm)
     }
 
-    /// `code, env and image`: what was there.
+    /// `code, env, image and inputs`: what was there.
     pub fn parts(&self) -> String {
         let mut parts: Vec<&str> = Vec::new();
         parts.extend(self.code.as_ref().map(|_| "code"));
         parts.extend(self.environment.as_ref().map(|_| "env"));
         parts.extend(self.image.as_ref().map(|_| "image"));
+        parts.extend((!self.inputs.is_empty()).then_some("inputs"));
         match parts.split_last() {
             Some((last, [])) => (*last).to_owned(),
             Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
@@ -72,6 +87,16 @@ fn read_tree(value: &Value, fallback: &str) -> Tree {
     let bytes_fetched = number("bytes_fetched").unwrap_or(0);
     let cached = value.get("cached").and_then(Value::as_bool).unwrap_or(bytes_fetched == 0);
     Tree { name, bytes_fetched, cached, ms: number("ms") }
+}
+
+fn read_input(value: &Value) -> BroughtInput {
+    let number = |name: &str| value.get(name).and_then(Value::as_u64);
+    BroughtInput {
+        name: clean(value.get("artifact").and_then(Value::as_str).unwrap_or("input")),
+        bytes: number("bytes").unwrap_or(0),
+        cached: value.get("cached").and_then(Value::as_bool).unwrap_or(false),
+        ms: number("ms"),
+    }
 }
 
 fn read_image(value: &Value) -> BuiltImage {
@@ -98,6 +123,17 @@ pub fn short_digest(digest: &str) -> String {
     let (kind, hex) = digest.split_once(':').unwrap_or(("", digest));
     let hex: String = hex.chars().take(8).collect();
     clean(&if kind.is_empty() { hex } else { format!("{kind}:{hex}") })
+}
+
+impl BroughtInput {
+    /// `imagenet@3 12.4 GiB fetched`.
+    pub fn describe(&self) -> String {
+        if self.cached {
+            format!("{} was here", self.name)
+        } else {
+            format!("{} {} fetched", self.name, show_bytes(self.bytes))
+        }
+    }
 }
 
 impl Tree {

@@ -11,6 +11,7 @@ use domain::{
     quantity::{show_bytes, show_duration_ms},
     task::TaskState,
 };
+use std::collections::BTreeSet;
 
 /// What `run` and `wait` say at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +65,18 @@ fn succeeded(task: &Task) -> Ending {
     if let Some(peak) = peak(task) {
         rest += &format!("; peak {peak}");
     }
-    Ending { glyph: Glyph::Done, word: "succeeded", rest, more: Vec::new(), next: None }
+    if !task.artifacts.is_empty() {
+        rest += &format!("; -> {}", artifacts(task).join(" "));
+    }
+    let next = (!task.artifacts.is_empty()).then(|| format!("fetch them  unidesk get {}", task.id.short()));
+    Ending { glyph: Glyph::Done, word: "succeeded", rest, more: Vec::new(), next }
+}
+
+/// What the task has left, of each name the newest: `resnet@7`.
+fn artifacts(task: &Task) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let newest = task.artifacts.iter().filter(|artifact| seen.insert(&artifact.name));
+    newest.map(|artifact| clean(&format!("{}@{}", artifact.name, artifact.version))).collect()
 }
 
 fn cancelled(task: &Task) -> Ending {

@@ -10,11 +10,14 @@ use crate::{
     table::{Cell, Table},
     text::{clean, clean_lines, show_clock, show_limit, show_needs, show_span, split_not_retried},
 };
-use api_types::task::{Attempt, Task};
+use api_types::{
+    artifact::TaskArtifact,
+    task::{Attempt, Task},
+};
 use chrono::{DateTime, FixedOffset};
 use domain::{
     quantity::{show_bytes, show_duration_ms},
-    spec::TaskSpec,
+    spec::{Input, TaskSpec},
     task::TaskState,
 };
 
@@ -32,6 +35,8 @@ pub fn for_people(task: &Task, view: &View) -> String {
         lines.extend(source(task, spec));
         lines.push(format!("needs      {}{}", show_needs(&spec.requirements.amounts), limits(task, spec, view)));
     }
+    lines.extend(inputs(task));
+    lines.extend(outputs(task));
     lines.extend(uses(task));
     let mut text = lines.join("\n") + "\n";
     if let Some(attempts) = task.attempts.as_deref().filter(|attempts| !attempts.is_empty()) {
@@ -96,6 +101,39 @@ fn source(task: &Task, spec: &TaskSpec) -> Option<String> {
         parts.push(format!("image {}", short_digest(image.digest.as_deref().unwrap_or(&image.tag))));
     }
     (!parts.is_empty()).then(|| format!("source     {}", parts.join("   ")))
+}
+
+fn inputs(task: &Task) -> Vec<String> {
+    let spec = task.spec.iter().flat_map(|spec| &spec.inputs);
+    let line = |input: &Input| match &input.pinned {
+        Some(pinned) => format!("{}@{} at {} ({})", pinned.name, pinned.version, input.path, show_bytes(pinned.size)),
+        None => format!("{} at {}", input.artifact, input.path),
+    };
+    headed("inputs", spec.map(line))
+}
+
+/// What it has left, and what is declared and was not stored.
+fn outputs(task: &Task) -> Vec<String> {
+    let stored = |artifact: &TaskArtifact| {
+        let of = task.attempts.iter().flatten().find(|attempt| attempt.id == artifact.attempt);
+        // Of the attempt that counts it need not be said.
+        let earlier = of.filter(|of| of.number != task.attempt).map(|of| format!(", of attempt {}", of.number));
+        let size = show_bytes(artifact.size);
+        format!("{}@{} {size}{}", artifact.name, artifact.version, earlier.unwrap_or_default())
+    };
+    let declared = task.spec.iter().flat_map(|spec| &spec.outputs);
+    let missing = declared.filter(|output| task.artifacts.iter().all(|artifact| artifact.name != output.name));
+    let missing = missing.map(|output| {
+        let how = if task.state.is_terminal() { "not stored" } else { "not stored yet" };
+        format!("{} of {}: {how}", output.name, output.path)
+    });
+    headed("outputs", task.artifacts.iter().map(stored).chain(missing))
+}
+
+/// A word before the first of them.
+fn headed(word: &str, lines: impl Iterator<Item = String>) -> Vec<String> {
+    let head = |at: usize| if at == 0 { word } else { "" };
+    lines.enumerate().map(|(at, line)| format!("{:<11}{}", head(at), clean(&line))).collect()
 }
 
 fn limits(task: &Task, spec: &TaskSpec, view: &View) -> String {

@@ -1,6 +1,6 @@
 //! Every rendering as people see it. A changed golden is a changed interface.
 
-use crate::values::{ID, attempt, ended, moved, node, now, provenance, spec, task, view};
+use crate::values::{ID, attempt, ended, merge, moved, node, now, provenance, spec, task, view};
 use api_types::{Problem, node::SilenceAlarm, task::TaskPage, why::Why};
 use domain::fault::Fault;
 use insta::assert_snapshot;
@@ -157,6 +157,47 @@ fn why_it_ended() {
     })));
 }
 
+/// Reads a data set and leaves a model.
+fn with_files(state: &str, with: Value) -> api_types::task::Task {
+    let mut spec = spec();
+    let digest = "5c".repeat(32);
+    let pinned = json!({"id": "01a20390-8054-7c41-9d2f-0000000000aa", "name": "imagenet", "version": 3, "kind": "directory",
+                        "size": 13_314_398_618u64, "sha256": digest});
+    spec["inputs"] = json!([{"artifact": "imagenet", "path": "/data/imagenet", "pinned": pinned},
+                            {"artifact": "weights@2", "path": "/workspace/start.pt"}]);
+    spec["outputs"] = json!([{"path": "/workspace/out/**/*.pt", "name": "resnet"}, {"path": "/workspace/report.html", "name": "report", "on": "always"}]);
+    let mut all = json!({"spec": spec, "node": "lab-3", "attempt": 2, "attempts": [attempt(1, "lab-5", "lost", json!({})), attempt(2, "lab-3", state, json!({}))]});
+    merge(&mut all, &with);
+    task(state, all)
+}
+
+fn output(name: &str, version: u32, attempt: u32) -> Value {
+    json!({"id": "01a20390-8054-7c41-9d2f-0000000000bb", "name": name, "version": version, "kind": "directory", "state": "ready",
+           "size": 2_254_857_830u64, "sha256": "ab".repeat(32), "file_name": "out", "attempt": format!("01a20390-8054-7c41-9d2f-00000000000{attempt}")})
+}
+
+#[test]
+fn what_a_task_reads_and_leaves() {
+    let storing = with_files("finishing", json!({"artifacts": [output("report", 6, 1)]}));
+    let done = json!({"artifacts": [output("resnet", 7, 2), output("report", 7, 2), output("report", 6, 1)], "outcome": "succeeded",
+                      "exit_code": 0, "duration_ms": 188_000, "ended_at": "2026-11-22T14:20:00Z"});
+    let failed = json!({"outcome": "output_failed", "exit_code": 0, "duration_ms": 188_000, "ended_at": "2026-11-22T14:20:00Z",
+                        "message": "out/**/*.pt matches nothing; in out there are: log.txt"});
+    let (done, failed) = (with_files("succeeded", done), with_files("failed", failed));
+    let shown = [&storing, &done, &failed].map(|task| render::status::for_people(task, &view()));
+    let ends = [&done, &failed].map(|task| render::result::ending(task).for_people(&Style::PLAIN));
+    let brought = |cached: bool| {
+        let inputs = json!([{"artifact": "imagenet@3", "bytes": 13_314_398_618u64, "cached": cached, "ms": 115_000, "path": "/data"}]);
+        let mut all = provenance(cached);
+        merge(&mut all, &json!({"inputs": inputs}));
+        Provenance::read(&all)
+    };
+    let mut phases = render::phases::prepared(&brought(false), "torch/Dockerfile", &Style::PLAIN);
+    phases.push(render::phases::placed("lab-3", 100, Some((&brought(true), 400)), &Style::PLAIN));
+    phases.push(render::phases::storing(12_000, &Style::PLAIN));
+    assert_snapshot!([shown.join("\n"), ends.join("\n"), phases.join("\n")].join("\n"));
+}
+
 #[test]
 fn phases_of_a_run() {
     let style = Style::PLAIN;
@@ -224,7 +265,7 @@ fn events() {
     let attempt = "01a20390-8054-7c41-9d2f-000000000001";
     let of = |with: Value| {
         let mut event = json!({"seq": 7, "task": ID, "at": "2026-11-22T13:02:43.102Z", "attempt": attempt});
-        crate::values::merge(&mut event, &with);
+        merge(&mut event, &with);
         serde_json::from_value::<api_types::event::TaskEvent>(event).expect("an event")
     };
     let node = "00000000-0000-0000-0000-0000000000a3";

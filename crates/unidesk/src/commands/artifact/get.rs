@@ -1,37 +1,28 @@
 //! `unidesk artifact get`.
 
 use super::{
-    Named, Place, failed, find,
-    progress::{Counts, Interrupted, Shown},
+    Named, Place, failed,
+    fetch::{Fetch, own_name},
+    find,
+    progress::Interrupted,
     read_rate, read_size,
 };
-use crate::{
-    commands::DONE,
-    context::Context,
-    exit,
-    failure::Failure,
-    render,
-    style::Glyph,
-    text::{clean, plural},
-};
+use crate::{commands::DONE, context::Context, exit, failure::Failure, render, style::Glyph, text::clean};
 use api_types::artifact::Artifact;
 use client::ArtifactDownload;
 use domain::{
-    artifact::{ArtifactKind, ArtifactState, Sha256Digest},
+    artifact::{ArtifactKind, ArtifactState},
     quantity::show_bytes,
 };
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File},
-    io::{self, BufRead, Read, Write},
+    fs,
+    io::{self, BufRead, Write},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
-    time::Instant,
 };
-use transfer::{Content, Limits, Options, Store, TransferError, stream, to_directory, to_file};
+use transfer::{Content, Store, TransferError, stream};
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -65,88 +56,50 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
     let server = context.server()?;
-    let out = &context.out;
     let artifact = find(&server, &args.artifact.name, args.place.project.as_deref()).await?;
-    let content = content(&artifact)?;
-    let is_stdout = args.to.as_deref() == Some(Path::new("-"));
-    if is_stdout && out.is_json() {
+    let fetch =
+        Fetch { context, server: &server, force: args.force, limit_rate: args.limit_rate, max_size: args.max_size };
+    if args.to.as_deref() == Some(Path::new("-")) {
+        return to_stdout(&fetch, &artifact).await;
+    }
+    content(&artifact)?;
+    let target = target(&artifact, args.to.as_deref())?;
+    match fetch.to(&artifact, &target).await? {
+        Ok(()) => tell_path(context, &artifact, &target),
+        Err(Interrupted) => Ok(ExitCode::from(exit::INTERRUPTED)),
+    }
+}
+
+async fn to_stdout(fetch: &Fetch<'_>, artifact: &Artifact) -> Result<ExitCode, Failure> {
+    let (out, content) = (&fetch.context.out, content(artifact)?);
+    if out.is_json() {
         return Err(
             Failure::usage("standard output is the file's own").note("leave out -o json, or give another path: --to")
         );
     }
-    let target = target(&artifact, args.to.as_deref());
-    let shown = Shown {
-        out,
-        counts: Arc::<Counts>::default(),
-        total: Some(content.size),
-        is_packed: false,
-        word: "fetching",
-        began: Instant::now(),
-    };
-    let (store, source) = (Store::new(), ArtifactDownload::new(&server.client, artifact.id));
-    let options = Options { limit: args.limit_rate, ..Options::default() };
-    let name = clean(&render::artifact::name(&artifact));
-    let target = if is_stdout { PathBuf::from("-") } else { target? };
-    if !is_stdout && artifact.kind == ArtifactKind::File {
-        match same(&target, content).await? {
-            There::Same => {
-                shown.tell_done("there", &format!("{name} is there already, checked by SHA-256"));
-                return tell_path(context, &artifact, &target);
-            }
-            There::Other if !args.force => {
-                let detail = format!("{} is there, and is another file", target.display());
-                return Err(
-                    Failure::new(exit::REFUSED, detail).note("to replace it: --force; or give another path: --to")
-                );
-            }
-            There::Other | There::Nothing => {}
-        }
-    }
-    let fetching = async {
-        let observer = &*shown.counts;
-        if is_stdout {
-            return stream(&store, content, &source, &options, observer, to_stdout).await.map(|()| None);
-        }
-        match artifact.kind {
-            ArtifactKind::File => to_file(&store, content, &target, &source, &options, observer).await.map(|()| None),
-            ArtifactKind::Directory => {
-                let limits = Limits { bytes: args.max_size, ..Limits::default() };
-                to_directory(&store, content, &target, limits, &source, &options, observer).await.map(Some)
-            }
-        }
-    };
-    let unpacked = match shown.until(fetching).await {
-        Ok(Ok(unpacked)) => unpacked,
+    let shown = fetch.shown(content);
+    let (store, source) = (Store::new(), ArtifactDownload::new(&fetch.server.client, artifact.id));
+    let options = fetch.options();
+    match shown.until(stream(&store, content, &source, &options, &*shown.counts, write_out)).await {
+        Ok(Ok(())) => {}
         // The reader of stdout is gone, which ends it as it would end any program.
-        Ok(Err(TransferError::Unwritable { source, .. }))
-            if is_stdout && source.kind() == io::ErrorKind::BrokenPipe =>
-        {
+        Ok(Err(TransferError::Unwritable { source, .. })) if source.kind() == io::ErrorKind::BrokenPipe => {
             return Err(Failure::Closed);
         }
-        Ok(Err(error @ TransferError::WrongDigest { .. })) if is_stdout => {
+        Ok(Err(error @ TransferError::WrongDigest { .. })) => {
             let failure = Failure::new(exit::FAULT, error.to_string());
             return Err(failure.note("what was written to standard output is not to be used"));
         }
-        Ok(Err(error)) => return Err(failed(error, &server)),
+        Ok(Err(error)) => return Err(failed(error, fetch.server)),
         Err(Interrupted) => {
-            let how = match artifact.kind {
-                ArtifactKind::File if !is_stdout => "what is written of it is kept, and the same command goes on there",
-                _ => "nothing of it was kept",
-            };
-            out.tell(Glyph::Warning, "stopped", &format!("after {}; {how}", shown.progress().amount()));
-            return Ok(ExitCode::from(130));
+            let amount = shown.progress().amount();
+            out.tell(Glyph::Warning, "stopped", &format!("after {amount}; nothing of it was kept"));
+            return Ok(ExitCode::from(exit::INTERRUPTED));
         }
-    };
-    let size = match unpacked {
-        Some(unpacked) => format!(
-            "{}, {}",
-            plural(unpacked.entries, "entry").replace("entrys", "entries"),
-            show_bytes(unpacked.bytes)
-        ),
-        None => show_bytes(content.size),
-    };
+    }
+    let (name, size) = (clean(&render::artifact::name(artifact)), show_bytes(content.size));
     shown.tell_done("fetched", &format!("{name}, {size} in {}, checked by SHA-256", shown.took()));
-    if is_stdout { Ok(DONE) } else { tell_path(context, &artifact, &target) }
+    Ok(DONE)
 }
 
 /// What is stored, once it is.
@@ -166,10 +119,7 @@ pub(super) fn content(artifact: &Artifact) -> Result<Content, Failure> {
 
 /// The path that it gets.
 fn target(artifact: &Artifact, to: Option<&Path>) -> Result<PathBuf, Failure> {
-    // A server's word is no reason to write anywhere else.
-    let file_name = artifact.file_name.as_str();
-    let is_plain = !file_name.is_empty() && !file_name.contains(['/', '\0']) && !matches!(file_name, "." | "..");
-    let own = if is_plain { file_name } else { &artifact.name };
+    let own = own_name(&artifact.file_name, &artifact.name);
     match (to, artifact.kind) {
         (None, _) => Ok(Path::new(".").join(own)),
         (Some(to), ArtifactKind::Directory) => Ok(to.to_owned()),
@@ -182,35 +132,7 @@ fn target(artifact: &Artifact, to: Option<&Path>) -> Result<PathBuf, Failure> {
     }
 }
 
-enum There {
-    Nothing,
-    Same,
-    Other,
-}
-
-/// What stands at the target.
-async fn same(target: &Path, content: Content) -> Result<There, Failure> {
-    let target = target.to_owned();
-    let looking = tokio::task::spawn_blocking(move || match fs::symlink_metadata(&target) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(There::Nothing),
-        Err(error) => Err(error),
-        Ok(meta) if !meta.is_file() || meta.len() != content.size => Ok(There::Other),
-        Ok(_) => {
-            let (mut file, mut hasher, mut buffer) = (File::open(&target)?, Sha256::new(), vec![0; 1 << 20]);
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => break,
-                    read => hasher.update(&buffer[..read]),
-                }
-            }
-            let found = Sha256Digest(hasher.finalize().into());
-            Ok(if found == content.sha256 { There::Same } else { There::Other })
-        }
-    });
-    Ok(looking.await.map_err(io::Error::other)??)
-}
-
-fn to_stdout(incoming: &mut transfer::Incoming) -> Result<(), TransferError> {
+fn write_out(incoming: &mut transfer::Incoming) -> Result<(), TransferError> {
     let unwritable = |source| TransferError::Unwritable { what: "standard output".to_owned(), source };
     let mut stdout = io::stdout().lock();
     loop {

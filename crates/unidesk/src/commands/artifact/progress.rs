@@ -111,7 +111,7 @@ pub(super) struct Shown<'a> {
 }
 
 /// A person pressed Ctrl-C.
-pub(super) struct Interrupted;
+pub(in crate::commands) struct Interrupted;
 
 impl Shown<'_> {
     pub(super) fn progress(&self) -> Progress {

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     commands::{DONE, run::read_pair},
     context::{Context, OrTell, Server},
+    exit,
     failure::Failure,
     render,
     style::Glyph,
@@ -205,7 +206,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<ExitCode, Failu
                 None => "what is stored of it is deleted within a day",
             };
             out.tell(Glyph::Warning, "stopped", &format!("after {}; {how}", shown.progress().amount()));
-            return Ok(ExitCode::from(130));
+            return Ok(ExitCode::from(exit::INTERRUPTED));
         }
     };
     if out.is_json() {

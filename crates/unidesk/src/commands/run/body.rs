@@ -20,6 +20,25 @@ pub(super) fn read_variable(text: &str) -> Result<(String, String), String> {
         .map_err(|_| format!("KEY=VALUE is expected, or the name of a variable that is set here; {text} is not"))
 }
 
+/// `imagenet@3:/data`, `sha256:...:/data`.
+pub(super) fn read_input(text: &str) -> Result<(String, String), String> {
+    let prefix = if text.starts_with("sha256:") { "sha256:".len() } else { 0 };
+    match text[prefix..].split_once(':') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((format!("{}{name}", &text[..prefix]), path.to_owned()))
+        }
+        _ => Err("NAME:PATH is expected: the artifact, and where it is to lie".to_owned()),
+    }
+}
+
+/// `out/**/*.pt:resnet`. No artifact's name has a colon.
+pub(super) fn read_output(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once(':') {
+        Some((path, name)) if !name.is_empty() && !path.is_empty() => Ok((path.to_owned(), name.to_owned())),
+        _ => Err("GLOB:NAME is expected: what is kept, and the name of the artifact that it becomes".to_owned()),
+    }
+}
+
 pub(super) fn body(args: &Args) -> Value {
     let mut body = Map::new();
     let mut put = |name: &str, value: Option<Value>| {
@@ -72,6 +91,11 @@ pub(super) fn body(args: &Args) -> Value {
     put("workdir", text(&args.workdir));
     put("retry", object([("max_retries", args.retries.map(|retries| json!(retries)))]));
     put("log_limit", text(&args.log_limit));
+    let inputs = args.inputs.iter().map(|(name, path)| json!({"artifact": name, "path": path}));
+    put("inputs", list(inputs.collect()));
+    let outputs = args.outputs.iter().map(|(path, name)| json!({"path": path, "name": name}));
+    let always = args.outputs_always.iter().map(|(path, name)| json!({"path": path, "name": name, "on": "always"}));
+    put("outputs", list(outputs.chain(always).collect()));
     Value::Object(body)
 }
 
@@ -80,6 +104,10 @@ fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Option<Value> {
     let object: Map<String, Value> =
         fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     (!object.is_empty()).then_some(Value::Object(object))
+}
+
+fn list(items: Vec<Value>) -> Option<Value> {
+    (!items.is_empty()).then_some(Value::Array(items))
 }
 
 fn pairs(pairs: &[(String, String)]) -> Option<Value> {
@@ -110,11 +138,26 @@ mod tests {
              --dockerfile-path torch/Dockerfile --build-arg CUDA=12.4 --cpus 0.5 --memory 16GiB --disk 50GiB --gpus 1 \
              --gpu-memory 24GiB --label site=lab-2 --node lab-3 --env SEED=7=8 --timeout 6h --queue-timeout 24h --priority -5 \
              --name train --network none --user 1000:1000 --workdir /w --retries 2 --log-limit 1MiB --executor container \
+             --input imagenet@3:/data/imagenet --output out/**/*.pt:resnet --output-always /tmp/a:b.html:report \
              -- python train.py --lr 0.1"
         );
         let words: Vec<&str> = line.split_whitespace().collect();
         let spec = parse_spec(&body(&words)).expect("accepted");
         insta::assert_json_snapshot!(spec);
+    }
+
+    #[test]
+    fn an_input_is_cut_at_its_first_colon_and_an_output_at_its_last() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        for (text, name, path) in [("imagenet@3:/data", "imagenet@3", "/data"), ("x:a:b", "x", "a:b")] {
+            assert_eq!(super::read_input(text), Ok((name.to_owned(), path.to_owned())));
+        }
+        assert_eq!(super::read_input(&format!("{digest}:/data")), Ok((digest.clone(), "/data".to_owned())));
+        assert_eq!(super::read_output("a:b/*:model"), Ok(("a:b/*".to_owned(), "model".to_owned())));
+        for text in ["", "imagenet", "imagenet:", ":/data", &digest] {
+            assert!(super::read_input(text).is_err(), "{text}");
+        }
+        assert!(super::read_output("out").is_err() && super::read_output("out:").is_err());
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Story {
     current: Option<Current>,
     why: Option<String>,
     over: bool,
+    /// It has outputs.
+    leaves: bool,
     /// What was told of a node that is offline.
     offline: Option<String>,
     lines: Vec<String>,
@@ -40,6 +42,7 @@ struct Current {
     provenance: Option<Provenance>,
     step: Option<BuildStep>,
     started: bool,
+    exited: Option<Instant>,
     told_placed: bool,
     told_prepared: bool,
 }
@@ -63,6 +66,7 @@ impl Story {
             current: None,
             why: None,
             over: false,
+            leaves: task.spec.as_ref().is_some_and(|spec| !spec.outputs.is_empty()),
             offline: None,
             lines: Vec::new(),
         }
@@ -82,6 +86,7 @@ impl Story {
                     provenance: None,
                     step: None,
                     started: false,
+                    exited: None,
                     told_placed: false,
                     told_prepared: false,
                 });
@@ -98,6 +103,11 @@ impl Story {
                     current.started = true;
                 }
             }
+            Event::Exited { .. } => {
+                if let Some(current) = &mut self.current {
+                    current.exited = Some(now);
+                }
+            }
             Event::Requeued { because, .. } => {
                 self.flush(now);
                 self.current = None;
@@ -110,7 +120,6 @@ impl Story {
             Event::Submitted
             | Event::Accepted { .. }
             | Event::Preparing { .. }
-            | Event::Exited { .. }
             | Event::Ended { .. }
             | Event::NodeWentDown { .. }
             | Event::CancelRequested
@@ -224,6 +233,7 @@ impl Story {
             Some(current) if !current.started => {
                 Some(phases::preparing(ms(current.placed_seen), current.step.as_ref(), &self.dockerfile, &self.style))
             }
+            Some(Current { exited: Some(since), .. }) if self.leaves => Some(phases::storing(ms(*since), &self.style)),
             Some(_) => None,
         }
     }
@@ -235,6 +245,7 @@ impl Story {
             _ if self.over => None,
             None => Some(phases::still("pending", ms(self.waits_since.1))),
             Some(current) if !current.started => Some(phases::still("preparing", ms(current.placed_seen))),
+            Some(Current { exited: Some(since), .. }) if self.leaves => Some(phases::still("storing", ms(*since))),
             Some(_) => None,
         }
     }
