@@ -1,12 +1,11 @@
 //! The full load while services are killed: nothing that was accepted may be lost, doubled or stuck, and the load goes on by itself.
 
 use crate::{
-    load,
+    audit, load,
     nodes::NodesProcess,
     platform::{Options, Part, Platform},
     report::Record,
 };
-use api_types::audit::InvariantState;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -61,10 +60,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
     nodes.until("every attempt is released", within, |figures| figures.attempts == 0).await?;
     load::read_back(&platform.client, "faults", &submitted.ids).await?;
     let attempts = database.number("SELECT count(*) FROM attempts").await?;
-    let audit = platform.client.audit().await?;
-    let broken: Vec<&str> =
-        audit.invariants.iter().filter(|one| one.state != InvariantState::Holds).map(|one| one.id.as_str()).collect();
-    anyhow::ensure!(broken.is_empty(), "the audit is not clean: {}", broken.join(", "));
+    audit::is_clean(&platform.client).await?;
     let mut record = Record::new("faults")
         .with("build", crate::machine::build())
         .with("machine", crate::machine::describe())

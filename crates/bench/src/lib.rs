@@ -5,6 +5,7 @@
 //! Begin at `throughput.rs`, then `nodes.rs`.
 
 pub mod api;
+mod audit;
 pub mod database;
 pub mod faults;
 pub mod fleet;
