@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use domain::{
     artifact::{ArtifactKind, ArtifactState, Sha256Digest},
-    ids::{ArtifactId, AttemptId},
+    ids::{ArtifactId, AttemptId, RuleId},
+    retention::RetentionRule,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -237,4 +238,45 @@ pub struct FsckFinding {
     pub detail: String,
     /// Something was done about it.
     pub repaired: bool,
+}
+
+/// `POST /artifact-rules` and `POST /artifact-rules:preview`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRule {
+    /// Slug of the project; the caller's own when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    pub rule: RetentionRule,
+    /// Of a preview: `next_cursor` of the answer before. None: from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// A rule about how long artifacts are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    pub id: RuleId,
+    pub project: String,
+    pub rule: RetentionRule,
+    pub created_by: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// `GET /artifact-rules`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleList {
+    pub rules: Vec<Rule>,
+}
+
+/// What a rule would remove now, a bite each time. Nothing is removed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RulePreview {
+    /// `name@version`.
+    pub artifacts: Vec<String>,
+    /// Their bytes as they are stored; some may share them with others that stay.
+    pub bytes: u64,
+    /// None: these were the last ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }

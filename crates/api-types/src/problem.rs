@@ -50,6 +50,8 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("no-such-task", 404, "There is no such task"),
     ("no-such-node", 404, "There is no such node"),
     ("no-such-artifact", 404, "There is no such artifact"),
+    ("no-such-rule", 404, "There is no such rule"),
+    ("too-many-rules", 409, "The project has as many rules as it may have"),
     ("no-such-token", 404, "There is no such token"),
     ("no-such-route", 404, "There is no such route"),
     ("method-not-allowed", 405, "The route does not take this method"),

@@ -24,7 +24,11 @@ pub(crate) fn start(service: &Service, times: Times, store: Store, objects: Obje
             tracing::warn!(%error, "whether the bucket is there is not known; uploads will say if it is not");
         }
     });
-    let (lists, aborts) = ((store.clone(), objects.clone()), (store, objects));
+    let (lists, ruled, aborts) = ((store.clone(), objects.clone()), store.clone(), (store, objects));
+    service.repeat("artifact rules", times.rules_every, Arc::new(Notify::new()), move || {
+        let store = ruled.clone();
+        async move { crate::rules::apply(&store, times).await }
+    });
     service.repeat("artifacts", times.collect_every, Arc::new(Notify::new()), move || {
         let (store, objects) = lists.clone();
         async move { collect(&store, &objects, times).await }

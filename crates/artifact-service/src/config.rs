@@ -95,6 +95,8 @@ pub struct Times {
     pub stray: Duration,
     /// Between two looks at what is to be deleted: a minute.
     pub collect_every: Duration,
+    /// Between two passes of the rules about how long artifacts are kept: ten minutes.
+    pub rules_every: Duration,
 }
 
 impl Default for Times {
@@ -106,6 +108,7 @@ impl Default for Times {
             grace: HOUR,
             stray: 24 * HOUR,
             collect_every: Duration::from_secs(60),
+            rules_every: Duration::from_secs(600),
         }
     }
 }

@@ -15,6 +15,7 @@ mod object_store;
 mod presign;
 mod refusals;
 mod routes;
+mod rules;
 mod upload;
 
 pub use config::{Config, Times};

@@ -1,10 +1,10 @@
 //! REST of artifacts. The routes carry their whole paths; whoever serves them has authenticated the caller and put its `Principal` and `Origin` into
 //! the request.
 
-use crate::{ObjectStore, Times, download, fsck, looking, upload};
+use crate::{ObjectStore, Times, download, fsck, looking, rules, upload};
 use axum::{
     Router,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use store::Store;
 
@@ -26,5 +26,10 @@ pub fn routes(store: Store, objects: Option<ObjectStore>, times: Times) -> Route
         .route("/api/v1/artifacts/{ref}/complete", post(upload::complete))
         .route("/api/v1/artifacts/{ref}/download", post(download::download))
         .route("/api/v1/artifacts/{ref}/content", get(download::content))
+        .route("/api/v1/artifacts/{ref}/pin", post(rules::pin))
+        .route("/api/v1/artifacts/{ref}/unpin", post(rules::unpin))
+        .route("/api/v1/artifact-rules", post(rules::add).get(rules::list))
+        .route("/api/v1/artifact-rules:preview", post(rules::preview))
+        .route("/api/v1/artifact-rules/{id}", delete(rules::remove))
         .with_state(Shared { store, objects, times })
 }

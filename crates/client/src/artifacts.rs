@@ -2,10 +2,13 @@
 
 use crate::{Client, ClientError};
 use api_types::artifact::{
-    Artifact, ArtifactList, CompleteArtifact, CreateArtifact, Download, FsckReport, FsckRequest, PartAddress,
-    PartsAnswer, PartsRequest, SignedRequest, Upload,
+    Artifact, ArtifactList, CompleteArtifact, CreateArtifact, CreateRule, Download, FsckReport, FsckRequest,
+    PartAddress, PartsAnswer, PartsRequest, Rule, RuleList, RulePreview, SignedRequest, Upload,
 };
-use domain::{artifact::ArtifactRef, ids::ArtifactId};
+use domain::{
+    artifact::ArtifactRef,
+    ids::{ArtifactId, RuleId},
+};
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use serde_json::json;
@@ -71,6 +74,31 @@ impl Client {
     /// Removes it at once; its bytes follow. Safe to repeat.
     pub async fn delete_artifact(&self, id: ArtifactId) -> Result<(), ClientError> {
         self.delete(&format!("/artifacts/{id}")).await
+    }
+
+    /// Whether rules may remove it. Safe to repeat.
+    pub async fn pin_artifact(&self, id: ArtifactId, pinned: bool) -> Result<Artifact, ClientError> {
+        let word = if pinned { "pin" } else { "unpin" };
+        self.act(&format!("/artifacts/{id}/{word}"), &json!({})).await
+    }
+
+    /// All that the caller can see.
+    pub async fn artifact_rules(&self) -> Result<Vec<Rule>, ClientError> {
+        self.get::<RuleList>("/artifact-rules", &[("", ""); 0]).await.map(|list| list.rules)
+    }
+
+    /// Another rule each time, so it is sent once.
+    pub async fn add_artifact_rule(&self, wanted: &CreateRule) -> Result<Rule, ClientError> {
+        self.act_once("/artifact-rules", wanted).await
+    }
+
+    /// A bite of what it would remove: as long as the answer has a cursor, there is more.
+    pub async fn preview_artifact_rule(&self, wanted: &CreateRule) -> Result<RulePreview, ClientError> {
+        self.act("/artifact-rules:preview", wanted).await
+    }
+
+    pub async fn delete_artifact_rule(&self, id: RuleId) -> Result<(), ClientError> {
+        self.delete(&format!("/artifact-rules/{id}")).await
     }
 
     /// One bite of a check: as long as the answer has a cursor, there is more. For administrators.

@@ -105,3 +105,17 @@ pub struct Origin {
     pub address: String,
     pub request_id: String,
 }
+
+impl Origin {
+    /// The platform acts, and no person. `address`: which part of it, for the log.
+    pub fn platform(address: &str) -> Self {
+        let principal = Principal {
+            kind: PrincipalKind::Platform,
+            id: PrincipalId::from_uuid(uuid::Uuid::nil()),
+            name: "platform".to_owned(),
+            role: Role::Admin,
+            project: None,
+        };
+        Self { principal, address: address.to_owned(), request_id: String::new() }
+    }
+}

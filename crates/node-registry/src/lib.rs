@@ -10,7 +10,7 @@ mod routes;
 mod sweeper;
 
 pub use issue::{Issued, create_node_token};
-pub use local::{create_admin_key, is_valid_api_key, is_valid_node_token, platform_origin, replace_node};
+pub use local::{create_admin_key, is_valid_api_key, is_valid_node_token, replace_node};
 pub use routes::routes;
 
 use chrono::TimeDelta;

@@ -2,28 +2,15 @@
 
 use crate::issue::{create_api_key, create_node_token};
 use domain::{
-    ids::{ApiKeyId, DEFAULT_PROJECT, NodeTokenId, PrincipalId},
-    principal::{Origin, Principal, PrincipalKind, Role},
+    ids::{ApiKeyId, DEFAULT_PROJECT, NodeTokenId},
+    principal::{Origin, Role},
 };
 use service_kit::secret::{self, Kind};
 use store::{Revoked, Store, StoreError};
-use uuid::Uuid;
-
-/// Who acts when no person does: the platform on this machine.
-pub fn platform_origin(address: &str) -> Origin {
-    let principal = Principal {
-        kind: PrincipalKind::Platform,
-        id: PrincipalId::from_uuid(Uuid::nil()),
-        name: "platform".to_owned(),
-        role: Role::Admin,
-        project: None,
-    };
-    Origin { principal, address: address.to_owned(), request_id: String::new() }
-}
 
 /// Makes a key that may do everything. The text is seen this once.
 pub async fn create_admin_key(store: &Store, name: &str) -> Result<String, StoreError> {
-    let (_, key) = create_api_key(store, DEFAULT_PROJECT, name, Role::Admin, None, &platform_origin("local")).await?;
+    let (_, key) = create_api_key(store, DEFAULT_PROJECT, name, Role::Admin, None, &Origin::platform("local")).await?;
     Ok(key)
 }
 
@@ -41,7 +28,7 @@ pub async fn is_valid_node_token(store: &Store, text: &str) -> Result<bool, Stor
 
 /// Makes a node and its token, in place of one of that name whose token is lost. The text is seen this once.
 pub async fn replace_node(store: &Store, name: &str) -> Result<String, StoreError> {
-    let origin = platform_origin("local");
+    let origin = Origin::platform("local");
     loop {
         if let Some(issued) = create_node_token(store, DEFAULT_PROJECT, name, &origin).await? {
             return Ok(issued.token);

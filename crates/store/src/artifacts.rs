@@ -8,3 +8,4 @@ pub(crate) mod parts;
 pub(crate) mod read;
 pub(crate) mod remove;
 pub(crate) mod reserve;
+pub(crate) mod retention;

@@ -35,6 +35,7 @@ pub use artifacts::{
     parts::{NotedParts, Part, UploadPlace},
     read::ArtifactView,
     reserve::{NewArtifact, Reserved},
+    retention::{Due, RuleView, Walked},
 };
 pub use attempts::{
     commit_placements::CommitReport,

@@ -5,6 +5,7 @@ mod downloads;
 mod hostile;
 mod looking;
 mod reads;
+mod rules;
 mod uploads;
 mod world;
 
@@ -65,4 +66,5 @@ scenarios! {
     collecting::what_is_removed_goes_in_two_steps,
     collecting::an_upload_that_nobody_goes_on_with_is_given_up,
     collecting::a_check_finds_what_is_missing_and_what_belongs_to_nothing,
+    rules::rules_remove_what_they_say_and_nothing_else,
 }

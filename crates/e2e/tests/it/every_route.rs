@@ -76,7 +76,7 @@ impl Platform {
         let paths = paths_of(&router);
         service_kit::serve::serve(&service, listener, router.merge(objects.routes()));
 
-        let origin = node_registry::platform_origin("test");
+        let origin = domain::principal::Origin::platform("test");
         let admin = node_registry::create_admin_key(&store, "ben").await.expect("made");
         let node = node_registry::create_node_token(&store, DEFAULT_PROJECT, "lab-3", &origin).await;
         let node = node.expect("made").expect("a new name");
@@ -114,7 +114,11 @@ impl Platform {
         let upload = Route { method: Method::POST, path: "/api/v1/artifacts".into() };
         let upload: Value = serde_json::from_slice(&platform.send(&upload).await.bytes().await.expect("a body"))
             .expect("an announced upload");
+        let rule = Route { method: Method::POST, path: "/api/v1/artifact-rules".into() };
+        let rule: Value =
+            serde_json::from_slice(&platform.send(&rule).await.bytes().await.expect("a body")).expect("an added rule");
         platform.ids = [
+            ("/api/v1/artifact-rules/", rule["id"].as_str().expect("an id").to_owned()),
             ("/api/v1/artifacts/", upload["artifact"]["id"].as_str().expect("an id").to_owned()),
             ("/api/v1/tasks/", task["id"].as_str().expect("an id").to_owned()),
             ("/api/v1/nodes/", "lab-3".to_owned()),
@@ -175,6 +179,9 @@ impl Platform {
             ("POST", "/api/v1/node-tokens") => Some(json!({"name": format!("n-{}", uuid::Uuid::new_v4().simple())})),
             ("POST", "/api/v1/api-keys") => Some(json!({"name": "ana", "role": "member"})),
             ("POST", "/api/v1/artifacts") => Some(json!({"name": "model"})),
+            ("POST", "/api/v1/artifact-rules" | "/api/v1/artifact-rules:preview") => {
+                Some(json!({"rule": {"keep_last": 3}}))
+            }
             ("POST", "/api/v1/artifacts/{ref}/complete") => Some(json!({"size": 0, "sha256": "0".repeat(64)})),
             ("POST", _) => Some(json!({})),
             _ => None,

@@ -18,7 +18,7 @@ use store::{LeaderRole, NewTask, NodeReport, SessionKey, Submitted};
 use uuid::Uuid;
 
 async fn submit(world: &World, body: Value) -> TaskId {
-    let created_by = node_registry::platform_origin("test").principal.id;
+    let created_by = domain::principal::Origin::platform("test").principal.id;
     let spec = parse_spec(&body).expect("a good task");
     let new = NewTask { project: DEFAULT_PROJECT, created_by, spec, idempotency: None };
     match world.store.submit_tasks(&[new]).await.expect("accepted")[0] {
@@ -150,7 +150,7 @@ async fn a_task_whose_wait_is_over_fails() {
 async fn a_draining_node_that_holds_nothing_is_drained_and_old_keys_are_forgotten() {
     let world = World::start().await;
     let (node, _) = world.node("lab-3").await;
-    let origin = node_registry::platform_origin("test");
+    let origin = domain::principal::Origin::platform("test");
     world.store.drain_node(node, "", None, &origin).await.expect("set");
     world
         .database

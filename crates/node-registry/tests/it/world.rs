@@ -62,7 +62,7 @@ impl World {
             &self.store,
             DEFAULT_PROJECT,
             name,
-            &node_registry::platform_origin("test"),
+            &domain::principal::Origin::platform("test"),
         )
         .await;
         let node = issued.expect("made").expect("a new name").node_id;

@@ -61,16 +61,29 @@ impl Store {
     }
 }
 
+/// Whoever removes a version holds this, so that rules which keep the newest see which those are.
+pub(super) async fn lock_name(connection: &mut PgConnection, project: Uuid, name: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "SELECT newest FROM artifact_names WHERE project_id = $1 AND name = $2 FOR NO KEY UPDATE",
+        project,
+        name
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(())
+}
+
 /// False: it is not there, or was expired before, or somebody went on with it within the time of `idle`.
-async fn expire(
+pub(super) async fn expire(
     connection: &mut PgConnection,
     id: Uuid,
     idle: Option<Duration>,
     grace: Duration,
 ) -> Result<bool, StoreError> {
-    let row = sqlx::query!("SELECT state FROM artifacts WHERE id = $1 FOR NO KEY UPDATE", id);
+    let row = sqlx::query!("SELECT project_id, name, state FROM artifacts WHERE id = $1 FOR NO KEY UPDATE", id);
     let Some(row) = row.fetch_optional(&mut *connection).await? else { return Ok(false) };
     let Some(next) = state(&row.state)?.next(ArtifactEvent::Removed) else { return Ok(false) };
+    lock_name(connection, row.project_id, &row.name).await?;
     let upload = lock_upload(connection, id).await?;
     if idle.is_some_and(|idle| upload.as_ref().is_none_or(|(_, untouched)| *untouched < idle)) {
         return Ok(false);

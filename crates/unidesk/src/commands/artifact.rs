@@ -8,6 +8,7 @@ mod list;
 mod progress;
 mod put;
 mod rm;
+mod rule;
 
 pub(super) use fetch::{Fetch, own_name};
 pub(super) use progress::Interrupted;
@@ -19,6 +20,8 @@ use crate::{
     failure::Failure,
     output::local_now,
     render::{self, View},
+    style::Glyph,
+    text::clean,
 };
 use api_types::artifact::Artifact;
 use clap_complete::ArgValueCompleter;
@@ -52,8 +55,22 @@ enum Command {
     Diff(diff::Args),
     /// Delete artifacts for good
     Rm(rm::Args),
+    /// No rule removes it from now on
+    Pin(Pin),
+    /// Rules may remove it again
+    Unpin(Pin),
+    /// How long artifacts are kept: add, list, rm
+    Rule(rule::Args),
     /// Compare what is known with what is stored; for administrators
     Fsck(fsck::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct Pin {
+    #[command(flatten)]
+    artifact: Named,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,8 +120,24 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
         }
         Command::Diff(args) => diff::run(args, context).await,
         Command::Rm(args) => rm::run(args, context).await,
+        Command::Pin(args) => pin(args, true, context).await,
+        Command::Unpin(args) => pin(args, false, context).await,
+        Command::Rule(args) => rule::run(args, context).await,
         Command::Fsck(args) => fsck::run(args, context).await,
     }
+}
+
+async fn pin(args: Pin, pinned: bool, context: &Context) -> Result<ExitCode, Failure> {
+    let server = context.server()?;
+    let artifact = find(&server, &args.artifact.name, args.place.project.as_deref()).await?;
+    let artifact = server.client.pin_artifact(artifact.id, pinned).await.or_tell(&server)?;
+    if context.out.is_json() {
+        context.out.json(&artifact)?;
+    } else {
+        let word = if pinned { "pinned" } else { "unpinned" };
+        context.out.tell(Glyph::Done, word, &clean(&render::artifact::name(&artifact)));
+    }
+    Ok(DONE)
 }
 
 fn view(context: &Context) -> View {

@@ -4,12 +4,13 @@ use super::View;
 use crate::{
     style::{Style, Tone, tone_of_state},
     table::{Cell, Table},
-    text::{clean, plural, show_age, show_clock, show_count},
+    text::{clean, plural, show_age, show_clock, show_count, show_limit},
 };
-use api_types::artifact::{Artifact, FsckFinding, FsckKind};
+use api_types::artifact::{Artifact, FsckFinding, FsckKind, Rule};
 use domain::{
     artifact::{ArtifactKind, ArtifactState},
     quantity::{show_bytes, show_duration_ms},
+    retention::RetentionRule,
 };
 use std::collections::BTreeMap;
 use transfer::Listed;
@@ -81,6 +82,43 @@ pub fn list_footer(shown: usize, is_more: bool, limit: u32) -> String {
         (_, true) => format!("There are more: --limit {}", limit.saturating_mul(5)),
         (shown, false) => plural(shown as u64, "artifact"),
     }
+}
+
+/// Rules, a line each; the last column is the id.
+pub fn rules(rules: &[Rule], view: &View, for_people: bool) -> String {
+    let mut table = Table::new(["PROJECT", "REMOVES", "OF", "AGE", "BY", "ID"]);
+    for rule in rules {
+        table.row([
+            rule.project.as_str().into(),
+            when_removed(&rule.rule).into(),
+            concerned(&rule.rule).into(),
+            show_age(view.now.to_utc() - rule.created_at).into(),
+            rule.created_by.as_str().into(),
+            rule.id.to_string().into(),
+        ]);
+    }
+    if for_people { table.for_people(&view.style, view.width) } else { table.for_programs() }
+}
+
+/// `older than 30d, but not the newest 3`.
+fn when_removed(rule: &RetentionRule) -> String {
+    let older = rule.older_than_ms.map(|ms| format!("older than {}", show_limit(ms)));
+    match (older, rule.keep_last) {
+        (Some(older), Some(last)) => format!("{older}, but not the newest {last}"),
+        (Some(older), None) => older,
+        (None, Some(last)) => format!("all but the newest {last}"),
+        (None, None) => "nothing".to_owned(),
+    }
+}
+
+/// `nightly-* scratch`.
+fn concerned(rule: &RetentionRule) -> String {
+    let label = |(key, value): (&String, &Option<String>)| match value {
+        Some(value) => format!("{key}={value}"),
+        None => key.clone(),
+    };
+    let parts: Vec<String> = rule.name.iter().cloned().chain(rule.labels.iter().map(label)).collect();
+    if parts.is_empty() { "all".to_owned() } else { parts.join(" ") }
 }
 
 pub fn show(artifact: &Artifact, view: &View) -> String {
