@@ -33,17 +33,18 @@ pub(crate) async fn require(
     next: Next,
 ) -> Result<Response, ApiError> {
     let principal = known_in_time(authenticate(&state.access, request.headers())).await?;
-    let origin = Origin {
-        principal: principal.clone(),
-        address: request
-            .extensions()
-            .get::<ConnectInfo<SocketAddr>>()
-            .map_or_else(|| "unknown".to_owned(), |ConnectInfo(peer)| peer.ip().to_string()),
-        request_id: request.extensions().get::<RequestId>().map_or_else(String::new, |id| id.0.clone()),
-    };
+    let origin = origin(principal.clone(), &request);
     request.extensions_mut().insert(principal);
     request.extensions_mut().insert(origin);
     Ok(next.run(request).await)
+}
+
+/// Where a request of this principal came from.
+pub(crate) fn origin(principal: Principal, request: &Request) -> Origin {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let address = peer.map_or_else(|| "unknown".to_owned(), |ConnectInfo(peer)| peer.ip().to_string());
+    let request_id = request.extensions().get::<RequestId>().map_or_else(String::new, |id| id.0.clone());
+    Origin { principal, address, request_id }
 }
 
 /// Refuses a principal whose role does not permit it.
@@ -61,7 +62,7 @@ async fn authenticate(access: &Access, headers: &HeaderMap) -> Result<Principal,
         return Err(nobody("The credential is not readable; send Authorization: Bearer <API key or token>."));
     };
     if credential.starts_with("ud_node_") {
-        return Err(nobody("A node's token opens the providers' socket and nothing else; use an API key."));
+        return Err(nobody("A node's token opens what nodes need and nothing else; use an API key."));
     }
     let found = if credential.starts_with("ud_") {
         access.by_key(credential).await

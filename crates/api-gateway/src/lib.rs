@@ -48,13 +48,15 @@ impl Config {
 pub struct Extra {
     /// They stand behind the same authentication, and find the `Principal` and the `Origin` in the request's extensions.
     pub behind: Router,
+    /// For nodes, by their tokens and nothing else: they find the `NodeId` and the `Origin` in the request's extensions.
+    pub for_nodes: Router,
     /// They authenticate by themselves, and have none of our limits.
     pub beside: Router,
 }
 
 impl From<Router> for Extra {
     fn from(behind: Router) -> Self {
-        Self { behind, beside: Router::new() }
+        Self { behind, ..Self::default() }
     }
 }
 
@@ -71,6 +73,6 @@ pub async fn run(
     service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
     service
         .spawn_until_stopped("revocations", state.access.clone().forget_what_is_revoked(store.wakeups().subscribe()));
-    service_kit::serve::serve(service, listener, router(state, extra.behind).merge(extra.beside));
+    service_kit::serve::serve(service, listener, router(state, extra.behind, extra.for_nodes).merge(extra.beside));
     Ok(())
 }

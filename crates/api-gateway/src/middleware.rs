@@ -33,7 +33,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// An audit of everything has its own limit, which is shorter.
 const AUDIT_WITHIN: Duration = Duration::from_secs(30);
 
-/// An object store may take its time to put a large upload together. These two routes give every other wait of theirs an end by themselves.
+/// An object store may take its time to put a large upload together. These routes give every other wait of theirs an end by themselves.
 const GATHER_WITHIN: Duration = Duration::from_secs(120);
 /// A check that reads an object to its end: 100 GB of a slow store.
 const READ_WITHIN: Duration = Duration::from_secs(3_600);
@@ -43,6 +43,7 @@ fn answer_within(path: &str) -> Duration {
         Some(path) if path.starts_with("audit/") => AUDIT_WITHIN,
         Some("artifacts:fsck") => READ_WITHIN,
         Some(path) if path.starts_with("artifacts/") && path.ends_with("/complete") => GATHER_WITHIN,
+        Some(path) if path.starts_with("node/attempts/") && path.ends_with("/complete") => GATHER_WITHIN,
         _ => ANSWER_WITHIN,
     }
 }

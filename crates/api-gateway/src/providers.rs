@@ -1,6 +1,7 @@
 //! Sessions with nodes over WebSocket.
 //!
-//! Owns: the door for agents, and what a session carries. Knows `protocol` and `store` only: nothing of REST.
+//! Owns: the door for agents, and what a session carries. Knows `protocol` and `store` only: nothing of REST, but that a node's token opens some
+//! routes of others.
 
 mod acks;
 mod admission;
@@ -31,12 +32,13 @@ impl Default for Settings {
     }
 }
 
-/// The route where agents connect.
-pub fn router(service: &Service, store: &Store) -> Router {
-    router_with(service, store, Settings { heartbeat: store.heartbeat_every(), ..Settings::default() })
+/// The route where agents connect, and others that a node's token opens.
+pub fn router(service: &Service, store: &Store, for_nodes: Router) -> Router {
+    let settings = Settings { heartbeat: store.heartbeat_every(), ..Settings::default() };
+    socket::router(socket::Door::new(service.clone(), store.clone(), settings), for_nodes)
 }
 
-/// As [`router`], with other times.
+/// The route where agents connect alone, with other times.
 pub fn router_with(service: &Service, store: &Store, settings: Settings) -> Router {
-    socket::router(socket::Door::new(service.clone(), store.clone(), settings))
+    socket::router(socket::Door::new(service.clone(), store.clone(), settings), Router::new())
 }

@@ -15,8 +15,8 @@ use tower_http::{catch_panic::CatchPanicLayer, sensitive_headers::SetSensitiveRe
 /// Whoever asks whether this server is ready has little patience, and sends others elsewhere meanwhile.
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
-/// Everything that is served. `extra` carries its whole paths and stands behind the same authentication.
-pub fn router(state: AppState, extra: Router) -> Router {
+/// Everything that is served. `extra` carries its whole paths and stands behind the same authentication, `for_nodes` behind that of nodes.
+pub fn router(state: AppState, extra: Router, for_nodes: Router) -> Router {
     let ours = Router::new()
         .route("/api/v1/auth/whoami", get(auth::routes::whoami))
         .route("/api/v1/tasks", post(tasks::submit::submit).get(tasks::list::list))
@@ -46,7 +46,7 @@ pub fn router(state: AppState, extra: Router) -> Router {
         .route("/api/v1/auth/token", post(auth::routes::exchange))
         .with_state(state.clone())
         .merge(api)
-        .merge(providers::router(&state.service, &state.store))
+        .merge(providers::router(&state.service, &state.store, for_nodes))
         .merge(health::router(is_ready))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)

@@ -4,6 +4,7 @@ pub(crate) mod batch;
 pub(crate) mod cancel;
 pub(crate) mod events;
 pub(crate) mod get;
+mod inputs;
 pub(crate) mod list;
 mod log_reader;
 pub(crate) mod logs;

@@ -60,6 +60,8 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("not-ended", 409, "The task has not ended"),
     ("exclusive-task-runs", 409, "An exclusive task runs there"),
     ("artifact-not-ready", 409, "The artifact can't be read"),
+    ("artifact-in-use", 409, "Tasks need the artifact"),
+    ("fenced", 409, "The attempt does not hold its task"),
     ("upload-incomplete", 409, "Parts of the upload are missing"),
     ("upload-conflict", 409, "The upload has other content"),
     ("upload-ended", 409, "The upload has ended"),

@@ -42,6 +42,7 @@ pub(crate) fn start(service: &Service, times: Times, store: Store, objects: Obje
 /// One pass over all that is due. Safe to repeat at any point: the list forgets a key only after the object store has.
 async fn collect(store: &Store, objects: &ObjectStore, times: Times) -> Result<Pass, Trouble> {
     let given_up = store.expire_idle_uploads(times.idle_upload, times.grace, AT_ONCE).await?;
+    store.expire_uploads_of_ended_attempts(times.grace).await?;
     let dropped = store.drop_unused_objects(times.grace, AT_ONCE).await?;
     let due = store.due_garbage(AT_ONCE).await?;
     let deleted = due.len() as i64;

@@ -53,8 +53,19 @@ async fn address(
     uri: &Uri,
 ) -> Result<(ArtifactView, SignedRequest), ApiError> {
     permit(principal, Permission::Look)?;
-    let objects = objects(shared)?;
+    objects(shared)?;
     let artifact = find(&shared.store, principal, name, uri).await?;
+    let get = address_of(shared, headers, &artifact).await?;
+    Ok((artifact, get))
+}
+
+/// Where the bytes of this artifact are. The caller may read it.
+pub(crate) async fn address_of(
+    shared: &Shared,
+    headers: &HeaderMap,
+    artifact: &ArtifactView,
+) -> Result<SignedRequest, ApiError> {
+    let objects = objects(shared)?;
     let object = match (artifact.state, artifact.object) {
         (ArtifactState::Ready, Some(object)) => object,
         (state, _) => {
@@ -70,6 +81,5 @@ async fn address(
     };
     let key = shared.store.object_key(object).await.map_err(failed)?;
     let key = key.ok_or_else(|| no_such_artifact("It was removed a moment ago."))?;
-    let get = objects.signer(headers).get(&key, &artifact.file_name).await.map_err(objects_failed)?;
-    Ok((artifact, get))
+    objects.signer(headers).get(&key, &artifact.file_name).await.map_err(objects_failed)
 }

@@ -1,9 +1,10 @@
 //! Artifacts: files and directories that are put in once and never change. This service knows them and hands out addresses; their bytes travel
 //! between whoever has them and an object store.
 //!
-//! Owns: the routes under `/artifacts`, every word with the object store, the object store of `unidesk up`, and what is deleted in the end.
-//! Must not know: tasks, nodes, sockets. No byte of an artifact passes through it, but where a check reads them.
-//! Begin at [`routes()`], then `upload.rs`; [`run`] for the loops; `embedded.rs` for the store without one.
+//! Owns: the routes under `/artifacts`, those of nodes about what their attempts read and leave, every word with the object store, the object store of
+//! `unidesk up`, and what is deleted in the end.
+//! Must not know: what a task is but for what it reads and leaves, sockets. No byte of an artifact passes through it, but where a check reads them.
+//! Begin at [`routes()`], then `upload.rs`, and `nodes.rs` for attempts; [`run`] for the loops; `embedded.rs` for the store without one.
 
 mod collect_loop;
 mod config;
@@ -11,6 +12,7 @@ mod download;
 mod embedded;
 mod fsck;
 mod looking;
+mod nodes;
 mod object_store;
 mod presign;
 mod refusals;
@@ -21,7 +23,7 @@ mod upload;
 pub use config::{Config, Times};
 pub use embedded::Embedded;
 pub use object_store::{ObjectStore, ObjectStoreError};
-pub use routes::routes;
+pub use routes::{node_routes, routes};
 
 use service_kit::Service;
 use store::Store;

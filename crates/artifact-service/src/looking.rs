@@ -1,7 +1,7 @@
 //! Artifacts as people see them, and their removal.
 
 use crate::{
-    refusals::{bad_parameter, cut, failed, in_time, no_such_artifact, permit},
+    refusals::{bad_parameter, cut, failed, in_time, in_use, no_such_artifact, permit},
     routes::Shared,
 };
 use api_types::{
@@ -23,7 +23,7 @@ use domain::{
 };
 use serde::Deserialize;
 use service_kit::{ApiError, request_body};
-use store::{ArtifactFilter, ArtifactView, Store};
+use store::{ArtifactFilter, ArtifactView, RemovedArtifact, Store};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -104,7 +104,8 @@ fn read_states(text: &str) -> Result<Vec<ArtifactState>, ApiError> {
     text.split(',').map(read).collect()
 }
 
-/// The first of two steps: nobody can name it from now on. Its bytes are deleted later, unless another artifact has the same.
+/// The first of two steps: nobody can name it from now on. Its bytes are deleted later, unless another artifact has the same. Refused while tasks
+/// that have not ended read it.
 pub(crate) async fn remove(
     State(shared): State<Shared>,
     Extension(origin): Extension<Origin>,
@@ -114,7 +115,11 @@ pub(crate) async fn remove(
     permit(&origin.principal, Permission::RunTasks)?;
     let found = find(&shared.store, &origin.principal, &name, &uri).await?;
     let removed = shared.store.remove_artifact(found.id, shared.times.grace, &origin).await.map_err(failed)?;
-    removed.map(view).map(Json).ok_or_else(|| no_such_artifact("It was there a moment ago."))
+    match removed {
+        RemovedArtifact::Removed(artifact) => Ok(Json(view(artifact))),
+        RemovedArtifact::InUse { artifact, tasks } => Err(in_use(&artifact, &tasks)),
+        RemovedArtifact::NotFound => Err(no_such_artifact("It was there a moment ago.")),
+    }
 }
 
 /// What a path names, in the project that the query or the caller's key says.

@@ -4,11 +4,12 @@ use crate::{ObjectStore, ObjectStoreError, routes::Shared};
 use api_types::Problem;
 use domain::{
     fault::Fault,
+    ids::TaskId,
     principal::{Permission, Principal},
 };
 use service_kit::ApiError;
 use std::time::Duration;
-use store::{ArtifactView, StoreError};
+use store::{ArtifactView, Holder, NotHeld, StoreError};
 
 pub(crate) fn permit(principal: &Principal, permission: Permission) -> Result<(), ApiError> {
     if principal.may(permission) { Ok(()) } else { Err(Problem::not_permitted(principal, permission).into()) }
@@ -87,4 +88,36 @@ pub(crate) fn upload_ended(artifact: &ArtifactView) -> ApiError {
 /// What a person wrote, short enough to repeat.
 pub(crate) fn cut(text: &str) -> String {
     text.chars().take(80).collect()
+}
+
+/// The node does not hold the task that it asks for, or does not any more, and this is why.
+pub(crate) async fn not_held(shared: &Shared, who: Holder) -> ApiError {
+    match in_time(shared.store.why_not_held(who)).await {
+        Ok(NotHeld::Fenced) => ApiError::new(
+            "fenced",
+            "This attempt does not hold its task any more, or never was this node's: nothing is given to it, and nothing of it is kept.",
+        ),
+        Ok(NotHeld::NotYet) => {
+            let detail = "The platform was restored from a backup, and has yet to hear from this node what it has. Try again in a moment.";
+            Problem::new("unavailable", detail).retry_after_ms(2_000).into()
+        }
+        Ok(NotHeld::Forgotten) => {
+            let detail =
+                "The platform was restored from a backup, and has forgotten this task: nothing of it can be kept.";
+            ApiError::new("no-such-task", detail)
+        }
+        Err(error) => failed(error),
+    }
+}
+
+/// Tasks read it that have not ended.
+pub(crate) fn in_use(artifact: &ArtifactView, tasks: &[TaskId]) -> ApiError {
+    let version = artifact.version.map_or_else(String::new, |version| format!("@{version}"));
+    let ids: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
+    let detail = format!(
+        "{}{version} is read by tasks that have not ended, among them {}. Wait for them, or cancel them.",
+        artifact.name,
+        ids.join(", ")
+    );
+    Problem::new("artifact-in-use", detail).with("tasks", ids).into()
 }

@@ -1,7 +1,7 @@
 //! REST of artifacts. The routes carry their whole paths; whoever serves them has authenticated the caller and put its `Principal` and `Origin` into
 //! the request.
 
-use crate::{ObjectStore, Times, download, fsck, looking, rules, upload};
+use crate::{ObjectStore, Times, download, fsck, looking, nodes, rules, upload};
 use axum::{
     Router,
     routing::{delete, get, post},
@@ -31,5 +31,17 @@ pub fn routes(store: Store, objects: Option<ObjectStore>, times: Times) -> Route
         .route("/api/v1/artifact-rules", post(rules::add).get(rules::list))
         .route("/api/v1/artifact-rules:preview", post(rules::preview))
         .route("/api/v1/artifact-rules/{id}", delete(rules::remove))
+        .with_state(Shared { store, objects, times })
+}
+
+/// REST for nodes, about the attempts that they hold. The routes carry their whole paths; whoever serves them has authenticated the node by its token
+/// and put its `NodeId` and an `Origin` into the request. Nothing else of the API is behind such a token.
+pub fn node_routes(store: Store, objects: Option<ObjectStore>, times: Times) -> Router {
+    const ATTEMPT: &str = "/api/v1/node/attempts/{attempt}/{fence}";
+    Router::new()
+        .route(&format!("{ATTEMPT}/inputs/{{index}}"), post(nodes::input))
+        .route(&format!("{ATTEMPT}/outputs/{{index}}"), post(nodes::begin))
+        .route(&format!("{ATTEMPT}/outputs/{{index}}/parts"), post(nodes::parts))
+        .route(&format!("{ATTEMPT}/outputs/{{index}}/complete"), post(nodes::complete))
         .with_state(Shared { store, objects, times })
 }

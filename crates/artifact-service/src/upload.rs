@@ -4,7 +4,7 @@ use crate::{
     ObjectStore,
     looking::{find_by_id, project, view},
     object_store::{Finish, PREFIX},
-    refusals::{bad_field, failed, in_time, objects, objects_failed, permit, upload_ended},
+    refusals::{bad_field, failed, in_time, not_held, objects, objects_failed, permit, upload_ended},
     routes::Shared,
 };
 use api_types::{
@@ -18,15 +18,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use domain::{
-    artifact::{ArtifactState, MAX_NAME, MAX_SIZE, MOST_PARTS, Sha256Digest, check_part, is_artifact_name, part_size},
+    artifact::{
+        ArtifactRef, ArtifactState, MAX_NAME, MAX_SIZE, MOST_PARTS, Sha256Digest, check_part, is_artifact_name,
+        part_size,
+    },
     fault::Fault,
     ids::ProjectId,
-    principal::{Origin, Permission, Principal},
+    principal::{Origin, Permission, Principal, Scope},
 };
 use service_kit::{ApiError, request_body};
 use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeSet, sync::Arc};
-use store::{ArtifactView, CompletedArtifact, NewArtifact, NotedParts, Part, Reserved, StoredObject, UploadPlace};
+use store::{
+    ArtifactView, CompletedArtifact, Holder, NewArtifact, NotedParts, Part, Reserved, StoredObject, UploadPlace,
+};
 use uuid::Uuid;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -86,7 +91,7 @@ pub(crate) async fn create(
 }
 
 /// Nothing of what a user wrote is in a key.
-fn fresh_key() -> String {
+pub(crate) fn fresh_key() -> String {
     format!("{PREFIX}{}", Uuid::new_v4())
 }
 
@@ -160,16 +165,46 @@ pub(crate) async fn parts(
     request: Request,
 ) -> Result<Response, ApiError> {
     permit(&principal, Permission::RunTasks)?;
-    let objects = objects(&shared)?;
+    objects(&shared)?;
     let headers = request.headers().clone();
     let asked: PartsRequest = request_body::typed(request).await?;
     let artifact = find_by_id(&shared.store, &principal, &id).await?;
+    of_people(&artifact)?;
+    hand_out(&shared, &headers, &artifact, &asked).await
+}
+
+/// What an attempt leaves is uploaded by its node: that way its fence is looked at.
+fn of_people(artifact: &ArtifactView) -> Result<(), ApiError> {
+    match (artifact.attempt, artifact.state) {
+        (Some(attempt), ArtifactState::Uploading) => {
+            let detail = format!("This is an output of attempt {attempt}, which its node uploads and nobody else.");
+            Err(ApiError::new("fenced", detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An artifact whose upload went on meanwhile.
+async fn again(shared: &Shared, artifact: &ArtifactView) -> Result<ArtifactView, ApiError> {
+    let name = ArtifactRef::Id(artifact.id);
+    let found = in_time(shared.store.find_artifact(Scope::All, artifact.project, &name)).await.map_err(failed)?;
+    Ok(found.unwrap_or_else(|| artifact.clone()))
+}
+
+/// Notes what is stored, and gives addresses for what is wanted. The caller may upload this artifact.
+pub(crate) async fn hand_out(
+    shared: &Shared,
+    headers: &HeaderMap,
+    artifact: &ArtifactView,
+    asked: &PartsRequest,
+) -> Result<Response, ApiError> {
+    let objects = objects(shared)?;
     if asked.wanted.len() > MOST_WANTED {
         let detail =
             format!("{} parts are wanted; at most {MOST_WANTED} are given addresses at once.", asked.wanted.len());
         return Err(bad_field("#/wanted", "too_many", detail));
     }
-    let Some(part_size) = artifact.part_size else { return Err(upload_ended(&artifact)) };
+    let Some(part_size) = artifact.part_size else { return Err(upload_ended(artifact)) };
     let mut numbers = BTreeSet::new();
     for (at, part) in asked.wanted.iter().enumerate() {
         if let Err(error) = check_part(part_size, artifact.size, part.number, part.size) {
@@ -187,14 +222,14 @@ pub(crate) async fn parts(
         .map(|part| Part { number: part.number, size: part.size, sha256: part.sha256, etag: None })
         .collect();
     let stored = told(&asked.stored)?;
-    let Some((mut place, parts)) = note(&shared, &artifact, &stored, &wanted).await? else {
-        return Err(upload_ended(&find_by_id(&shared.store, &principal, &id).await?));
+    let Some((mut place, parts)) = note(shared, artifact, &stored, &wanted).await? else {
+        return Err(upload_ended(&again(shared, artifact).await?));
     };
     let is_multipart = !is_plain(&place, artifact.size);
     if is_multipart && place.upload_id.is_none() && parts.iter().any(|part| part.etag.is_none()) {
-        place.upload_id = Some(begin(&shared, objects, &artifact, &place.key).await?);
+        place.upload_id = Some(begin(shared, objects, artifact, &place.key).await?);
     }
-    let signer = objects.signer(&headers);
+    let signer = objects.signer(headers);
     let mut addresses = Vec::with_capacity(parts.len());
     for part in &parts {
         let put = match &part.etag {
@@ -282,23 +317,35 @@ pub(crate) async fn complete(
     request: Request,
 ) -> Result<Json<api_types::artifact::Artifact>, ApiError> {
     permit(&origin.principal, Permission::RunTasks)?;
-    let objects = objects(&shared)?;
+    objects(&shared)?;
     let asked: CompleteArtifact = request_body::typed(request).await?;
     let artifact = find_by_id(&shared.store, &origin.principal, &id).await?;
+    of_people(&artifact)?;
+    finish(&shared, artifact, &asked, &origin, None).await
+}
+
+/// Makes an artifact ready of which all parts are stored. `holder`: the node whose output it is. The caller may upload this artifact.
+pub(crate) async fn finish(
+    shared: &Shared,
+    artifact: ArtifactView,
+    asked: &CompleteArtifact,
+    origin: &Origin,
+    holder: Option<Holder>,
+) -> Result<Json<api_types::artifact::Artifact>, ApiError> {
+    let objects = objects(shared)?;
     let stored = told(&asked.stored)?;
     if artifact.state != ArtifactState::Uploading {
-        return ended(&artifact, &asked);
+        return ended(&artifact, asked);
     }
-    let upload = match note(&shared, &artifact, &stored, &[]).await? {
+    let upload = match note(shared, &artifact, &stored, &[]).await? {
         Some(_) => in_time(shared.store.upload(artifact.id)).await.map_err(failed)?,
         None => None,
     };
     let Some((place, parts)) = upload else {
         // Completed by another call of this moment, or given up.
-        let artifact = find_by_id(&shared.store, &origin.principal, &id).await?;
-        return ended(&artifact, &asked);
+        return ended(&again(shared, &artifact).await?, asked);
     };
-    check_whole(&artifact, &place, &parts, &asked)?;
+    check_whole(&artifact, &place, &parts, asked)?;
     let is_there = gather(objects, &place, &parts, asked.size).await.map_err(objects_failed)?;
     if !is_there {
         tracing::warn!(artifact.id = %artifact.id, "the object store has not what it was said to have; the upload begins anew");
@@ -312,9 +359,19 @@ pub(crate) async fn complete(
     }
     let stored =
         StoredObject { key: place.key, size: asked.size, sha256: asked.sha256, parts_digest: parts_digest(&parts) };
-    check_older_copy(&shared, objects, artifact.project, &stored, &origin).await?;
-    let completed = shared.store.complete_artifact(artifact.id, &stored, shared.times.grace, &origin);
-    match in_time(completed).await.map_err(failed)? {
+    check_older_copy(shared, objects, artifact.project, &stored, origin).await?;
+    let (store, grace) = (&shared.store, shared.times.grace);
+    let completed = match holder {
+        None => in_time(store.complete_artifact(artifact.id, &stored, grace, origin)).await.map_err(failed)?,
+        Some(holder) => {
+            let completed = store.complete_output(holder, artifact.id, &stored, grace, origin);
+            match in_time(completed).await.map_err(failed)? {
+                Some(completed) => completed,
+                None => return Err(not_held(shared, holder).await),
+            }
+        }
+    };
+    match completed {
         CompletedArtifact::Ready(ready) => Ok(Json(view(ready))),
         CompletedArtifact::Ended(artifact) => Err(upload_ended(&artifact)),
         CompletedArtifact::Restarted => Err(incomplete([], "The upload was begun anew.")),

@@ -169,6 +169,11 @@ impl AttemptRow {
         Held { attempt: self.id, fence: self.fence }
     }
 
+    /// Not all that it is to leave is stored: the rest is on its node only.
+    pub fn lacks_outputs(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| self.outputs_stored < exit.outputs_due)
+    }
+
     /// It was sent ahead, and its node has not begun with it.
     pub fn only_waited(&self) -> bool {
         self.reservation.ahead && self.preparing_at.is_none() && self.started_at.is_none() && self.exit.is_none()

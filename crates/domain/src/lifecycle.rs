@@ -234,7 +234,7 @@ pub fn report(
         task.died_with = None;
     }
     note_facts(attempt, report, now, &mut events);
-    let counted = losses::by_exit_facts(&before, report);
+    let counted = losses::by_exit_facts(&before, report).or_else(|| losses::without_outputs(attempt, report));
     let step = attempt::next(attempt.state, counted.as_ref().unwrap_or(report), task.cancel_requested);
     if let Step::MoveTo(state) = step {
         move_attempt(attempt, state, now);

@@ -5,7 +5,9 @@
 
 use crate::{
     assertions::Violation,
-    fakes::store::{FakeStore, Leadership, NewTask, NodeReport, OpenSession, Opened, Role, SessionKey, Submitted},
+    fakes::store::{
+        FakeStore, Leadership, NewTask, NodeReport, OpenSession, Opened, OutputAnswer, Role, SessionKey, Submitted,
+    },
     faults::Planted,
 };
 use domain::{
@@ -62,6 +64,12 @@ pub enum Op {
         attempt: AttemptLabel,
         report: What,
     },
+    /// The node stores an output of the attempt.
+    Store {
+        node: u8,
+        attempt: AttemptLabel,
+        index: u32,
+    },
     Beat {
         node: u8,
         back: i64,
@@ -89,6 +97,8 @@ pub enum What {
     Accepted,
     Started,
     Exited(i32),
+    /// Well, and so many outputs are to be stored.
+    Owes(u32),
     /// None is success.
     Ended(Option<FailureKind>),
     PlannedStop,
@@ -102,6 +112,9 @@ impl What {
             Self::Accepted => Report::Accepted,
             Self::Started => Report::Started,
             Self::Exited(code) => Report::Exited { exit: ExitFacts { code: Some(code), ..ExitFacts::default() } },
+            Self::Owes(outputs_due) => {
+                Report::Exited { exit: ExitFacts { code: Some(0), outputs_due, ..ExitFacts::default() } }
+            }
             Self::Ended(failure) => Report::Ended { ending: ending(failure) },
             Self::PlannedStop => {
                 Report::Ended { ending: Ending { planned_stop: true, ..ending(Some(FailureKind::NodeError)) } }
@@ -176,6 +189,7 @@ impl Reference {
                 task = self.tasks.get(label).copied();
             }
             Op::Open { holds, .. } => held = holds.iter().map(|label| self.held(*label)).collect(),
+            Op::Store { attempt, .. } => held = vec![self.held(*attempt)],
             Op::Report { node, back, attempt, .. } => {
                 (held, session) = (vec![self.held(*attempt)], Some(self.session(*node, *back)));
             }
@@ -234,6 +248,11 @@ impl Reference {
                 let held = resolved.held[0].unwrap_or(UNKNOWN);
                 let batch = [NodeReport { held, report: report.report() }];
                 format!("{:?}", self.store.record_reports(session, &batch, now, || 1.0)?[0])
+            }
+            Op::Store { node, index, .. } => {
+                let held = resolved.held[0].unwrap_or(UNKNOWN);
+                let answer = self.store.complete_output(node_id(*node), held, *index);
+                format!("stored {}", answer == OutputAnswer::Stored)
             }
             Op::Beat { .. } => {
                 let session = resolved.session.expect("looked up with the beat");
@@ -327,7 +346,7 @@ impl Reference {
             .values()
             .map(|row| {
                 format!(
-                    "attempt t{}#{} on {}: fence {} {} reserved {} accepted {} started {} exited {} ended {}",
+                    "attempt t{}#{} on {}: fence {} {} reserved {} accepted {} started {} exited {} ended {} stored {}",
                     self.label(row.task),
                     row.number,
                     self.store.nodes[&row.node].name,
@@ -338,6 +357,7 @@ impl Reference {
                     row.started_at.is_some(),
                     row.exited_at.is_some(),
                     row.ended_at.is_some(),
+                    row.outputs_stored,
                 )
             })
             .collect();

@@ -32,8 +32,10 @@ pub use artifacts::{
     fsck::ArtifactObject,
     garbage::Garbage,
     list::{ArtifactFilter, ArtifactPage},
+    outputs::{HeldTask, Holder, NotHeld},
     parts::{NotedParts, Part, UploadPlace},
     read::ArtifactView,
+    remove::RemovedArtifact,
     reserve::{NewArtifact, Reserved},
     retention::{Due, RuleView, Walked},
 };

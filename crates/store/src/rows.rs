@@ -84,6 +84,7 @@ pub(crate) struct AttemptRecord {
     pub(crate) exit: Option<JsonText>,
     pub(crate) ending: Option<JsonText>,
     pub(crate) provenance: Option<JsonText>,
+    pub(crate) outputs_stored: Option<i32>,
 }
 
 impl AttemptRecord {
@@ -106,8 +107,7 @@ impl AttemptRecord {
             exit: self.exit.map(read_json).transpose()?,
             ending: self.ending.map(read_json).transpose()?,
             provenance: self.provenance.map(read_json).transpose()?,
-            // Nothing counts them yet.
-            outputs_stored: 0,
+            outputs_stored: self.outputs_stored.map_or(0, i32::unsigned_abs),
         })
     }
 }
@@ -146,7 +146,7 @@ pub(crate) async fn load_attempts(
         AttemptRecord,
         r#"SELECT id, task_id, number, node_id, fence, state, reservation AS "reservation: JsonText", reserved, placed_at, accepted_at,
                   preparing_at, started_at, exited_at, ended_at, exit AS "exit: JsonText", ending AS "ending: JsonText",
-                  provenance AS "provenance: JsonText"
+                  provenance AS "provenance: JsonText", outputs_stored
            FROM attempts WHERE id = ANY($1)"#,
         attempts,
     )
@@ -262,7 +262,8 @@ pub(crate) async fn save_leased(
     Ok(())
 }
 
-/// Writes the changed rows of attempts in one statement. A release meanwhile, which needs no lock of the task, is not undone.
+/// Writes the changed rows of attempts in one statement. A release meanwhile, which needs no lock of the task, is not undone. Outputs are
+/// counted where they are stored (`artifacts/outputs.rs`).
 pub(crate) async fn save_attempts(connection: &mut PgConnection, changed: &[AttemptRow]) -> Result<(), StoreError> {
     if changed.is_empty() {
         return Ok(());

@@ -8,6 +8,7 @@ pub(crate) mod feed;
 mod feed_window;
 pub(crate) mod get;
 pub(crate) mod history;
+mod inputs;
 pub(crate) mod list;
 mod list_sources;
 mod list_walk;

@@ -130,7 +130,8 @@ async fn start_services(
         }
     };
     let artifacts = artifact_service::routes(store.clone(), Some(objects.clone()), times);
-    let extra = api_gateway::Extra { behind: node_registry::routes(store.clone()).merge(artifacts), beside };
+    let for_nodes = artifact_service::node_routes(store.clone(), Some(objects.clone()), times);
+    let extra = api_gateway::Extra { behind: node_registry::routes(store.clone()).merge(artifacts), for_nodes, beside };
     api_gateway::run(&services, store.clone(), listener, extra).await?;
     scheduler::run(&services, &options.scheduler, store.clone());
     node_registry::run(&services, &options.registry, store.clone());

@@ -1,6 +1,9 @@
 //! `POST /tasks:batch`: up to 10,000 tasks, an answer each. One bad task refuses itself and no other.
 
-use super::submission::{Checked, Key, Projects, check, deleted_since, idempotency_key, is_key, key_reused};
+use super::{
+    inputs::{self, Unpinned},
+    submission::{Checked, Key, Projects, check, deleted_since, idempotency_key, is_key, key_reused},
+};
 use crate::{AppState, auth::permit, failed::failed};
 use api_types::{
     Problem,
@@ -59,16 +62,29 @@ pub(crate) async fn submit(
             Err(problem) => Some(BatchItem::Refused { index, problem }),
         });
     }
-    let (indexes, tasks): (Vec<usize>, Vec<NewTask>) = accepted.into_iter().unzip();
-    let tasks: Arc<[NewTask]> = tasks.into();
-    let submitted = state.batches.call_unless_busy(tasks.clone()).await.map_err(failed)?.answers;
-    let replayed = |answer: &Submitted| match answer {
+    let (indexes, mut tasks): (Vec<usize>, Vec<NewTask>) = accepted.into_iter().unzip();
+    let mut unpinned = inputs::pin(&state, &mut tasks).await?;
+    let (mut sound, mut known) = (Vec::with_capacity(tasks.len()), Vec::new());
+    for (place, (index, task)) in indexes.into_iter().zip(tasks).enumerate() {
+        match unpinned.remove(&place) {
+            None => sound.push((index, task)),
+            Some(Unpinned::Refused(problem)) => answers[index] = Some(BatchItem::Refused { index, problem }),
+            Some(Unpinned::Stands(answer)) => known.push((index, task, answer)),
+        }
+    }
+    let (indexes, sound): (Vec<usize>, Vec<NewTask>) = sound.into_iter().unzip();
+    let sound: Arc<[NewTask]> = sound.into();
+    let submitted = state.batches.call_unless_busy(sound.clone()).await.map_err(failed)?.answers;
+    let submitted = indexes.into_iter().zip(sound.iter()).zip(submitted).map(|((at, task), answer)| (at, task, answer));
+    let known = known.iter().map(|(at, task, answer)| (*at, task, answer.clone()));
+    let told: Vec<(usize, &NewTask, Submitted)> = known.chain(submitted).collect();
+    let replayed = |(.., answer): &(usize, &NewTask, Submitted)| match answer {
         Submitted::Replayed { id } => Some(*id),
-        Submitted::Accepted { .. } | Submitted::KeyReused { .. } => None,
+        Submitted::Accepted { .. } | Submitted::KeyReused { .. } | Submitted::InputGone => None,
     };
-    let replayed: Vec<TaskId> = submitted.iter().filter_map(replayed).collect();
+    let replayed: Vec<TaskId> = told.iter().filter_map(replayed).collect();
     let deleted = state.store.deleted_of(&replayed).await.map_err(failed)?;
-    for ((index, task), submitted) in indexes.into_iter().zip(tasks.iter()).zip(submitted) {
+    for (index, task, submitted) in told {
         answers[index] = Some(match submitted {
             Submitted::Accepted { id } => BatchItem::Accepted { index, id, replayed: false },
             Submitted::Replayed { id } if deleted.contains(&id) => {
@@ -79,6 +95,7 @@ pub(crate) async fn submit(
                 let problem = key_reused(&state, &principal, first, &task.spec).await?;
                 BatchItem::Refused { index, problem }
             }
+            Submitted::InputGone => BatchItem::Refused { index, problem: inputs::gone() },
         });
     }
     Ok(Json(BatchAnswer { items: answers.into_iter().flatten().collect() }))

@@ -1,13 +1,13 @@
 //! `GET /tasks/{id}`
 
 use super::{find, task_id, view};
-use crate::AppState;
+use crate::{AppState, failed::failed};
 use api_types::task::Task;
 use axum::{
     Extension, Json,
     extract::{Path, State},
 };
-use domain::principal::Principal;
+use domain::{ids::AttemptId, principal::Principal};
 use service_kit::ApiError;
 
 pub(crate) async fn get(
@@ -16,5 +16,14 @@ pub(crate) async fn get(
     Path(id): Path<String>,
 ) -> Result<Json<Task>, ApiError> {
     let task = find(&state, &principal, task_id(&id)?).await?;
-    Ok(Json(view::detail(task)))
+    let outputs = match task.spec.outputs.is_empty() {
+        true => Vec::new(),
+        false => {
+            let with_some = task.attempts.iter().rev().filter(|attempt| attempt.row.outputs_stored > 0);
+            let attempts: Vec<AttemptId> = with_some.map(|attempt| attempt.row.id).collect();
+            state.store.outputs_of(&attempts).await.map_err(failed)?
+        }
+    };
+    let artifacts = outputs.into_iter().filter_map(view::output).collect();
+    Ok(Json(Task { artifacts, ..view::detail(task) }))
 }

@@ -7,7 +7,10 @@ use axum::{
     Extension, Json,
     extract::{Path, State},
 };
-use domain::principal::{Origin, Permission};
+use domain::{
+    principal::{Origin, Permission},
+    spec::Input,
+};
 use service_kit::ApiError;
 use store::Retried;
 
@@ -25,6 +28,20 @@ pub(crate) async fn retry(
             let detail = format!("The task is {at}; it can be run once more when it has ended, or cancelled now.");
             return Err(Problem::new("not-ended", detail).with("state", at.as_str()).into());
         }
+        Retried::InputsGone(inputs) => return Err(inputs_gone(&inputs)),
     }
     Ok(Json(view::detail(find(&state, &origin.principal, id).await?)))
+}
+
+/// What a task reads is kept while it lives, and not longer.
+fn inputs_gone(inputs: &[Input]) -> ApiError {
+    let name = |input: &Input| match &input.pinned {
+        Some(pinned) => format!("{}@{}", pinned.name, pinned.version),
+        None => input.artifact.to_string(),
+    };
+    let names = inputs.iter().map(name).collect::<Vec<_>>().join(", ");
+    let detail = format!(
+        "The task read {names}, which can't be read any more. Submit another task that names what is there; unidesk artifact list shows it."
+    );
+    Problem::new("artifact-not-ready", detail).with("inputs", names).into()
 }

@@ -1,5 +1,6 @@
 //! From a body to a task that may be accepted, or to the reason why not. Shared by single and batch submission.
 
+use super::inputs::as_written;
 use crate::{AppState, failed::failed};
 use api_types::Problem;
 use axum::http::HeaderMap;
@@ -156,9 +157,8 @@ pub(super) fn deleted_since(task: TaskId) -> Box<Problem> {
 
 /// Top-level fields that differ, by the names that users give them.
 fn differences(a: &TaskSpec, b: &TaskSpec) -> Vec<String> {
-    let (Ok(Value::Object(a)), Ok(Value::Object(b))) = (serde_json::to_value(a), serde_json::to_value(b)) else {
-        return Vec::new();
-    };
+    let tree = |spec| serde_json::to_value(as_written(spec));
+    let (Ok(Value::Object(a)), Ok(Value::Object(b))) = (tree(a), tree(b)) else { return Vec::new() };
     // What is as usual is in neither.
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     names

@@ -1,6 +1,7 @@
 //! `POST /tasks`: accepts one task.
 
 use super::{
+    inputs::{self, Unpinned},
     submission::{Projects, check, deleted_since, idempotency_key, key_reused},
     view,
 };
@@ -28,19 +29,31 @@ pub(crate) async fn submit(
     let body = request_body::json(request, request_body::MAX_BODY_BYTES).await?;
     let checked = check(&body).map_err(ApiError)?;
     let project = Projects::new(&state, &principal).resolve(checked.project.as_deref()).await?.map_err(ApiError)?;
-    let new = checked.into_new(&principal, project, key.map(|key| (key, None)));
-    let mut submission = state.submissions.call_unless_busy(Arc::from([new.clone()])).await.map_err(failed)?;
-    let (mut task, is_replayed) = match submission.answers.pop() {
+    let mut new = checked.into_new(&principal, project, key.map(|key| (key, None)));
+    let (answer, written) = match inputs::pin(&state, std::slice::from_mut(&mut new)).await?.pop_first() {
+        Some((_, Unpinned::Refused(problem))) => return Err(ApiError(problem)),
+        Some((_, Unpinned::Stands(answer))) => (Some(answer), None),
+        None => {
+            let mut written = state.submissions.call_unless_busy(Arc::from([new.clone()])).await.map_err(failed)?;
+            (written.answers.pop(), Some(written))
+        }
+    };
+    let (mut task, is_replayed) = match (answer, written) {
         // As it was accepted: nothing need be read again.
-        Some(Submitted::Accepted { id }) => (view::accepted(id, &new, &submission, &principal), false),
-        Some(Submitted::Replayed { id }) => {
+        (Some(Submitted::Accepted { id }), Some(submission)) => {
+            (view::accepted(id, &new, &submission, &principal), false)
+        }
+        (Some(Submitted::Replayed { id }), _) => {
             let first = state.store.get_task(principal.scope(), id).await.map_err(failed)?;
             (view::detail(first.ok_or_else(|| ApiError(deleted_since(id)))?), true)
         }
-        Some(Submitted::KeyReused { first }) => {
+        (Some(Submitted::KeyReused { first }), _) => {
             return Err(ApiError(key_reused(&state, &principal, first, &new.spec).await?));
         }
-        None => return Err(ApiError::new("internal", "The store gave no answer.")),
+        (Some(Submitted::InputGone), _) => return Err(ApiError(inputs::gone())),
+        (None | Some(Submitted::Accepted { .. }), _) => {
+            return Err(ApiError::new("internal", "The store gave no answer."));
+        }
     };
     let id = task.id;
     // The task is accepted: a warning that can't be had now is no reason to say otherwise.

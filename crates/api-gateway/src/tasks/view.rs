@@ -1,9 +1,12 @@
 //! Tasks of the store as the API shows them.
 
-use api_types::task::{Attempt, Image, Task, TaskLog};
+use api_types::{
+    artifact::TaskArtifact,
+    task::{Attempt, Image, Task, TaskLog},
+};
 use domain::{attempt::AttemptState, ids::TaskId, principal::Principal, task::TaskState};
 use serde_json::Value;
-use store::{AttemptView, NewTask, Submission, TaskDetail, TaskView};
+use store::{ArtifactView, AttemptView, NewTask, Submission, TaskDetail, TaskView};
 
 /// A task as it was accepted a moment ago.
 pub(super) fn accepted(id: TaskId, new: &NewTask, submission: &Submission, principal: &Principal) -> Task {
@@ -99,6 +102,21 @@ pub(super) fn summary(task: TaskView) -> Task {
         artifacts: Vec::new(),
         warnings: Vec::new(),
     }
+}
+
+/// What an attempt has left. None: it is not ready.
+pub(super) fn output(artifact: ArtifactView) -> Option<TaskArtifact> {
+    Some(TaskArtifact {
+        id: artifact.id,
+        name: artifact.name,
+        version: artifact.version?,
+        kind: artifact.kind,
+        state: artifact.state,
+        size: artifact.size?,
+        sha256: artifact.sha256?,
+        file_name: artifact.file_name,
+        attempt: artifact.attempt?,
+    })
 }
 
 fn image(provenance: &Value) -> Option<Image> {

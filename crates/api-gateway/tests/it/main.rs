@@ -5,6 +5,7 @@ mod batch;
 mod events;
 mod feed;
 mod idle_nodes;
+mod inputs;
 mod logs;
 mod reads;
 mod refusals;

@@ -1,5 +1,6 @@
 //! A server with a database of its own, callers with keys, and nodes that do what a test says.
 
+use axum::Extension;
 use bytes::Bytes;
 use domain::{
     attempt::Report,
@@ -68,8 +69,10 @@ impl World {
             }),
         );
         // As in `unidesk up`: one server for all routes.
-        let others = panics.merge(node_registry::routes(served.clone()));
-        api_gateway::run(&service, served, listener, others).await.expect("it starts");
+        let behind = panics.merge(node_registry::routes(served.clone()));
+        let for_nodes = axum::Router::new().route("/api/v1/node/who", axum::routing::post(who));
+        let extra = api_gateway::Extra { behind, for_nodes, ..Default::default() };
+        api_gateway::run(&service, served, listener, extra).await.expect("it starts");
         let admin = make_key(&store, "ben", Role::Admin, DEFAULT_PROJECT, None).await;
         let member = make_key(&store, "ana", Role::Member, DEFAULT_PROJECT, None).await;
         let viewer = make_key(&store, "vera", Role::Viewer, DEFAULT_PROJECT, None).await;
@@ -200,6 +203,16 @@ impl World {
         assert!(self.service.stop_within(Duration::from_secs(10)).await, "something still runs");
         self.store.close().await;
     }
+}
+
+/// Stands for the routes that nodes have: says what it was told of its caller.
+async fn who(
+    Extension(node): Extension<NodeId>,
+    Extension(origin): Extension<Origin>,
+    person: Option<Extension<Principal>>,
+) -> axum::Json<Value> {
+    let kind = origin.principal.kind.as_str();
+    axum::Json(json!({"node": node, "kind": kind, "name": origin.principal.name, "is_person": person.is_some()}))
 }
 
 async fn connect(url: &str) -> Store {

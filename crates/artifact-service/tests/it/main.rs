@@ -1,5 +1,6 @@
 //! Artifacts on real PostgreSQL, against the object store of `up` and against SeaweedFS: what holds with one holds with the other.
 
+mod attempts;
 mod collecting;
 mod downloads;
 mod hostile;
@@ -61,6 +62,10 @@ scenarios! {
     hostile::a_part_never_changes,
     downloads::a_page_of_html_is_saved_and_never_shown,
     downloads::what_can_not_be_read_says_why,
+    attempts::a_node_reads_what_was_pinned_and_nothing_else,
+    attempts::what_an_attempt_leaves_becomes_an_artifact_of_its_creator,
+    attempts::a_fenced_attempt_never_becomes_an_artifact,
+    attempts::a_store_that_is_away_is_waited_for,
     collecting::equal_content_is_kept_once,
     collecting::content_that_was_lost_and_is_put_again_is_kept,
     collecting::what_is_removed_goes_in_two_steps,

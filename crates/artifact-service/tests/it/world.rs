@@ -4,7 +4,7 @@ use artifact_service::{Config, Embedded, ObjectStore, Times};
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use axum::{extract::Request, middleware::Next};
 use domain::{
-    ids::{DEFAULT_PROJECT, PrincipalId, ProjectId},
+    ids::{DEFAULT_PROJECT, NodeId, PrincipalId, ProjectId},
     principal::{Origin, Principal, PrincipalKind, Role},
 };
 use reqwest::{Method, Response, StatusCode};
@@ -215,6 +215,12 @@ impl World {
         request.send().await.expect("an answer")
     }
 
+    /// As a node whose token the gateway has looked at.
+    pub(crate) async fn ask_of_node(&self, node: NodeId, path: &str, body: Value) -> Response {
+        let request = self.http.post(format!("{}{path}", self.url)).header("x-test-node", node.to_string());
+        request.json(&body).send().await.expect("an answer")
+    }
+
     pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
         good(self.ask(MEMBER, Method::POST, path, Some(body)).await).await
     }
@@ -306,8 +312,11 @@ fn serve(
     times: Times,
 ) -> Service {
     let service = Service::new();
+    let for_nodes = artifact_service::node_routes(store.clone(), objects.clone(), times)
+        .layer(axum::middleware::from_fn(let_node_in));
     let routes = artifact_service::routes(store.clone(), objects, times)
         .layer(axum::middleware::from_fn(let_in))
+        .merge(for_nodes)
         .layer(axum::middleware::from_fn(problem_response::complete))
         .layer(axum::middleware::from_fn(request_id::assign));
     service_kit::serve::serve(&service, listener, routes.merge(beside));
@@ -349,6 +358,16 @@ async fn let_in(mut request: Request, next: Next) -> axum::response::Response {
     let id = PrincipalId::from_uuid(Uuid::from_u128(7));
     let principal = Principal { kind: PrincipalKind::ApiKey, id, name: "ana".into(), role, project };
     request.extensions_mut().insert(principal.clone());
+    request.extensions_mut().insert(Origin { principal, address: "test".into(), request_id: "test".into() });
+    next.run(request).await
+}
+
+/// As it does with a node: there is no `Principal` for the routes of people.
+async fn let_node_in(mut request: Request, next: Next) -> axum::response::Response {
+    let node: NodeId = header_of(&request, "x-test-node").parse().expect("a node");
+    let id = PrincipalId::from_uuid(node.as_uuid());
+    let principal = Principal { kind: PrincipalKind::Node, id, name: "n".into(), role: Role::Viewer, project: None };
+    request.extensions_mut().insert(node);
     request.extensions_mut().insert(Origin { principal, address: "test".into(), request_id: "test".into() });
     next.run(request).await
 }

@@ -116,14 +116,10 @@ pub(super) fn note_death(task: &mut TaskRow, attempt: &AttemptRow, death: Death,
     }
 }
 
-/// The process has ended, and how is committed: only the rest of the log is missing, and no second run would bring that.
+/// The process has ended, and how is committed: only the rest of the log is missing, and no second run would bring that. Outputs that were
+/// not stored are the one reason to run it again.
 pub(super) fn ends_by_exit_facts(attempt: &AttemptRow) -> bool {
-    attempt.state == AttemptState::Finishing && attempt.exit.is_some() && !are_outputs_missing(attempt)
-}
-
-/// Outputs that were not stored are the one reason to run a task again whose process has ended: they are on the lost node only.
-fn are_outputs_missing(attempt: &AttemptRow) -> bool {
-    attempt.exit.as_ref().is_some_and(|exit| attempt.outputs_stored < exit.outputs_due)
+    attempt.state == AttemptState::Finishing && attempt.exit.is_some() && !attempt.lacks_outputs()
 }
 
 fn end_by_exit_facts(
@@ -163,4 +159,13 @@ pub(super) fn by_exit_facts(before: &AttemptRow, report: &Report) -> Option<Repo
     blames_the_platform.then(|| Report::Ended {
         ending: Ending { failure: exit.failure(), exit: Some(exit.clone()), planned_stop: false, ..ending.clone() },
     })
+}
+
+/// What counts of a success of which not all outputs are stored, as after a restore that has forgotten them: it is run again. A task that
+/// has succeeded has left what it was to leave. None: the report counts as it is.
+pub(super) fn without_outputs(attempt: &AttemptRow, report: &Report) -> Option<Report> {
+    let Report::Ended { ending } = report else { return None };
+    let due = attempt.exit.as_ref().filter(|_| ending.failure.is_none() && attempt.lacks_outputs())?.outputs_due;
+    let message = format!("it ended well, but only {} of its {due} outputs are stored", attempt.outputs_stored);
+    Some(Report::Ended { ending: Ending { failure: Some(FailureKind::NodeError), message, ..ending.clone() } })
 }

@@ -200,6 +200,72 @@ fn a_task_whose_exit_is_committed_is_never_run_again_for_the_rest_of_its_log() {
     assert_eq!((task.state, task.queued, task.user_failures), (TaskState::Pending, true, 1));
 }
 
+/// Its process has ended, and so many of its outputs are to be stored.
+fn owing(outputs_due: u32) -> (TaskRow, AttemptRow) {
+    let (mut task, mut attempt) = placed();
+    say(&mut task, &mut attempt, &Report::Started);
+    let exit = ExitFacts { code: Some(0), outputs_due, ..ExitFacts::default() };
+    say(&mut task, &mut attempt, &Report::Exited { exit });
+    assert_eq!(task.state, TaskState::Finishing);
+    (task, attempt)
+}
+
+#[test]
+fn a_task_whose_outputs_went_with_its_node_runs_again() {
+    // Its node is offline.
+    let (mut task, mut attempt) = owing(2);
+    attempt.outputs_stored = 1;
+    assert!(allow_replacement(&mut task, &mut attempt, &silent(5)).is_some());
+    assert_eq!((task.state, task.queued, task.died_with), (TaskState::Finishing, true, None));
+    assert!(allow_replacement(&mut task, &mut attempt, &silent(5)).is_none(), "it waits already");
+    let queued = (task.clone(), attempt.clone());
+    let (second, _) = place(&mut task, Some(&mut attempt), on(2), ClusterEpoch(1), at(2)).expect("it waits");
+    assert_eq!((attempt.state, second.outputs_stored, task.node_losses), (AttemptState::Lost, 0, 1));
+    // The node is back first, and goes on with them.
+    let (mut task, mut attempt) = queued.clone();
+    say(&mut task, &mut attempt, &exited(0));
+    assert_eq!((task.state, task.queued), (TaskState::Finishing, false));
+    // They were stored although the node is not heard: nothing is run again.
+    let (mut task, mut attempt) = queued;
+    attempt.outputs_stored = 2;
+    assert!(place(&mut task, Some(&mut attempt), on(2), ClusterEpoch(1), at(2)).is_none());
+    assert!(allow_replacement(&mut task, &mut attempt, &silent(5)).is_some());
+    assert_eq!((task.state, task.queued, attempt.state), (TaskState::Succeeded, false, AttemptState::Succeeded));
+
+    // The node came back without it, or blames itself.
+    let (mut task, mut attempt) = owing(1);
+    assert!(give_up(&mut task, &mut attempt, "the node came back without it", &back(5, 30)).is_some());
+    assert_eq!((task.state, task.queued, attempt.state), (TaskState::Pending, true, AttemptState::Lost));
+    let (mut task, mut attempt) = owing(1);
+    let blames = Report::Ended { ending: Ending::failed(FailureKind::NodeError, "its disk is gone") };
+    assert!(recorded(&say(&mut task, &mut attempt, &blames)));
+    assert_eq!((task.state, task.queued, task.infra_failures), (TaskState::Pending, true, 1));
+}
+
+#[test]
+fn no_task_succeeds_without_its_outputs() {
+    let (mut task, mut attempt) = owing(2);
+    attempt.outputs_stored = 1;
+    assert!(recorded(&say(&mut task, &mut attempt, &ended(0))));
+    assert_eq!((task.state, task.queued, task.infra_failures), (TaskState::Pending, true, 1));
+    assert_eq!(attempt.state, AttemptState::Failed);
+    // What the node says once more is what it said.
+    assert_eq!(say(&mut task, &mut attempt, &ended(0)), Verdict::Repeated);
+
+    let (mut task, mut attempt) = owing(2);
+    attempt.outputs_stored = 2;
+    say(&mut task, &mut attempt, &ended(0));
+    assert_eq!(task.state, TaskState::Succeeded);
+    // That they can't be stored is its user's to mend.
+    let (mut task, mut attempt) = owing(1);
+    let nothing = Report::Ended { ending: Ending::failed(FailureKind::OutputFailed, "nothing matches out/*.pt") };
+    say(&mut task, &mut attempt, &nothing);
+    assert_eq!(
+        (task.state, task.failure, task.infra_failures),
+        (TaskState::Failed, Some(FailureKind::OutputFailed), 0)
+    );
+}
+
 /// The task runs on this node, since that second.
 fn runs_on(task: &mut TaskRow, n: u128, seconds: i64) -> AttemptRow {
     let new = NewAttempt { id: AttemptId::from_uuid(Uuid::from_u128(n * 1_000 + seconds as u128)), ..on(n) };
@@ -290,6 +356,7 @@ enum Op {
     Cancel(bool),
     AllowReplacement,
     GiveUp(usize),
+    StoreOutput(usize),
     Retry,
 }
 
@@ -298,7 +365,9 @@ fn an_op() -> impl Strategy<Value = Op> {
         Just(Report::Accepted),
         Just(Report::Preparing),
         Just(Report::Started),
-        Just(Report::Exited { exit: ExitFacts { code: Some(0), ..ExitFacts::default() } }),
+        (0u32..3).prop_map(|outputs_due| {
+            Report::Exited { exit: ExitFacts { code: Some(0), outputs_due, ..ExitFacts::default() } }
+        }),
         Just(ended(0)),
         Just(ended(1)),
         Just(Report::Ended { ending: Ending::failed(FailureKind::NodeError, "") }),
@@ -310,6 +379,7 @@ fn an_op() -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(Op::Cancel),
         2 => Just(Op::AllowReplacement),
         1 => (0usize..6).prop_map(Op::GiveUp),
+        2 => (0usize..6).prop_map(Op::StoreOutput),
         1 => Just(Op::Retry),
     ]
 }
@@ -360,6 +430,11 @@ proptest! {
                 Op::GiveUp(which) => if let Some(attempt) = attempts.get_mut(which) {
                     told = give_up(&mut task, attempt, "gone", &back(1, 60));
                 },
+                Op::StoreOutput(which) => {
+                    if let Some(attempt) = attempts.get_mut(which).filter(|a| task.live == Some(a.id)) {
+                        attempt.outputs_stored += u32::from(attempt.outputs_stored < 2);
+                    }
+                }
                 Op::Retry => {
                     told = retry_ended(&mut task);
                     cancel_answered &= told.is_none();
@@ -381,12 +456,16 @@ proptest! {
             }
             prop_assert!(attempts.windows(2).all(|pair| pair[0].fence < pair[1].fence));
             prop_assert!(attempts.iter().all(|a| a.fence <= task.fence && a.fence > Fence::NONE));
-            // Whose process has ended, as is committed, is run again only by the user's own wish.
-            let had_exited = attempts_before.iter().any(|a| a.state == AttemptState::Finishing && before.live == Some(a.id));
+            // Whose process has ended, as is committed, is run again only by the user's own wish, or for outputs that are not stored.
+            let has_left_all = |a: &&AttemptRow| a.state == AttemptState::Finishing && !a.lacks_outputs();
+            let had_exited = attempts_before.iter().filter(has_left_all).any(|a| before.live == Some(a.id));
             if had_exited && task.live != before.live && !task.state.is_terminal() {
                 prop_assert!(task.user_failures == before.user_failures + 1, "{before:?} -> {task:?}");
             }
-            prop_assert!(!(task.queued && task.state == TaskState::Finishing), "{task:?}");
+            let owes = |a: &AttemptRow| a.exit.as_ref().is_some_and(|exit| exit.outputs_due > 0);
+            let is_owed = attempts.iter().any(|a| Some(a.id) == task.live && owes(a));
+            prop_assert!(is_owed || !(task.queued && task.state == TaskState::Finishing), "{task:?}");
+            prop_assert!(attempts.iter().all(|a| a.state != AttemptState::Succeeded || !a.lacks_outputs()), "{attempts:?}");
             // No success after an answered cancel; an ended task neither waits nor holds.
             prop_assert!(!(cancel_answered && task.state == TaskState::Succeeded));
             if task.state.is_terminal() {

@@ -5,6 +5,7 @@ mod attempts;
 mod leader;
 mod logs;
 mod nodes;
+mod outputs;
 mod restore;
 mod tasks;
 
@@ -12,6 +13,7 @@ pub(crate) use attempts::{NodeReport, Outbox, OutboxItem, ReportVerdict};
 pub(crate) use leader::{Leadership, Role};
 pub(crate) use logs::{LogAck, Piece};
 pub(crate) use nodes::{Liveness, OpenSession, Opened, SessionKey};
+pub(crate) use outputs::OutputAnswer;
 pub(crate) use tasks::{Cancelled, NewTask, Retried, Submitted};
 
 use crate::faults::Planted;
@@ -164,6 +166,8 @@ pub(crate) struct FakeStore {
     /// Indexes: what waits, and what holds resources on each node.
     pub(crate) queue: BTreeSet<TaskId>,
     pub(crate) holding: BTreeMap<NodeId, BTreeSet<AttemptId>>,
+    /// Those that are ready.
+    outputs: BTreeSet<(AttemptId, u32)>,
     ids: u128,
     pub(crate) rejected: usize,
     pub(crate) journal: Vec<Change>,
@@ -194,6 +198,7 @@ impl FakeStore {
             classes: BTreeMap::new(),
             queue: BTreeSet::new(),
             holding: BTreeMap::new(),
+            outputs: BTreeSet::new(),
             ids: 0,
             rejected: 0,
             journal: Vec::new(),

@@ -8,7 +8,7 @@ use super::{
 use crate::{Store, StoreError};
 use domain::{
     artifact::{ArtifactEvent, ArtifactState, Sha256Digest},
-    ids::{ArtifactId, ProjectId},
+    ids::{ArtifactId, AttemptId, ProjectId},
     principal::Origin,
 };
 use serde_json::json;
@@ -38,7 +38,7 @@ pub enum CompletedArtifact {
 
 impl Store {
     /// Makes an artifact ready, with the next version of its name. Safe to repeat. Content that the project has already is kept once: the second copy
-    /// is deleted after `grace`.
+    /// is deleted after `grace`. What an attempt leaves only its node completes ([`Store::complete_output`]).
     ///
     /// The caller has seen the object: the row must never be there without it.
     pub async fn complete_artifact(
@@ -48,32 +48,48 @@ impl Store {
         grace: Duration,
         origin: &Origin,
     ) -> Result<CompletedArtifact, StoreError> {
-        let id = artifact.as_uuid();
         let mut transaction = self.begin_for(1).await?;
+        let completed = self.complete(&mut transaction, artifact, None, stored, grace, origin).await?;
+        transaction.commit().await?;
+        Ok(completed)
+    }
+
+    /// The part of it that is the same for whoever completes. `of`: the attempt whose output it must be; None: it must be nobody's.
+    pub(super) async fn complete(
+        &self,
+        connection: &mut PgConnection,
+        artifact: ArtifactId,
+        of: Option<AttemptId>,
+        stored: &StoredObject,
+        grace: Duration,
+        origin: &Origin,
+    ) -> Result<CompletedArtifact, StoreError> {
+        let id = artifact.as_uuid();
         let row = sqlx::query!(
-            "SELECT project_id, name, state, size, sha256 FROM artifacts WHERE id = $1 FOR NO KEY UPDATE",
+            "SELECT project_id, name, state, size, sha256, attempt_id FROM artifacts WHERE id = $1 FOR NO KEY UPDATE",
             id
         )
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut *connection)
         .await?;
         let Some(row) = row else { return Ok(CompletedArtifact::NotFound) };
-        let Some(next) = state(&row.state)?.next(ArtifactEvent::Completed) else {
-            let Some(found) = by_id(&mut transaction, id).await? else { return Ok(CompletedArtifact::NotFound) };
+        let next = state(&row.state)?.next(ArtifactEvent::Completed);
+        let Some(next) = next.filter(|_| row.attempt_id == of.map(AttemptId::as_uuid)) else {
+            let Some(found) = by_id(connection, id).await? else { return Ok(CompletedArtifact::NotFound) };
             let is_same = found.state == ArtifactState::Ready
                 && (found.size, found.sha256) == (Some(stored.size), Some(stored.sha256));
             return Ok(if is_same { CompletedArtifact::Ready(found) } else { CompletedArtifact::Ended(found) });
         };
-        let upload = lock_upload(&mut transaction, id).await?.filter(|(place, _)| place.key == stored.key);
+        let upload = lock_upload(connection, id).await?.filter(|(place, _)| place.key == stored.key);
         let Some((place, _)) = upload else { return Ok(CompletedArtifact::Restarted) };
         let project = ProjectId::from_uuid(row.project_id);
-        let object = find_or_make_object(&mut transaction, project, stored, grace).await?;
+        let object = find_or_make_object(connection, project, stored, grace).await?;
         let version = sqlx::query_scalar!(
             "INSERT INTO artifact_names (project_id, name, newest) VALUES ($1, $2, 1)
              ON CONFLICT (project_id, name) DO UPDATE SET newest = artifact_names.newest + 1 RETURNING newest",
             row.project_id,
             row.name
         )
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut *connection)
         .await?;
         sqlx::query!(
             "UPDATE artifacts SET state = $2, version = $3, size = $4, sha256 = $5, object_id = $6, ready_at = now() WHERE id = $1",
@@ -84,14 +100,16 @@ impl Store {
             &stored.sha256.0[..],
             object
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-        delete_parts(&mut transaction, id, place.newest_part).await?;
-        sqlx::query!("DELETE FROM artifact_uploads WHERE artifact_id = $1", id).execute(&mut *transaction).await?;
-        let detail = json!({ "name": row.name, "version": version, "size": stored.size, "sha256": stored.sha256 });
-        self.write_audit(&mut transaction, Some(project), origin, "artifact.put", &id.to_string(), &detail).await?;
-        let ready = by_id(&mut transaction, id).await?;
-        transaction.commit().await?;
+        delete_parts(connection, id, place.newest_part).await?;
+        sqlx::query!("DELETE FROM artifact_uploads WHERE artifact_id = $1", id).execute(&mut *connection).await?;
+        let mut detail = json!({ "name": row.name, "version": version, "size": stored.size, "sha256": stored.sha256 });
+        if let Some(attempt) = of {
+            detail["attempt"] = json!(attempt);
+        }
+        self.write_audit(connection, Some(project), origin, "artifact.put", &id.to_string(), &detail).await?;
+        let ready = by_id(connection, id).await?;
         Ok(ready.map_or(CompletedArtifact::NotFound, CompletedArtifact::Ready))
     }
 }

@@ -3,41 +3,61 @@
 use super::{
     garbage,
     parts::{delete_parts, lock_upload},
+    pins::live_readers,
     read::{ArtifactView, by_id, state},
 };
 use crate::{Store, StoreError};
-use domain::{artifact::ArtifactEvent, ids::ArtifactId, principal::Origin};
+use domain::{
+    artifact::{ArtifactEvent, ArtifactState},
+    ids::{ArtifactId, AttemptId, TaskId},
+    principal::Origin,
+};
 use serde_json::json;
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// What became of a wish to remove.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RemovedArtifact {
+    /// It is expired, now or since before.
+    Removed(ArtifactView),
+    /// Tasks that have not ended read it: some of them. Nothing was changed.
+    InUse {
+        artifact: ArtifactView,
+        tasks: Vec<TaskId>,
+    },
+    NotFound,
+}
+
+/// Looked at by one statement: each costs some paths through an index.
+const UPLOADS_AT_ONCE: i64 = 50;
+
 impl Store {
-    /// Expires an artifact. Safe to repeat. What was uploaded of it is deleted after `grace`. None: there is none.
+    /// Expires an artifact, unless a task that has not ended reads it. Safe to repeat. What was uploaded of it is deleted after `grace`.
     pub async fn remove_artifact(
         &self,
         artifact: ArtifactId,
         grace: Duration,
         origin: &Origin,
-    ) -> Result<Option<ArtifactView>, StoreError> {
+    ) -> Result<RemovedArtifact, StoreError> {
         let id = artifact.as_uuid();
+        self.forget_ended_readers(artifact).await?;
         let mut transaction = self.begin_for(1).await?;
-        let is_new = expire(&mut transaction, id, None, grace).await?;
-        let Some(removed) = by_id(&mut transaction, id).await? else { return Ok(None) };
-        if is_new {
-            let detail = json!({ "name": removed.name, "version": removed.version });
-            self.write_audit(
-                &mut transaction,
-                Some(removed.project),
-                origin,
-                "artifact.remove",
-                &id.to_string(),
-                &detail,
-            )
-            .await?;
+        let expiry = expire(&mut transaction, id, None, grace).await?;
+        let Some(found) = by_id(&mut transaction, id).await? else { return Ok(RemovedArtifact::NotFound) };
+        match expiry {
+            Expiry::InUse(tasks) => return Ok(RemovedArtifact::InUse { artifact: found, tasks }),
+            Expiry::Nothing => {}
+            Expiry::Done => {
+                let detail = json!({ "name": found.name, "version": found.version });
+                let project = Some(found.project);
+                self.write_audit(&mut transaction, project, origin, "artifact.remove", &id.to_string(), &detail)
+                    .await?;
+            }
         }
         transaction.commit().await?;
-        Ok(Some(removed))
+        Ok(RemovedArtifact::Removed(found))
     }
 
     /// Gives up uploads that nobody went on with for so long. How many: at most `limit`.
@@ -52,12 +72,43 @@ impl Store {
         let mut expired = 0;
         for id in found {
             let mut transaction = self.begin_for(1).await?;
-            if expire(&mut transaction, id, Some(idle), grace).await? {
+            if expire(&mut transaction, id, Some(idle), grace).await? == Expiry::Done {
                 transaction.commit().await?;
                 expired += 1;
             }
         }
         Ok(expired)
+    }
+
+    /// Gives up uploads of attempts that have ended: nothing of theirs becomes ready any more. How many.
+    pub async fn expire_uploads_of_ended_attempts(&self, grace: Duration) -> Result<u64, StoreError> {
+        let (mut after, mut expired) = ((Uuid::nil(), Uuid::nil()), 0);
+        loop {
+            let found = sqlx::query!(
+                r#"SELECT u.attempt_id AS "attempt!", u.artifact_id,
+                          NOT EXISTS (SELECT FROM attempts a WHERE a.id = u.attempt_id AND a.ended_at IS NULL) AS "is_over!"
+                   FROM artifact_uploads u WHERE u.attempt_id IS NOT NULL AND (u.attempt_id, u.artifact_id) > ($1, $2)
+                   ORDER BY u.attempt_id, u.artifact_id LIMIT $3"#,
+                after.0,
+                after.1,
+                UPLOADS_AT_ONCE
+            )
+            .fetch_all(self.pool_for(1))
+            .await?;
+            let is_end = (found.len() as i64) < UPLOADS_AT_ONCE;
+            after = found.last().map_or(after, |last| (last.attempt, last.artifact_id));
+            for upload in found.into_iter().filter(|upload| upload.is_over) {
+                let mut transaction = self.begin_for(1).await?;
+                if expire(&mut transaction, upload.artifact_id, None, grace).await? == Expiry::Done {
+                    transaction.commit().await?;
+                    tracing::debug!(attempt.id = %AttemptId::from_uuid(upload.attempt), "an upload of an attempt that has ended is given up");
+                    expired += 1;
+                }
+            }
+            if is_end {
+                return Ok(expired);
+            }
+        }
     }
 }
 
@@ -73,20 +124,36 @@ pub(super) async fn lock_name(connection: &mut PgConnection, project: Uuid, name
     Ok(())
 }
 
-/// False: it is not there, or was expired before, or somebody went on with it within the time of `idle`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    Done,
+    /// It is not there, or was expired before, or somebody went on with it within the time of `idle`.
+    Nothing,
+    /// Some of the tasks that have not ended and read it.
+    InUse(Vec<TaskId>),
+}
+
 pub(super) async fn expire(
     connection: &mut PgConnection,
     id: Uuid,
     idle: Option<Duration>,
     grace: Duration,
-) -> Result<bool, StoreError> {
+) -> Result<Expiry, StoreError> {
     let row = sqlx::query!("SELECT project_id, name, state FROM artifacts WHERE id = $1 FOR NO KEY UPDATE", id);
-    let Some(row) = row.fetch_optional(&mut *connection).await? else { return Ok(false) };
-    let Some(next) = state(&row.state)?.next(ArtifactEvent::Removed) else { return Ok(false) };
+    let Some(row) = row.fetch_optional(&mut *connection).await? else { return Ok(Expiry::Nothing) };
+    let before = state(&row.state)?;
+    let Some(next) = before.next(ArtifactEvent::Removed) else { return Ok(Expiry::Nothing) };
+    // Under the lock: whoever makes a task that reads it has locked it, too. What is corrupt is of no use to a task.
+    if before == ArtifactState::Ready {
+        let readers = live_readers(connection, id).await?;
+        if !readers.is_empty() {
+            return Ok(Expiry::InUse(readers));
+        }
+    }
     lock_name(connection, row.project_id, &row.name).await?;
     let upload = lock_upload(connection, id).await?;
     if idle.is_some_and(|idle| upload.as_ref().is_none_or(|(_, untouched)| *untouched < idle)) {
-        return Ok(false);
+        return Ok(Expiry::Nothing);
     }
     let is_dropped = upload.is_some();
     if let Some((place, _)) = upload {
@@ -102,5 +169,5 @@ pub(super) async fn expire(
     )
     .execute(connection)
     .await?;
-    Ok(true)
+    Ok(Expiry::Done)
 }

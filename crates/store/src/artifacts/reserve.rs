@@ -1,12 +1,16 @@
 //! The announcement of an upload.
 
-use super::read::{ArtifactView, by_id};
+use super::{
+    outputs::Holder,
+    read::{ArtifactView, by_id},
+};
 use crate::{RequestHash, Store, StoreError, json::write_json};
 use domain::{
     artifact::{ArtifactKind, ArtifactState},
     ids::{ArtifactId, ProjectId},
     principal::Principal,
 };
+use sqlx::PgConnection;
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 
@@ -54,28 +58,7 @@ impl Store {
         let id = Uuid::now_v7();
         let (key, hash) = new.idempotency.as_ref().map(|(key, hash)| (&**key, &hash[..])).unzip();
         let mut transaction = self.begin_for(1).await?;
-        let inserted = sqlx::query!(
-            "INSERT INTO artifacts (id, project_id, name, kind, state, size, media_type, file_name, labels, pinned, created_by, created_by_name, idempotency_key, request_hash)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-             ON CONFLICT (project_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING",
-            id,
-            new.project.as_uuid(),
-            new.name,
-            new.kind.as_str(),
-            ArtifactState::Uploading.as_str(),
-            new.size.map(|size| size as i64),
-            new.media_type,
-            new.file_name,
-            write_json(&new.labels) as _,
-            new.pinned,
-            by.id.as_uuid(),
-            by.name,
-            key,
-            hash,
-        )
-        .execute(&mut *transaction)
-        .await?;
-        if inserted.rows_affected() == 0 {
+        if !insert(&mut transaction, id, new, (by.id.as_uuid(), &by.name), None).await? {
             let first = sqlx::query!(
                 "SELECT id, request_hash FROM artifacts WHERE project_id = $1 AND idempotency_key = $2",
                 new.project.as_uuid(),
@@ -89,16 +72,59 @@ impl Store {
             }
             return Ok(by_id(&mut transaction, first.id).await?.map(Reserved::Replayed));
         }
-        sqlx::query!(
-            "INSERT INTO artifact_uploads (artifact_id, key, part_size) VALUES ($1, $2, $3)",
-            id,
-            new.key,
-            new.part_size as i64
-        )
-        .execute(&mut *transaction)
-        .await?;
         let made = by_id(&mut transaction, id).await?;
         transaction.commit().await?;
         Ok(made.map(Reserved::New))
     }
+}
+
+/// Artifact and upload. `by`: its maker's id and name; `output`: of which attempt, and which of its task's outputs it is. False: its
+/// idempotency key is taken, and nothing was written.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    id: Uuid,
+    new: &NewArtifact,
+    (maker, name): (Uuid, &str),
+    output: Option<(Holder, u32)>,
+) -> Result<bool, StoreError> {
+    let (key, hash) = new.idempotency.as_ref().map(|(key, hash)| (&**key, &hash[..])).unzip();
+    let attempt = output.map(|(who, _)| who.held.attempt.as_uuid());
+    let inserted = sqlx::query!(
+        "INSERT INTO artifacts (id, project_id, name, kind, state, size, media_type, file_name, labels, pinned, created_by, created_by_name, idempotency_key,
+                                request_hash, attempt_id, fence, output_index)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+         ON CONFLICT (project_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING",
+        id,
+        new.project.as_uuid(),
+        new.name,
+        new.kind.as_str(),
+        ArtifactState::Uploading.as_str(),
+        new.size.map(|size| size as i64),
+        new.media_type,
+        new.file_name,
+        write_json(&new.labels) as _,
+        new.pinned,
+        maker,
+        name,
+        key,
+        hash,
+        attempt,
+        output.map(|(who, _)| who.held.fence.get()),
+        output.map(|(_, index)| index as i32),
+    )
+    .execute(&mut *connection)
+    .await?;
+    if inserted.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query!(
+        "INSERT INTO artifact_uploads (artifact_id, key, part_size, attempt_id) VALUES ($1, $2, $3, $4)",
+        id,
+        new.key,
+        new.part_size as i64,
+        attempt
+    )
+    .execute(connection)
+    .await?;
+    Ok(true)
 }

@@ -3,7 +3,7 @@
 
 use super::{
     read::{ArtifactView, by_id},
-    remove::expire,
+    remove::{Expiry, expire},
 };
 use crate::{
     Store, StoreError,
@@ -199,7 +199,7 @@ impl Store {
         let compiled: Vec<CompiledRule<'_>> = rules.iter().map(RetentionRule::compile).collect();
         let because = rules.iter().zip(&compiled).find(|(_, rule)| seen.is_removed_by(std::slice::from_ref(rule)));
         let Some((because, _)) = because else { return Ok(false) };
-        if !expire(&mut transaction, id, None, grace).await? {
+        if expire(&mut transaction, id, None, grace).await? != Expiry::Done {
             return Ok(false);
         }
         let Some(removed) = by_id(&mut transaction, id).await? else { return Ok(false) };

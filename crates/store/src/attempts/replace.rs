@@ -35,11 +35,13 @@ impl Store {
                FROM node_live l CROSS JOIN sweep w
                -- From the few nodes that are away to what they have, step by step, never from all that runs or waits.
                CROSS JOIN LATERAL (SELECT admission FROM nodes WHERE id = l.node_id OFFSET 0) n
-               CROSS JOIN LATERAL (SELECT id, task_id, node_id FROM attempts WHERE node_id = l.node_id AND reserved AND ended_at IS NULL OFFSET 0) a
+               CROSS JOIN LATERAL (SELECT id, task_id, node_id, exit, outputs_stored FROM attempts WHERE node_id = l.node_id AND reserved AND ended_at IS NULL OFFSET 0) a
                CROSS JOIN LATERAL (SELECT cancel_requested, queued, state FROM task_state
                                    WHERE task_id = a.task_id AND live_attempt_id = a.id OFFSET 0) s
                WHERE l.offline_since IS NOT NULL
-                 AND (s.cancel_requested OR (NOT s.queued OR s.state = 'finishing' OR n.admission = 'revoked') AND
+                 AND (s.cancel_requested OR (NOT s.queued OR n.admission = 'revoked' OR s.state = 'finishing'
+                        -- What waits to be run again for outputs that went with its node is looked at once they turn out to be stored.
+                        AND COALESCE((a.exit->>'outputs_due')::int, 0) <= COALESCE(a.outputs_stored, 0)) AND
                       l.offline_at_ms + (SELECT (t.spec->'on_node_loss'->>'replace_after_ms')::bigint FROM tasks t WHERE t.id = a.task_id) <= w.seen_ms)
                ORDER BY a.task_id LIMIT $1 FOR SHARE OF l"#,
             limit

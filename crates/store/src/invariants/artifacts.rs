@@ -33,4 +33,22 @@ pub(super) const INVARIANTS: &[Invariant] = &[
         r#"SELECT 'artifact ' || u.artifact_id || ' is ' || a.state || ', and there is an upload of it' AS "row!"
            FROM artifact_uploads u JOIN artifacts a ON a.id = u.artifact_id WHERE a.state <> 'uploading'"#
     ),
+    invariant!(
+        Whole,
+        "what-live-tasks-read-is-kept",
+        "What a task reads is not removed before the task has ended.",
+        r#"SELECT 'task ' || i.task_id || ' is ' || s.state || ' and reads artifact ' || i.artifact_id || ', which is ' || COALESCE(a.state, 'not there') AS "row!"
+           FROM task_inputs i JOIN task_state s ON s.task_id = i.task_id LEFT JOIN artifacts a ON a.id = i.artifact_id
+           WHERE s.ended_at IS NULL AND COALESCE(a.state, '') NOT IN ('ready', 'corrupt')"#
+    ),
+    invariant!(
+        Whole,
+        "outputs-are-of-their-attempts",
+        "Of each output of an attempt at most one artifact is uploaded or ready, and it has the attempt's fence.",
+        r#"SELECT count(*) || ' artifacts are output ' || output_index || ' of attempt ' || attempt_id || ': ' || string_agg(id::text, ', ' ORDER BY id) AS "row!"
+           FROM artifacts WHERE attempt_id IS NOT NULL AND state IN ('uploading', 'ready') GROUP BY attempt_id, output_index HAVING count(*) > 1
+           UNION ALL
+           SELECT 'artifact ' || r.id || ' has fence ' || COALESCE(r.fence::text, 'none') || ', its attempt ' || a.id || ' has ' || a.fence
+           FROM artifacts r JOIN attempts a ON a.id = r.attempt_id WHERE r.fence IS DISTINCT FROM a.fence"#
+    ),
 ];

@@ -85,4 +85,16 @@ pub(super) const INVARIANTS: &[Invariant] = &[
                SELECT min(x.id) FROM task_events x WHERE x.task_id = a.task_id
                  AND x.events::jsonb @> jsonb_build_array(jsonb_build_object('event', 'ended', 'attempt', a.id))))"#
     ),
+    invariant!(
+        Whole,
+        "successes-have-their-outputs",
+        "An attempt that has succeeded has stored all that it was to leave, and no attempt counts more than it has stored.",
+        r#"SELECT 'attempt ' || id || ' of task ' || task_id || ' has succeeded with ' || COALESCE(outputs_stored, 0) || ' of ' || (exit->>'outputs_due') || ' outputs' AS "row!"
+           FROM attempts WHERE state = 'succeeded' AND exit::text LIKE '%outputs_due%' AND COALESCE(outputs_stored, 0) < (exit->>'outputs_due')::int
+           UNION ALL
+           SELECT 'attempt ' || a.id || ' counts ' || a.outputs_stored || ' outputs and has ' || o.stored
+           FROM attempts a CROSS JOIN LATERAL (
+             SELECT count(DISTINCT output_index) AS stored FROM artifacts WHERE attempt_id = a.id AND version IS NOT NULL) o
+           WHERE a.outputs_stored IS NOT NULL AND a.outputs_stored <> o.stored"#
+    ),
 ];

@@ -1,7 +1,7 @@
 //! Keys under which a task is made once: who comes first claims one, in the same transaction that makes the task.
 
 use super::submit::{NewTask, Submitted};
-use crate::StoreError;
+use crate::{Store, StoreError};
 use domain::ids::{PrincipalId, ProjectId, TaskId};
 use sqlx::PgConnection;
 use std::{
@@ -130,6 +130,42 @@ impl<'a> Claimed<'a> {
     }
 }
 
+impl Store {
+    /// What the keys of these tasks stand for by now, answered as by [`Store::submit`]. None: a task has no key, or nobody has used it. Claims
+    /// nothing: for tasks that can't be accepted, since a request that was is accepted for ever.
+    pub async fn standing(&self, tasks: &[&NewTask]) -> Result<Vec<Option<Submitted>>, StoreError> {
+        let mut claimed = Claimed::default();
+        let mut connection = self.pool_for(1).acquire().await?;
+        for (project, key, place) in tasks.iter().filter_map(|task| name_of(task)) {
+            if claimed.0.contains_key(&(project, key, place)) {
+                continue;
+            }
+            if place.is_some() {
+                let row = sqlx::query!(
+                    "SELECT places, request_hashes, task_ids FROM idempotency_batches WHERE project_id = $1 AND key = $2",
+                    project.as_uuid(),
+                    key
+                );
+                let Some(row) = row.fetch_optional(&mut *connection).await? else { continue };
+                for (place, of) in places_of(row.places, &row.request_hashes, row.task_ids)? {
+                    claimed.0.insert((project, key, Some(place)), of);
+                }
+            } else {
+                let row = sqlx::query!(
+                    "SELECT request_hash, task_id FROM idempotency_keys WHERE project_id = $1 AND key = $2",
+                    project.as_uuid(),
+                    key
+                );
+                let Some(row) = row.fetch_optional(&mut *connection).await? else { continue };
+                claimed.0.insert((project, key, None), (TaskId::from_uuid(row.task_id), hash_of(&row.request_hash)?));
+            }
+        }
+        let nobody = TaskId::from_uuid(Uuid::nil());
+        let stands = |answer: &Submitted| !matches!(answer, Submitted::Accepted { .. });
+        Ok(tasks.iter().map(|task| Some(claimed.answer(task, nobody)).filter(stands)).collect())
+    }
+}
+
 /// Keys that stand for the tasks of a batch, each by its place. Waits for a transaction that claims the same key at this moment. Keys are
 /// claimed in their order, batches before what stands for one task, so that two transactions can't wait in a circle.
 pub(super) async fn claim_batches<'a>(
@@ -188,8 +224,16 @@ async fn read_batch(
     )
     .fetch_one(connection)
     .await?;
-    let of_each = row.places.iter().zip(row.request_hashes.chunks(32)).zip(row.task_ids);
-    of_each.map(|((place, hash), task)| Ok((*place as u32, (TaskId::from_uuid(task), hash_of(hash)?)))).collect()
+    places_of(row.places, &row.request_hashes, row.task_ids)
+}
+
+fn places_of(
+    places: Vec<i32>,
+    hashes: &[u8],
+    tasks: Vec<Uuid>,
+) -> Result<BTreeMap<u32, (TaskId, RequestHash)>, StoreError> {
+    let of_each = places.into_iter().zip(hashes.chunks(32)).zip(tasks);
+    of_each.map(|((place, hash), task)| Ok((place as u32, (TaskId::from_uuid(task), hash_of(hash)?)))).collect()
 }
 
 fn places(claims: &BTreeMap<u32, Claim>) -> Vec<i32> {

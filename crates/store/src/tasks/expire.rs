@@ -83,6 +83,7 @@ impl Store {
             "WITH chunks AS (DELETE FROM log_chunks WHERE attempt_id = ANY($2)),
                   heads AS (DELETE FROM log_heads WHERE attempt_id = ANY($2)),
                   rejected AS (DELETE FROM rejected_reports WHERE attempt_id = ANY($2)),
+                  inputs AS (DELETE FROM task_inputs WHERE task_id = ANY($1)),
                   history AS (DELETE FROM task_events WHERE task_id = ANY($1)),
                   hot AS (DELETE FROM task_state WHERE task_id = ANY($1)),
                   cold AS (DELETE FROM tasks WHERE id = ANY($1))

@@ -147,7 +147,7 @@ impl Store {
             let read = sqlx::query!(
                 r#"SELECT a.id, a.task_id, a.number, a.node_id, a.fence, a.state, a.reservation AS "reservation: JsonText", a.reserved, a.placed_at,
                           a.accepted_at, a.preparing_at, a.started_at, a.exited_at, a.ended_at, a.exit AS "exit: JsonText",
-                          a.ending AS "ending: JsonText", a.provenance AS "provenance: JsonText", n.name AS node_name
+                          a.ending AS "ending: JsonText", a.provenance AS "provenance: JsonText", a.outputs_stored, n.name AS node_name
                    FROM attempts a JOIN nodes n ON n.id = a.node_id WHERE a.task_id = $1 AND a.number < $2 ORDER BY a.number DESC LIMIT $3"#,
                 task.as_uuid(),
                 before,
@@ -182,6 +182,7 @@ impl Store {
                 exit: r.exit,
                 ending: r.ending,
                 provenance: r.provenance,
+                outputs_stored: r.outputs_stored,
             };
             attempts.push(AttemptView { row: row.into_row()?, node_name: r.node_name });
         }

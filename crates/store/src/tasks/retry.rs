@@ -1,5 +1,6 @@
 //! Runs an ended task once more, as a person asked.
 
+use super::inputs::hold_inputs;
 use crate::{
     Store, StoreError, Topic,
     rows::{lock_tasks, save_tasks},
@@ -8,13 +9,16 @@ use domain::{
     ids::TaskId,
     lifecycle,
     principal::{Origin, Scope},
+    spec::Input,
     task::TaskState,
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retried {
     Queued,
     NotEnded(TaskState),
+    /// What it reads is not there any more.
+    InputsGone(Vec<Input>),
     NotFound,
 }
 
@@ -28,6 +32,10 @@ impl Store {
             return Ok(Retried::NotFound);
         }
         let Some(events) = lifecycle::retry_ended(&mut row) else { return Ok(Retried::NotEnded(row.state)) };
+        let gone = hold_inputs(&mut transaction, task).await?;
+        if !gone.is_empty() {
+            return Ok(Retried::InputsGone(gone));
+        }
         let project = row.project;
         save_tasks(&mut transaction, &[(row, events)]).await?;
         // Its place in the queue is that of a task submitted now.

@@ -1,6 +1,9 @@
 //! Accepts tasks: durable, with their idempotency keys, in one transaction.
 
-use super::claim_keys::{Claims, IdempotencyKey, claim_batches};
+use super::{
+    claim_keys::{Claims, IdempotencyKey, claim_batches},
+    inputs::accept_readers,
+};
 use crate::{
     Store, StoreError, Topic,
     json::{JsonText, write_json, write_text},
@@ -41,6 +44,8 @@ pub enum Submitted {
     KeyReused {
         first: TaskId,
     },
+    /// An artifact that it reads was removed since it was looked up.
+    InputGone,
 }
 
 /// What became of a batch.
@@ -96,13 +101,17 @@ impl Store {
         let ids: Vec<TaskId> = batch.iter().map(|_| TaskId::from_uuid(Uuid::now_v7())).collect();
         let claims = Claims::of(batch, &ids);
         // One statement is a transaction by itself: who comes alone waits for no other round trip, and its hint travels with it.
-        let is_alone = batch.len() == 1 && !claims.has_batches();
+        let reads = batch.iter().any(|task| !task.spec.inputs.is_empty());
+        let is_alone = batch.len() == 1 && !claims.has_batches() && !reads;
         let submission = if is_alone {
             let hint = self.wakeups.to_be_carried(&[Topic::Queue]);
             accept(&mut *self.pool_for(1).acquire().await?, batch, &ids, &claims, hint).await?
         } else {
             let mut transaction = self.begin_for(batch.len()).await?;
-            let submission = accept(&mut transaction, batch, &ids, &claims, None).await?;
+            let submission = match reads {
+                true => accept_readers(&mut transaction, batch, &ids).await?,
+                false => accept(&mut transaction, batch, &ids, &claims, None).await?,
+            };
             transaction.commit().await?;
             submission
         };
@@ -117,7 +126,7 @@ impl Store {
 }
 
 /// Claims names and makes the tasks that got theirs. Where no batch has a name, all that is written is written by one statement.
-async fn accept(
+pub(super) async fn accept(
     connection: &mut PgConnection,
     batch: &[&NewTask],
     ids: &[TaskId],

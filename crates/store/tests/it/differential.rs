@@ -4,7 +4,10 @@
 //!
 //!     DIFF_SEED=77 cargo nextest run -p store differential     one history, and what it did
 
-use crate::world::{World, keyed, new_node, new_task, origin};
+use crate::{
+    outputs::store_output,
+    world::{World, keyed, new_node, new_task, origin},
+};
 use domain::{
     attempt::AttemptState,
     ids::{Held, InstanceId, NodeId, TaskId},
@@ -23,7 +26,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use store::{LeaderRole, NewTask, NodeReport, OpenSession, Opened, SessionKey, Submitted};
+use store::{Holder, LeaderRole, NewTask, NodeReport, OpenSession, Opened, SessionKey, Submitted};
 use uuid::Uuid;
 
 /// `DIFF_HISTORIES` asks for more.
@@ -119,6 +122,7 @@ impl Real {
                 task = self.tasks.get(label).copied();
             }
             Op::Open { holds, .. } => held = holds.iter().map(|label| self.attempts.get(label).copied()).collect(),
+            Op::Store { attempt, .. } => held = vec![self.attempts.get(attempt).copied()],
             Op::Report { node, back, attempt, .. } => {
                 (held, session) = (vec![self.attempts.get(attempt).copied()], Some(self.session(*node, *back)));
             }
@@ -144,6 +148,7 @@ impl Real {
                     Submitted::Accepted { id } => return ("accepted".into(), Some(id)),
                     Submitted::Replayed { id } => format!("replayed {id}"),
                     Submitted::KeyReused { first } => format!("key of {first}"),
+                    Submitted::InputGone => panic!("it reads nothing"),
                 }
             }
             Op::Cancel { .. } => match resolved.task {
@@ -209,6 +214,10 @@ impl Real {
                 let held = resolved.held[0].unwrap_or(UNKNOWN);
                 let batch = [NodeReport { held, report: report.report() }];
                 format!("{:?}", store.record_reports(session(), &batch).await.expect("answered")[0])
+            }
+            Op::Store { node, index, .. } => {
+                let who = Holder { node: node_id(node), held: resolved.held[0].unwrap_or(UNKNOWN) };
+                format!("stored {}", store_output(&self.world, who, *index).await.is_some())
             }
             Op::Beat { .. } => {
                 // As a gateway does: what is offline is let back in on another way.
@@ -325,7 +334,7 @@ impl Real {
             .map(|row| {
                 let is_set = |column: &str| row.get::<Option<chrono::DateTime<chrono::Utc>>, _>(column).is_some();
                 format!(
-                    "attempt t{}#{} on n{}: fence {} {} reserved {} accepted {} started {} exited {} ended {}",
+                    "attempt t{}#{} on n{}: fence {} {} reserved {} accepted {} started {} exited {} ended {} stored {}",
                     labels[&row.get::<Uuid, _>("task_id")],
                     row.get::<i32, _>("number"),
                     name(row.get("node_id")),
@@ -336,6 +345,7 @@ impl Real {
                     is_set("started_at"),
                     is_set("exited_at"),
                     is_set("ended_at"),
+                    row.get::<Option<i32>, _>("outputs_stored").unwrap_or(0),
                 )
             })
             .collect();
@@ -494,6 +504,8 @@ impl Generator {
                         What::Started,
                         What::Exited(0),
                         What::Exited(3),
+                        What::Owes(1),
+                        What::Owes(2),
                         What::Ended(None),
                         What::Ended(Some(FailureKind::ExitNonzero)),
                         What::Ended(Some(FailureKind::NodeError)),
@@ -513,9 +525,17 @@ impl Generator {
                 let instance = *[0, 0, 0, 0, 1, 2].choose(&mut self.dice).expect("not empty");
                 Op::Open { node, instance, holds }
             }
-            68..71 => Op::Beat { node, back },
-            71..74 => Op::Close { node, back },
-            74..81 => Op::Silence { node },
+            68..71 => match attempts.choose(&mut self.dice) {
+                Some((attempt, on)) => {
+                    // Mostly whoever has it.
+                    let node = if self.dice.random_ratio(1, 8) { node } else { *on };
+                    Op::Store { node, attempt: *attempt, index: self.dice.random_range(0..2) }
+                }
+                None => Op::Beat { node, back },
+            },
+            71..73 => Op::Beat { node, back },
+            73..75 => Op::Close { node, back },
+            75..81 => Op::Silence { node },
             81..90 => Op::Replace,
             90..93 => Op::Cancel { task },
             93..95 => Op::Retry { task },

@@ -16,6 +16,7 @@ mod leader;
 mod liveness;
 mod logs;
 mod nodes;
+mod outputs;
 mod placements;
 mod plans;
 mod reports;

@@ -120,7 +120,7 @@ async fn of_many_that_send_one_batch_at_once_one_makes_the_tasks() {
     let answers: Vec<Vec<Submitted>> = answers.into_iter().map(|answers| answers.expect("answered")).collect();
     let id_of = |answer: &Submitted| match answer {
         Submitted::Accepted { id } | Submitted::Replayed { id } => *id,
-        Submitted::KeyReused { .. } => panic!("{answer:?}"),
+        Submitted::KeyReused { .. } | Submitted::InputGone => panic!("{answer:?}"),
     };
     let first: Vec<_> = answers[0].iter().map(id_of).collect();
     assert!(answers.iter().all(|answers| answers.iter().map(id_of).eq(first.iter().copied())));

@@ -113,8 +113,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let listener = config.bind().await?;
             let address = listener.local_addr()?;
             // Stateless routes of other services are served right here: one hop less than forwarding them.
-            let artifacts = artifact_service::routes(store.clone(), objects, times);
-            let extra = node_registry::routes(store.clone()).merge(artifacts);
+            let artifacts = artifact_service::routes(store.clone(), objects.clone(), times);
+            let extra = api_gateway::Extra {
+                behind: node_registry::routes(store.clone()).merge(artifacts),
+                for_nodes: artifact_service::node_routes(store.clone(), objects, times),
+                beside: axum::Router::new(),
+            };
             api_gateway::run(&service, store.clone(), listener, extra).await?;
             // Not before: until then it may still end for want of the database.
             println!("ready http://{address} service=api-gateway");

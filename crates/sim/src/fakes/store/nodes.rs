@@ -465,7 +465,8 @@ impl FakeStore {
                     let record = &self.tasks[&attempt.task];
                     let wait_ms = record.spec.on_node_loss.replace_after_ms as i64;
                     let is_over = at_ms.is_some_and(|at| at + wait_ms <= self.seen_ms);
-                    let may_wait = !record.row.queued || is_revoked;
+                    let has_left_all = attempt.state == AttemptState::Finishing && !attempt.lacks_outputs();
+                    let may_wait = !record.row.queued || is_revoked || has_left_all;
                     let is_due = record.row.cancel_requested || may_wait && is_over;
                     let is_due = is_due && record.row.live == Some(attempt.id);
                     is_due.then(|| attempt.clone())
