@@ -5,8 +5,10 @@
 //! server or a lost message cost time and nothing else.
 
 mod attempt;
+mod ending;
 mod lease;
 mod room;
+mod said;
 
 use crate::executor::{Adopted, Failure, Signal};
 use attempt::{Attempt, Step};
@@ -64,6 +66,9 @@ pub struct Record {
     pub provenance: Option<serde_json::Value>,
     pub exit: Option<ExitFacts>,
     pub ending: Option<Ending>,
+    /// What it leaves was stored, or never will be: not looked at again.
+    #[serde(default)]
+    pub stored: bool,
     /// How it went wrong, told once what may be left of it is gone.
     #[serde(default)]
     pub clearing: Option<Ending>,
@@ -116,6 +121,11 @@ pub enum Event {
         attempt: AttemptId,
         outcome: Result<ExitFacts, Failure>,
     },
+    /// All outputs that are due are ready, or why one never will be.
+    OutputsStored {
+        attempt: AttemptId,
+        outcome: Result<(), Failure>,
+    },
     /// Every byte of its log is committed.
     LogAcknowledged {
         attempt: AttemptId,
@@ -159,9 +169,14 @@ pub enum Action {
         sent_at: Millis,
     },
     Collect(AttemptId),
-    /// Drop what is being prepared.
+    /// Drop what is being prepared or stored.
     Abort(AttemptId),
     Signal(AttemptId, Signal),
+    /// Store the outputs that are due after this exit. Safe to repeat: what is ready already stays as it is.
+    StoreOutputs {
+        attempt: AttemptId,
+        exit: ExitFacts,
+    },
     /// Say [`Event::LogAcknowledged`] as soon as it is true.
     AwaitLog(AttemptId),
     Remove(AttemptId),
@@ -194,6 +209,9 @@ impl Agent {
             Event::Prepared { attempt, outcome } => self.with(attempt, |a| a.prepared(outcome, &mut actions)),
             Event::Started { attempt, outcome } => self.with(attempt, |a| a.started(now, outcome, &mut actions)),
             Event::Collected { attempt, outcome } => self.with(attempt, |a| a.collected(now, outcome, &mut actions)),
+            Event::OutputsStored { attempt, outcome } => {
+                self.with(attempt, |a| a.outputs_stored(outcome, &mut actions))
+            }
             Event::LogAcknowledged { attempt, totals } => {
                 self.with(attempt, |a| a.log_acknowledged(totals, &mut actions))
             }
@@ -303,6 +321,7 @@ impl Agent {
         attempt.unacknowledged.extend(record.provenance.clone().map(|provenance| Report::Prepared { provenance }));
         attempt.provenance = record.provenance;
         attempt.exit = record.exit;
+        attempt.stored = record.stored;
         if record.removed {
             attempt.step = Step::Released;
             // The end may not have arrived either.
@@ -349,6 +368,7 @@ impl Agent {
             exit: attempt.exit.clone(),
             ending: attempt.ending.clone().filter(|_| !is_clearing),
             clearing: attempt.ending.clone().filter(|_| is_clearing),
+            stored: attempt.stored,
             removed: attempt.step == Step::Released,
         })
     }

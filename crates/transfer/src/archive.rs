@@ -31,7 +31,7 @@ pub(crate) fn components(name: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
 ///
 /// Dots upwards may stand at the beginning only: there they are counted from the link's own directory, which is never a link itself. After
 /// a name they would be counted from wherever another link leads.
-pub(crate) fn stays_within(target: &[u8], depth: usize) -> bool {
+pub fn stays_within(target: &[u8], depth: usize) -> bool {
     if target.is_empty() || target.starts_with(b"/") || target.contains(&0) {
         return false;
     }

@@ -4,6 +4,7 @@ use crate::{
     archive::{MAX_DEPTH, stays_within},
     error::{show, show_bytes_of},
     source::is_changed,
+    writer::Archive,
 };
 use rustix::fs::OFlags;
 use std::{
@@ -15,12 +16,6 @@ use std::{
     },
     path::{Path, PathBuf},
 };
-use tar::{EntryType, Header};
-
-/// Fast, and small enough. Another level, or another version of zstd, makes other bytes of the same directory.
-const LEVEL: i32 = 3;
-/// Of a name that stands in the header itself.
-const SHORT_NAME: usize = 100;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
@@ -75,24 +70,17 @@ pub fn survey(root: &Path) -> Result<Survey, PackError> {
 ///
 /// Names of a directory are sorted by bytes; times and owners are left out, of modes there is one bit: executable. Hard links become copies.
 pub fn pack(root: &Path, out: impl Write, tell: &dyn Fn(u64)) -> Result<(), PackError> {
-    let mut zstd = zstd::Encoder::new(out, LEVEL).map_err(PackError::Write)?;
-    zstd.include_checksum(true).map_err(PackError::Write)?;
-    let mut tar = tar::Builder::new(zstd);
+    let mut archive = Archive::new(out).map_err(PackError::Write)?;
     let mut buffer = vec![0; 256 << 10];
     walk(root, &mut |entry| {
         let name = entry.name.as_slice();
         match &entry.kind {
-            Kind::Directory => {
-                let name = [name, b"/"].concat();
-                append(&mut tar, &name, b"", EntryType::Directory, 0o755, 0, io::empty()).map_err(PackError::Write)
-            }
-            Kind::Link(target) => {
-                append(&mut tar, name, target, EntryType::Symlink, 0o777, 0, io::empty()).map_err(PackError::Write)
-            }
+            Kind::Directory => archive.directory(name).map_err(PackError::Write),
+            Kind::Link(target) => archive.link(name, target).map_err(PackError::Write),
             Kind::File => {
                 let mut reader = Exactly::open(entry, tell, &mut buffer)?;
-                let mode = if entry.meta.mode() & 0o100 != 0 { 0o755 } else { 0o644 };
-                let appended = append(&mut tar, name, b"", EntryType::Regular, mode, entry.meta.len(), &mut reader);
+                let is_executable = entry.meta.mode() & 0o100 != 0;
+                let appended = archive.file(name, entry.meta.len(), is_executable, &mut reader);
                 match reader.fault.take() {
                     Some(fault) => Err(fault),
                     None => appended.map_err(PackError::Write).and_then(|()| reader.finish()),
@@ -100,44 +88,7 @@ pub fn pack(root: &Path, out: impl Write, tell: &dyn Fn(u64)) -> Result<(), Pack
             }
         }
     })?;
-    let zstd = tar.into_inner().map_err(PackError::Write)?;
-    zstd.finish().and_then(|mut out| out.flush()).map_err(PackError::Write)
-}
-
-fn append<W: Write>(
-    tar: &mut tar::Builder<W>,
-    name: &[u8],
-    target: &[u8],
-    kind: EntryType,
-    mode: u32,
-    size: u64,
-    content: impl Read,
-) -> io::Result<()> {
-    for (text, kind) in [(name, EntryType::GNULongName), (target, EntryType::GNULongLink)] {
-        if text.len() > SHORT_NAME {
-            let text = [text, b"\0"].concat();
-            let header = header(b"././@LongLink", b"", kind, 0o644, text.len() as u64);
-            tar.append(&header, text.as_slice())?;
-        }
-    }
-    tar.append(&header(name, target, kind, mode, size), content)
-}
-
-fn header(name: &[u8], target: &[u8], kind: EntryType, mode: u32, size: u64) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    // As they are: the crate's own functions would normalise them, and links may be written in any way.
-    let fields = header.as_old_mut();
-    let (short_name, short_target) = (name.len().min(SHORT_NAME), target.len().min(SHORT_NAME));
-    fields.name[..short_name].copy_from_slice(&name[..short_name]);
-    fields.linkname[..short_target].copy_from_slice(&target[..short_target]);
-    header.set_cksum();
-    header
+    archive.finish().map(drop).map_err(PackError::Write)
 }
 
 struct Entry {

@@ -27,7 +27,12 @@ pub enum Source {
     Directory(PathBuf),
     /// Something that is read to its end. `name`: for people.
     Reader { reader: Box<dyn Read + Send>, name: String },
+    /// Something that writes itself, on a thread where it may block.
+    Written(Box<Writing>),
 }
+
+/// Writes content. An error of what it writes to only says that the transfer was stopped.
+pub type Writing = dyn FnOnce(&mut dyn Write) -> Result<(), TransferError> + Send;
 
 impl Source {
     /// Parts of it may be read a second time when they are sent.
@@ -60,6 +65,7 @@ impl Source {
             Self::Reader { mut reader, name } => {
                 cutter.copy(&mut *reader, |source| TransferError::Unreadable { what: name.clone(), source })?;
             }
+            Self::Written(write) => write(&mut cutter)?,
         }
         cutter.finish().map_err(|_| stopped())
     }

@@ -4,6 +4,7 @@
 use crate::{
     archive::{components, stays_within},
     error::show_bytes_of,
+    writer::{Exactly, append},
 };
 use domain::{artifact::Sha256Digest, quantity::show_bytes};
 use rustix::{
@@ -13,8 +14,9 @@ use rustix::{
 use sha2::{Digest, Sha256};
 use std::{
     cell::Cell,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
+    hash::{BuildHasher, RandomState},
     io::{self, Read, Seek, SeekFrom, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
@@ -142,6 +144,105 @@ pub fn list(from: impl Read, limits: &Limits) -> Result<BTreeMap<Vec<u8>, Listed
     Ok(found)
 }
 
+/// Writes what is in an archive as a plain tar, for whoever unpacks it elsewhere: nothing but what [`unpack`] would make, and nothing that
+/// can be written to. Blocks. `out` has got no whole tar before this returns.
+pub fn relay(from: impl Read, limits: &Limits, out: impl Write) -> Result<Unpacked, UnpackError> {
+    let mut tar = tar::Builder::new(out);
+    let mut unpacked = Unpacked::default();
+    let mut seen = Seen::default();
+    each(from, limits, &mut |entry, content| {
+        unpacked.entries += 1;
+        seen.add(&entry.path, entry.kind == EntryKind::Directory).map_err(|why| refused(entry.name, why))?;
+        let unwritable = |source| UnpackError::Unwritable { name: show_bytes_of(entry.name), source };
+        let name = entry.path.join(&b'/');
+        match &entry.kind {
+            EntryKind::Directory => {
+                let name = [name.as_slice(), b"/"].concat();
+                append(&mut tar, &name, b"", EntryType::Directory, 0o555, 0, io::empty()).map_err(unwritable)
+            }
+            EntryKind::Link { target } => {
+                append(&mut tar, &name, target, EntryType::Symlink, 0o777, 0, io::empty()).map_err(unwritable)
+            }
+            EntryKind::File { size, is_executable } => {
+                unpacked.bytes += *size;
+                let mode = if *is_executable { 0o555 } else { 0o444 };
+                let mut reader = Faulty { inner: Exactly { inner: content, left: *size }, fault: None };
+                let appended = append(&mut tar, &name, b"", EntryType::Regular, mode, *size, &mut reader);
+                match reader.fault.take() {
+                    Some(fault) => Err(of_io(fault)),
+                    None => appended.map_err(unwritable),
+                }
+            }
+        }
+    })?;
+    let finished = tar.into_inner().and_then(|mut out| out.flush());
+    finished.map_err(|source| UnpackError::Unwritable { name: ".".to_owned(), source })?;
+    Ok(unpacked)
+}
+
+/// As [`relay`], for content that is one file: it gets this name. Blocks.
+pub fn relay_file(mut from: impl Read, size: u64, name: &str, out: impl Write) -> Result<Unpacked, UnpackError> {
+    let mut tar = tar::Builder::new(out);
+    let mut reader = Faulty { inner: Exactly { inner: &mut from, left: size }, fault: None };
+    let appended = append(&mut tar, name.as_bytes(), b"", EntryType::Regular, 0o444, size, &mut reader);
+    if let Some(fault) = reader.fault.take() {
+        return Err(if crate::to_file::is_cut(&fault) { UnpackError::Cut } else { of_io(fault) });
+    }
+    let finished = appended.and_then(|()| tar.into_inner()).and_then(|mut out| out.flush());
+    finished.map_err(|source| UnpackError::Unwritable { name: name.to_owned(), source })?;
+    Ok(Unpacked { entries: 1, bytes: size })
+}
+
+/// What an archive has had, where nobody's file system tells: a name that is there twice, or that leads through what is no directory.
+///
+/// Names are kept as hashes with keys of their own: nobody can choose two that are taken for one.
+#[derive(Default)]
+struct Seen {
+    keys: [RandomState; 2],
+    /// Whether it is a directory.
+    entries: HashMap<(u64, u64), bool>,
+}
+
+impl Seen {
+    fn add(&mut self, path: &[&[u8]], is_directory: bool) -> Result<(), &'static str> {
+        for length in 1..path.len() {
+            let key = self.key(&path[..length]);
+            if !*self.entries.entry(key).or_insert(true) {
+                return Err("it lies in what is no directory of the archive");
+            }
+        }
+        let key = self.key(path);
+        match self.entries.insert(key, is_directory) {
+            None => Ok(()),
+            Some(true) if is_directory => Ok(()),
+            Some(_) => Err("it is there twice"),
+        }
+    }
+
+    fn key(&self, path: &[&[u8]]) -> (u64, u64) {
+        (self.keys[0].hash_one(path), self.keys[1].hash_one(path))
+    }
+}
+
+/// Remembers an error of reading, which whoever copies can't tell from one of writing.
+struct Faulty<R> {
+    inner: R,
+    fault: Option<io::Error>,
+}
+
+impl<R: Read> Read for Faulty<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(into).map_err(|error| {
+            if error.kind() == io::ErrorKind::Interrupted {
+                return error;
+            }
+            let kind = error.kind();
+            self.fault = Some(error);
+            kind.into()
+        })
+    }
+}
+
 struct Entry<'a> {
     /// As the archive says it.
     name: &'a [u8],
@@ -149,6 +250,7 @@ struct Entry<'a> {
     kind: EntryKind,
 }
 
+#[derive(PartialEq, Eq)]
 enum EntryKind {
     File { size: u64, is_executable: bool },
     Directory,

@@ -1,13 +1,13 @@
-//! One attempt on its way: what each event does to it.
+//! One attempt on its way: what each event does to it. How it ends is in `ending`, what is said of it in `said`.
 
 use super::{Action, Millis, lease::LeaseClock};
 use crate::executor::{Adopted, Failure, Signal};
 use domain::{
-    attempt::{AttemptState, Report},
+    attempt::Report,
     ids::{AttemptId, Held},
-    outcome::{Ending, ExitFacts, FailureKind, LogTotals},
+    outcome::{Ending, ExitFacts, FailureKind},
 };
-use protocol::{Assign, HeldAttempt};
+use protocol::Assign;
 
 /// A failed removal is tried again after so long: Docker may be away.
 pub(super) const REMOVE_AGAIN_MS: Millis = 5_000;
@@ -49,6 +49,8 @@ pub(super) struct Attempt {
     pub(super) provenance: Option<serde_json::Value>,
     pub(super) exit: Option<ExitFacts>,
     pub(super) ending: Option<Ending>,
+    /// What it leaves was stored, or never will be.
+    pub(super) stored: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,9 @@ pub(super) enum Step {
     Clearing {
         again_at: Option<Millis>,
     },
-    /// It has ended; the rest of its log is on its way.
+    /// It has ended; what it leaves is being stored.
+    Storing,
+    /// It has ended, and what it leaves is stored; the rest of its log is on its way.
     Draining,
     /// The server is told how it ended.
     Ending,
@@ -99,6 +103,7 @@ impl Attempt {
             provenance: None,
             exit: None,
             ending: None,
+            stored: false,
         }
     }
 
@@ -253,11 +258,14 @@ impl Attempt {
                 self.finish(ending, actions);
             }
             Step::Running if !asked_before => self.signal_stop(now, grace_ms, actions),
+            // A planned stop leaves it as it is: the agent that comes next goes on with it.
+            Step::Storing if self.cancel => self.cancel_storing(actions),
             // A start is not torn apart; it is stopped once it is up. The rest has ended.
             Step::Adopting { .. }
             | Step::Starting
             | Step::Running
             | Step::Clearing { .. }
+            | Step::Storing
             | Step::Draining
             | Step::Ending
             | Step::Removing { .. }
@@ -276,7 +284,7 @@ impl Attempt {
         }
     }
 
-    fn why_stopped(&self) -> &'static str {
+    pub(super) fn why_stopped(&self) -> &'static str {
         if self.evicted { "moved off its node, which is being drained," } else { "the node's agent was stopped" }
     }
 
@@ -326,126 +334,15 @@ impl Attempt {
                 self.remove(actions);
             }
             Step::Running => self.signal_stop(now, Some(FENCED_GRACE_MS), actions),
+            Step::Storing => {
+                actions.push(Action::Abort(self.id()));
+                self.remove(actions);
+            }
             Step::Draining | Step::Ending => self.remove(actions),
             Step::Adopting { .. } | Step::Starting | Step::Clearing { .. } | Step::Removing { .. } => {}
             // Said again: the server may not have heard it.
             Step::Released => actions.push(Action::Report { held: self.held, report: Report::Released }),
         }
-    }
-
-    pub(super) fn collected(&mut self, now: Millis, outcome: Result<ExitFacts, Failure>, actions: &mut Vec<Action>) {
-        if self.step != Step::Running {
-            return;
-        }
-        match outcome {
-            Ok(mut exit) => {
-                exit.timed_out = self.timed_out && !self.ended_in_time(&exit);
-                exit.cancelled = self.cancel;
-                let mut ending = Ending {
-                    failure: exit.failure(),
-                    message: describe(&exit),
-                    exit: Some(exit.clone()),
-                    planned_stop: false,
-                    log: LogTotals::default(),
-                };
-                // It went down with the agent, not by itself. What ended well all the same counts.
-                if self.was_stopped_with_the_agent(&exit) && !self.cancel && ending.failure.is_some() {
-                    ending.failure = Some(FailureKind::NodeError);
-                    ending.planned_stop = true;
-                    ending.message = self.why_stopped().trim_end_matches(',').into();
-                }
-                if let Some(message) = self.self_fenced(now, &exit) {
-                    ending.failure = Some(FailureKind::NodeError);
-                    ending.planned_stop = true;
-                    ending.message = message;
-                }
-                self.finish(ending, actions);
-            }
-            Err(failure) => self.fail(failure.into_ending(), actions),
-        }
-    }
-
-    /// It was stopped by this agent, or ended within the time that an earlier one gave it; what went on for longer ended by itself.
-    fn was_stopped_with_the_agent(&self, exit: &ExitFacts) -> bool {
-        let ended_at = self.started_at.unwrap_or(0) + exit.duration_ms;
-        let is_being_stopped = self.kill_at.is_some() && !self.timed_out;
-        let died_of_it = exit.signal.is_some() && exit.signal == self.stop_signal();
-        self.planned_stop.is_some_and(|until| is_being_stopped || died_of_it || ended_at <= until)
-    }
-
-    /// The number of the signal that asks it to stop.
-    fn stop_signal(&self) -> Option<i32> {
-        let name = &self.assign.as_ref()?.spec.stop.signal;
-        name.parse().ok().map(|signal: nix::sys::signal::Signal| signal as i32)
-    }
-
-    /// It had ended before its timeout, and the agent learned it later: Docker was away, or its log had to wait.
-    fn ended_in_time(&self, exit: &ExitFacts) -> bool {
-        let timeout_ms = self.assign.as_ref().and_then(|assign| assign.spec.timeout_ms);
-        timeout_ms.is_some_and(|timeout_ms| (1..timeout_ms).contains(&exit.duration_ms))
-    }
-
-    /// It has ended: facts first, then the log's tail, then the end itself.
-    pub(super) fn finish(&mut self, ending: Ending, actions: &mut Vec<Action>) {
-        self.timeout_at = None;
-        self.kill_at = None;
-        if self.fenced {
-            self.remove(actions);
-            return;
-        }
-        if self.step == Step::Starting {
-            self.tell_prepared(actions);
-        }
-        self.step = Step::Draining;
-        if let Some(exit) = &ending.exit {
-            self.exit = Some(exit.clone());
-        }
-        self.ending = Some(ending);
-        actions.push(Action::Persist(self.id()));
-        // A planned stop is no exit of the task's own: it will run again.
-        if let Some(exit) = self.exit.clone().filter(|_| !self.ends_planned()) {
-            self.report(Report::Exited { exit }, actions);
-        }
-        actions.push(Action::AwaitLog(self.id()));
-    }
-
-    pub(super) fn log_acknowledged(&mut self, totals: LogTotals, actions: &mut Vec<Action>) {
-        if self.step != Step::Draining {
-            return;
-        }
-        let Some(ending) = &mut self.ending else { return };
-        ending.log = totals;
-        let ending = ending.clone();
-        self.step = Step::Ending;
-        // The same words after a restart, so that a repeat is a repeat.
-        actions.push(Action::Persist(self.id()));
-        self.report(Report::Ended { ending }, actions);
-        if self.leaves_no_witness() {
-            self.remove(actions);
-        }
-    }
-
-    /// A server whose database was restored has forgotten bytes that it had acknowledged. Where they are gone here too, an end that the server
-    /// has not heard, or forgotten as well, calls its log complete no more.
-    pub(super) fn log_resumed(&mut self, stored_bytes: u64, kept: Option<LogTotals>, actions: &mut Vec<Action>) {
-        let id = self.id();
-        let Some(ending) = self.ending.as_mut().filter(|ending| ending.log.complete) else { return };
-        if kept.map_or(stored_bytes >= ending.log.bytes, |kept| kept.complete) {
-            return;
-        }
-        ending.log.complete = false;
-        for report in &mut self.unacknowledged {
-            if let Report::Ended { ending } = report {
-                ending.log.complete = false;
-            }
-        }
-        actions.push(Action::Persist(id));
-    }
-
-    /// Nothing that is left of it tells more than the record on disk, so its resources need not wait for the server's answer. A container
-    /// is a second witness of its exit, also where the record is lost: it stays until the end is acknowledged.
-    fn leaves_no_witness(&self) -> bool {
-        self.assign.as_ref().is_some_and(|assign| assign.spec.executor == "process")
     }
 
     pub(super) fn remove(&mut self, actions: &mut Vec<Action>) {
@@ -522,6 +419,7 @@ impl Attempt {
             | Step::Clearing { .. }
             | Step::Preparing
             | Step::Starting
+            | Step::Storing
             | Step::Draining
             | Step::Ending
             | Step::Released => {}
@@ -533,63 +431,8 @@ impl Attempt {
             Step::Adopting { again_at } | Step::Removing { again_at } | Step::Clearing { again_at } => again_at,
             Step::Running => [self.timeout_at, self.kill_at].into_iter().flatten().min(),
             Step::Waiting { .. } => self.waits_until(),
-            Step::Preparing | Step::Starting | Step::Draining | Step::Ending | Step::Released => None,
+            Step::Preparing | Step::Starting | Step::Storing | Step::Draining | Step::Ending | Step::Released => None,
         };
         [own, self.lease_deadline()].into_iter().flatten().min()
-    }
-
-    /// As the hello says it. Where its log stands is known to the shell.
-    pub(super) fn as_said(&self) -> HeldAttempt {
-        let is_over = matches!(self.step, Step::Ending | Step::Removing { .. } | Step::Released) && !self.fenced;
-        let assign = self.assign.as_deref();
-        HeldAttempt {
-            task: assign.map(|assign| assign.task),
-            number: assign.map_or(0, |assign| assign.number),
-            gpu_ids: assign.map(|assign| assign.gpu_ids.clone()).unwrap_or_default(),
-            ahead: self.is_ahead(),
-            ending: self.ending.clone().filter(|_| is_over),
-            // A planned stop is no exit of the task's own.
-            exit: self.exit.clone().filter(|_| self.step == Step::Draining && !self.ends_planned()),
-            ..HeldAttempt::new(self.held, self.state())
-        }
-    }
-
-    fn ends_planned(&self) -> bool {
-        self.ending.as_ref().is_some_and(|ending| ending.planned_stop)
-    }
-
-    pub(super) fn state(&self) -> AttemptState {
-        match self.step {
-            Step::Waiting { .. } => AttemptState::Assigned,
-            Step::Preparing | Step::Starting | Step::Adopting { .. } => AttemptState::Preparing,
-            Step::Running | Step::Clearing { .. } => AttemptState::Running,
-            Step::Draining => AttemptState::Finishing,
-            Step::Ending | Step::Removing { .. } | Step::Released => match &self.ending {
-                _ if self.fenced => AttemptState::Lost,
-                Some(ending) if ending.failure.is_none() => AttemptState::Succeeded,
-                Some(ending) if ending.failure == Some(FailureKind::Cancelled) => AttemptState::Cancelled,
-                Some(_) | None => AttemptState::Failed,
-            },
-        }
-    }
-}
-
-/// One sentence on an exit.
-fn describe(exit: &ExitFacts) -> String {
-    let signal = exit.signal.map(|signal| format!(" (signal {signal})")).unwrap_or_default();
-    let code = exit.code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit {code}"));
-    // Said by shells and by our own supervisors alike, and no number that people know.
-    let means = match (&exit.not_started, exit.code) {
-        (Some(why), _) => format!(": {why}"),
-        (None, Some(126)) => ": the program could not be executed".to_owned(),
-        (None, Some(127)) => ": the program was not found".to_owned(),
-        (None, _) => String::new(),
-    };
-    match exit.failure() {
-        None => String::new(),
-        Some(FailureKind::OutOfMemory) => format!("killed at its memory limit, {code}{signal}"),
-        Some(FailureKind::Timeout) => format!("stopped at its timeout, {code}{signal}"),
-        Some(FailureKind::Cancelled) => format!("cancelled, {code}{signal}"),
-        Some(_) => format!("{code}{signal}{means}"),
     }
 }

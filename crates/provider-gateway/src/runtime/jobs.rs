@@ -208,6 +208,9 @@ impl Jobs {
                     tracing::warn!(attempt.id = %attempt, %error, "an attempt's directory could not be deleted");
                 }
             }
+            Action::StoreOutputs { attempt, .. } => self.run(attempt, |_, _| async move {
+                Event::OutputsStored { attempt, outcome: Err(Failure::node("this agent stores no outputs")) }
+            }),
             // The runtime's own.
             Action::Persist(_) | Action::Report { .. } => {}
         }

@@ -75,8 +75,17 @@ pub(crate) enum Op {
     Start,
     Adopt,
     Remove,
-    Signal { signal: Signal, since: Ms },
-    Renew { sent_at: agent::Millis },
+    /// What it leaves travels to the object store.
+    Store {
+        due: u32,
+    },
+    Signal {
+        signal: Signal,
+        since: Ms,
+    },
+    Renew {
+        sent_at: agent::Millis,
+    },
 }
 
 impl World {
@@ -118,6 +127,8 @@ impl World {
             Op::Prepare if self.nodes[n].black_hole_until > self.now => 50,
             Op::Prepare => self.docker_latency() * self.dice.between(1, 10),
             Op::Remove if self.has(Fault::SlowRemoval) && self.dice.chance(0.3) => self.dice.log_uniform(1_000, 40_000),
+            // As large as they are.
+            Op::Store { .. } => self.docker_latency() + self.dice.log_uniform(10, 60_000),
             Op::Start | Op::Adopt | Op::Remove | Op::Signal { .. } | Op::Renew { .. } => self.docker_latency(),
         };
         let run = self.nodes[n].process.run;
@@ -155,7 +166,11 @@ impl World {
                     self.renew(n, attempt, sent_at);
                     return;
                 }
-                let is_dropped = op == Op::Prepare && !self.nodes[n].preparing.contains(&attempt);
+                let is_dropped = match op {
+                    Op::Prepare => !self.nodes[n].preparing.contains(&attempt),
+                    Op::Store { .. } => !self.nodes[n].storing.remove(&attempt),
+                    _ => false,
+                };
                 if self.nodes[n].asked.get(&attempt) == Some(&op) {
                     self.nodes[n].asked.remove(&attempt);
                 }
@@ -229,8 +244,31 @@ impl World {
                 };
                 Done::Removed { attempt, outcome }
             }
+            Op::Store { due } => match self.store_outputs(n, attempt, due) {
+                Some(outcome) => Done::OutputsStored { attempt, outcome },
+                None => {
+                    self.nodes[n].storing.insert(attempt);
+                    self.ask_executor(n, attempt, op);
+                    return None;
+                }
+            },
             Op::Signal { .. } | Op::Renew { .. } => return None,
         })
+    }
+
+    /// None: not now. Docker is away, or the platform can't be reached; the agent waits.
+    fn store_outputs(&mut self, n: usize, attempt: AttemptId, due: u32) -> Option<Result<(), Failure>> {
+        let node = &self.nodes[n];
+        if !node.docker_up || node.partitioned_until > self.now {
+            return None;
+        }
+        if !node.containers.contains_key(&attempt) {
+            return Some(Err(Failure::node("The container is gone, and its outputs with it.")));
+        }
+        if due > 0 && self.dice.chance(0.1) {
+            return Some(Err(Failure::new(FailureKind::OutputFailed, "nothing matches out")));
+        }
+        Some(Ok(()))
     }
 
     fn create(&mut self, n: usize, attempt: AttemptId) {

@@ -55,6 +55,7 @@ pub(crate) struct Node {
     pub(crate) adopting: BTreeSet<AttemptId>,
     pub(crate) unknown: BTreeSet<AttemptId>,
     pub(crate) preparing: BTreeSet<AttemptId>,
+    pub(crate) storing: BTreeSet<AttemptId>,
     pub(crate) collecting: BTreeSet<AttemptId>,
     pub(crate) awaiting_log: BTreeSet<AttemptId>,
     /// Requests that Docker has not answered.
@@ -109,6 +110,7 @@ impl Node {
             adopting: BTreeSet::new(),
             unknown: BTreeSet::new(),
             preparing: BTreeSet::new(),
+            storing: BTreeSet::new(),
             collecting: BTreeSet::new(),
             awaiting_log: BTreeSet::new(),
             asked: BTreeMap::new(),
@@ -189,9 +191,14 @@ impl World {
         node.process.stop();
         node.is_stopping = false;
         node.agent = Agent::default();
-        for set in
-            [&mut node.adopting, &mut node.unknown, &mut node.preparing, &mut node.collecting, &mut node.awaiting_log]
-        {
+        for set in [
+            &mut node.adopting,
+            &mut node.unknown,
+            &mut node.preparing,
+            &mut node.storing,
+            &mut node.collecting,
+            &mut node.awaiting_log,
+        ] {
             set.clear();
         }
         node.asked.clear();
@@ -339,6 +346,11 @@ impl World {
             }
             Action::Abort(attempt) => {
                 self.nodes[n].preparing.remove(&attempt);
+                self.nodes[n].storing.remove(&attempt);
+            }
+            Action::StoreOutputs { attempt, exit } => {
+                self.nodes[n].storing.insert(attempt);
+                self.ask_executor(n, attempt, Op::Store { due: exit.outputs_due });
             }
             Action::Start(attempt) => self.ask_executor(n, attempt, Op::Start),
             Action::Renew { attempt, sent_at } => self.ask_executor(n, attempt, Op::Renew { sent_at }),

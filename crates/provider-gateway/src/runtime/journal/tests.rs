@@ -35,6 +35,7 @@ pub(in crate::runtime) fn record(number: u128, started_at: u64) -> Record {
         exit: None,
         ending: None,
         clearing: None,
+        stored: false,
         removed: false,
     }
 }
