@@ -16,7 +16,7 @@ use std::time::Duration;
 use transfer::{AddressError, Downloads, Uploads};
 
 /// The store puts an object together from its parts, and the server waits for it.
-const COMPLETE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+pub(crate) const COMPLETE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// One large object is read to its end within a bite.
 const FSCK_TIMEOUT: Duration = Duration::from_secs(60 * 60);

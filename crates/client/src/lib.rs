@@ -8,6 +8,7 @@ mod artifacts;
 mod client;
 mod error;
 pub mod follow;
+mod node;
 mod nodes;
 mod request;
 mod sse;

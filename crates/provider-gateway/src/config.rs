@@ -30,10 +30,40 @@ pub struct ProviderSettings {
     pub watermarks: Watermarks,
     /// How much of logs is kept for a server that is away.
     pub spool: SpoolLimits,
+    /// How much of what tasks read stays here for the tasks that come after.
+    pub inputs: InputSettings,
     /// The Docker socket; the usual one by default.
     pub docker_socket: Option<PathBuf>,
     /// The longest pause between two tries to reach the server, in milliseconds; 30,000 by default.
     pub reconnect_cap_ms: Option<u64>,
+}
+
+/// What stays of inputs that nobody uses now: of containers where Docker keeps its data, of processes in the data directory.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InputSettings {
+    /// `200GiB`, of each of the two; a tenth of the disk by default.
+    pub limit: Option<String>,
+}
+
+impl InputSettings {
+    /// Errors: what is wrong with it, for a person.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.limit {
+            Some(limit) if domain::quantity::parse_bytes(limit).is_none() => {
+                Err(format!("inputs.limit is {limit:?}, which is no size; it looks like 200GiB"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `disk`: a path on it.
+    pub(crate) fn limit_bytes(&self, disk: &Path) -> u64 {
+        let set = self.limit.as_deref().and_then(domain::quantity::parse_bytes);
+        set.unwrap_or_else(|| {
+            nix::sys::statvfs::statvfs(disk).map_or(0, |disk| disk.blocks() * disk.fragment_size() / 10)
+        })
+    }
 }
 
 /// What the owner allows.

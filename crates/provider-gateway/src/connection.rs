@@ -5,6 +5,7 @@ mod log_pump;
 mod session;
 mod websocket;
 
+pub(crate) use websocket::http_address;
 pub use websocket::{Dialled, dial};
 
 use crate::{

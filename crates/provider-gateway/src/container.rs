@@ -16,8 +16,10 @@ mod flight;
 mod guard;
 mod hardening;
 mod image;
+mod inputs;
 mod logs;
 mod orphans;
+mod outputs;
 mod prepare;
 mod raw;
 mod records;
@@ -30,6 +32,10 @@ pub use disk::{DiskSettings, Report};
 pub use docker::Facts as DockerFacts;
 
 use crate::{
+    artifacts::{
+        Inputs,
+        outputs::{Left, Unread},
+    },
     executor::{Adopted, Executor, Failure, Job, Prepared, Signal},
     log::AttemptLog,
 };
@@ -39,14 +45,14 @@ use domain::{
     node::Condition,
     outcome::{ExitFacts, FailureKind},
     source::{DockerfilePath, Pinned},
-    spec::TaskSpec,
+    spec::{Output, TaskSpec},
 };
 use futures::{future::BoxFuture, stream::BoxStream};
 use std::{
     collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -167,6 +173,10 @@ pub struct ContainerExecutor {
     filled_shim: tokio::sync::Mutex<bool>,
     /// Attempts whose first process was told of its first lease by this agent.
     introduced: Mutex<HashSet<AttemptId>>,
+    inputs: OnceLock<Inputs>,
+    /// What an earlier agent left half done of inputs is gone.
+    has_cleaned_inputs: tokio::sync::Mutex<bool>,
+    making_helper_image: tokio::sync::Mutex<()>,
 }
 
 impl ContainerExecutor {
@@ -187,8 +197,17 @@ impl ContainerExecutor {
             shim: guard::StaticShim::find(settings.shim.as_deref()),
             filled_shim: tokio::sync::Mutex::new(false),
             introduced: Mutex::default(),
+            inputs: OnceLock::new(),
+            has_cleaned_inputs: tokio::sync::Mutex::new(false),
+            making_helper_image: tokio::sync::Mutex::default(),
             settings,
         })
+    }
+
+    /// From here on tasks may have inputs.
+    pub fn with_inputs(self, inputs: Inputs) -> Self {
+        let _ = self.inputs.set(inputs);
+        self
     }
 
     /// The disk that containers fill, when Docker answers.
@@ -258,8 +277,22 @@ impl Executor for ContainerExecutor {
             run::remove(&self.engine, job).await?;
             self.signalled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.held.attempt);
             self.introduced.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.held.attempt);
+            self.release_inputs(job);
             Ok(())
         })
+    }
+    fn hold_inputs(&self, job: &Job) {
+        if let Some(inputs) = self.inputs.get() {
+            inputs.hold(job.held.attempt, &job.spec);
+        }
+    }
+    fn release_inputs(&self, job: &Job) {
+        if let Some(inputs) = self.inputs.get() {
+            inputs.release(job.held.attempt);
+        }
+    }
+    fn output<'a>(&'a self, job: &'a Job, output: &'a Output) -> BoxFuture<'a, Result<Left, Unread>> {
+        Box::pin(self.find_output(job, output))
     }
     fn renew<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, ()> {
         Box::pin(self.renew_lease(job))

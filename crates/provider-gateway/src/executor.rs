@@ -1,13 +1,16 @@
 //! The contract of an executor, and the registry of those that this node offers. A new executor is a new implementation
 //! here and nothing else: the agent, the protocol and the server know executors only by name.
 
-use crate::log::AttemptLog;
+use crate::{
+    artifacts::outputs::{Left, Unread},
+    log::AttemptLog,
+};
 use domain::{
     ids::{Held, InstanceId, ProjectId, TaskId},
     lease::Lease,
     node::Condition,
     outcome::{Ending, ExitFacts, FailureKind},
-    spec::TaskSpec,
+    spec::{Output, TaskSpec},
 };
 use futures::future::BoxFuture;
 use std::{
@@ -166,6 +169,14 @@ pub trait Executor: Send + Sync {
     /// Whether exclusive work ends here by itself, even when the agent is frozen.
     fn self_fences(&self) -> bool {
         false
+    }
+    /// The agent has this attempt: what its task reads is not evicted before `remove` has returned Ok. Said before anything else is asked of it.
+    fn hold_inputs(&self, _: &Job) {}
+    /// The agent has it no more.
+    fn release_inputs(&self, _: &Job) {}
+    /// What an attempt that has ended left at the path of an output. Reads no content yet.
+    fn output<'a>(&'a self, _: &'a Job, _: &'a Output) -> BoxFuture<'a, Result<Left, Unread>> {
+        Box::pin(async { Err(Failure::node("this executor keeps no outputs").into()) })
     }
     /// Removes container, processes, trees: when it returns Ok the resources are free.
     fn remove<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>>;

@@ -5,6 +5,7 @@
 //! Begin at [`agent`], the pure core; [`runtime`] is its shell, [`connection`] the line to the server, [`executor`] the contract.
 
 pub mod agent;
+pub mod artifacts;
 pub mod collector;
 pub mod config;
 pub mod connection;
@@ -22,6 +23,7 @@ mod sources;
 pub use sources::Sources;
 
 use anyhow::Context as _;
+use artifacts::{Artifacts, Inputs, Platform, Shelf};
 use config::{Policy, ProviderSettings};
 use connection::Link;
 use domain::{node::NodeFacts, quantity};
@@ -60,6 +62,7 @@ impl Config {
         settings
             .watermarks
             .check()
+            .and_then(|()| settings.inputs.check())
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("{}", data_dir.join("provider.toml").display()))?;
         Ok(Self {
@@ -112,15 +115,26 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     container_settings.shim = config.shim.clone();
     let marks = config.settings.watermarks.clone();
     container_settings.disk.marks = marks.clone();
-    let containers = Arc::new(
-        container::ContainerExecutor::new(container_settings, Arc::new(sources.clone()))
-            .context("opening the record of images")?,
-    );
+    let platform = Platform::new(&config.server, &config.token).map_err(anyhow::Error::msg)?;
+    let artifacts = Artifacts::new(Arc::new(platform));
+    let shelf = |record: &str, disk: &Path| {
+        let shelf = Shelf::open(&config.data_dir.join(record), config.settings.inputs.limit_bytes(disk));
+        let shelf = Arc::new(shelf.context("opening the record of inputs")?);
+        anyhow::Ok(Inputs { artifacts: artifacts.clone(), shelf })
+    };
+    let containers = container::ContainerExecutor::new(container_settings, Arc::new(sources.clone()))
+        .context("opening the record of images")?;
+    let docker_disk = containers.data_root().await.filter(|path| path.exists());
+    let docker_disk = docker_disk.unwrap_or_else(|| config.data_dir.clone());
+    let containers = Arc::new(containers.with_inputs(shelf("input-volumes.json", &docker_disk)?));
     let attempts_root = config.data_dir.join("attempts");
     let mut process_settings = process::Settings::new(&config.data_dir);
     process_settings.shim = config.shim.clone();
     process_settings.disk = marks.clone();
-    let processes = Arc::new(process::ProcessExecutor::new(process_settings, Arc::new(sources.clone())));
+    let processes = process::ProcessExecutor::new(process_settings, Arc::new(sources.clone()));
+    let processes = Arc::new(
+        processes.with_inputs(shelf("inputs.json", &config.data_dir)?).context("opening the directory of inputs")?,
+    );
     let mut registry = Registry::default();
     let surroundings = config::Surroundings::look();
     if config.policy.allows("container", surroundings) {
@@ -146,6 +160,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         instance,
         node_name,
         spool: config.settings.spool.clone(),
+        artifacts: artifacts.clone(),
     };
     let handle = runtime::start(service, parts).context("restoring attempts")?;
     let (offers, mut measured) = (handle.clone(), facts.clone());
@@ -225,7 +240,7 @@ impl Surveyor {
                 .iter()
                 .filter(|executor| executor.self_fences())
                 .map(|executor| domain::lease::feature(executor.name()))
-                .chain([domain::placement::AHEAD.to_owned()])
+                .chain([domain::placement::AHEAD.to_owned(), domain::spec::ARTIFACTS_FEATURE.to_owned()])
                 .collect(),
             boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|id| id.trim().parse().ok()),
             limits: limits.into_iter().filter_map(|(name, limits)| Some((name.to_owned(), limits?))).collect(),

@@ -7,8 +7,10 @@
 mod adoption;
 mod environment;
 mod exit;
+mod inputs;
 mod leftovers;
 mod output;
+mod outputs;
 mod pidfd;
 mod proc_fs;
 mod remove_tree;
@@ -17,6 +19,7 @@ mod scratch;
 mod starter;
 mod state;
 mod supervisor;
+mod tree;
 mod users;
 
 pub(crate) use proc_fs::boot_id;
@@ -26,6 +29,10 @@ pub use scratch::{SHARED as SHARED_SCRATCH, remove_orphans as remove_orphaned_sc
 pub use state::STATE;
 
 use crate::{
+    artifacts::{
+        Inputs,
+        outputs::{Left, Unread},
+    },
     disk::Watermarks,
     executor::{Adopted, Executor, Failure, Job, Prepared, Signal},
     log::AttemptLog,
@@ -35,7 +42,7 @@ use domain::{
     node::Condition,
     outcome::{ExitFacts, FailureKind},
     source::Pinned,
-    spec::{Network, TaskSpec},
+    spec::{Network, Output, TaskSpec},
 };
 use futures::future::BoxFuture;
 use starter::Starter;
@@ -122,6 +129,7 @@ struct Shared {
     starter: Starter,
     kernel_kills: Mutex<KernelKills>,
     reachable: Mutex<scratch::Reachable>,
+    inputs: OnceLock<(Inputs, inputs::Cellar)>,
 }
 
 impl ProcessExecutor {
@@ -137,8 +145,17 @@ impl ProcessExecutor {
                 starter: Starter::default(),
                 kernel_kills: Mutex::default(),
                 reachable: Mutex::default(),
+                inputs: OnceLock::new(),
             }),
         }
+    }
+
+    /// From here on tasks may have inputs; they are kept in `inputs` below the data directory. Errors: that can't be made.
+    pub fn with_inputs(self, inputs: Inputs) -> std::io::Result<Self> {
+        let root = self.shared.settings.data_dir.join("inputs");
+        let cellar = inputs::Cellar::open(&root, |key| inputs.shelf.knows(key))?;
+        let _ = self.shared.inputs.set((inputs, cellar));
+        Ok(self)
     }
 
     /// How limits are enforced, for the node's facts.
@@ -237,7 +254,24 @@ impl Executor for ProcessExecutor {
         self.shim().is_ok()
     }
     fn remove<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(run::remove(self, job))
+        Box::pin(async move {
+            run::remove(self, job).await?;
+            self.release_inputs(job);
+            Ok(())
+        })
+    }
+    fn release_inputs(&self, job: &Job) {
+        if let Some((inputs, _)) = self.shared.inputs.get() {
+            inputs.release(job.held.attempt);
+        }
+    }
+    fn hold_inputs(&self, job: &Job) {
+        if let Some((inputs, _)) = self.shared.inputs.get() {
+            inputs.hold(job.held.attempt, &job.spec);
+        }
+    }
+    fn output<'a>(&'a self, job: &'a Job, output: &'a Output) -> BoxFuture<'a, Result<Left, Unread>> {
+        Box::pin(outputs::look(job, output))
     }
 
     fn health<'a>(&'a self) -> BoxFuture<'a, Option<Condition>> {

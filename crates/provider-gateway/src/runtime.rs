@@ -11,6 +11,7 @@ pub(crate) use jobs::conditions;
 
 use crate::{
     agent::{Agent, Event, Millis},
+    artifacts::Artifacts,
     executor::Registry,
     log::{AttemptLog, Room, SpoolLimits},
 };
@@ -155,6 +156,7 @@ pub struct Parts {
     pub instance: InstanceId,
     pub node_name: watch::Receiver<String>,
     pub spool: SpoolLimits,
+    pub artifacts: Artifacts,
 }
 
 /// Starts the runtime: what an earlier agent left is restored first.

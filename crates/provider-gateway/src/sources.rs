@@ -151,8 +151,14 @@ impl TreeWriter for Sources {
 }
 
 /// Hands a tar over in pieces; waits while the reader is busy.
-struct PieceWriter {
+pub(crate) struct PieceWriter {
     sender: mpsc::Sender<Bytes>,
+}
+
+impl PieceWriter {
+    pub(crate) fn new(sender: mpsc::Sender<Bytes>) -> Self {
+        Self { sender }
+    }
 }
 
 impl Write for PieceWriter {

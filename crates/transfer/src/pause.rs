@@ -74,10 +74,10 @@ impl<'a> Line<'a> {
 /// Asks until it is answered or refused for good. For the questions before and after the bytes.
 ///
 /// Errors: `NoAddress`, `GaveUp`.
-pub async fn patiently<T>(
+pub async fn patiently<T, F: Future<Output = Result<T, AddressError>>>(
     options: &Options,
     observer: &dyn Observer,
-    ask: impl AsyncFn() -> Result<T, AddressError>,
+    ask: impl Fn() -> F,
 ) -> Result<T, TransferError> {
     let line = Line::new(options, observer);
     let mut failures = 0;

@@ -64,16 +64,21 @@ fn give_up_when_unacknowledged(socket: &WebSocketStream<MaybeTlsStream<TcpStream
     }
 }
 
-fn request(url: &str, token: &str) -> Result<tungstenite::handshake::client::Request, String> {
+/// The same server's address for HTTP. Errors: it is none, or plain text to another machine.
+pub(crate) fn http_address(url: &str) -> Result<String, String> {
     let base = url.trim_end_matches('/');
-    let base = match base.split_once("://") {
-        Some(("http" | "ws", rest)) if is_loopback(rest) => format!("ws://{rest}"),
+    match base.split_once("://") {
+        Some(("http" | "ws", rest)) if is_loopback(rest) => Ok(format!("http://{rest}")),
         Some(("http" | "ws", _)) => {
-            return Err(format!("{base} is not encrypted, and the token would be readable on the way; use https"));
+            Err(format!("{base} is not encrypted, and the token would be readable on the way; use https"))
         }
-        Some(("https" | "wss", rest)) => format!("wss://{rest}"),
-        _ => return Err(format!("{base} is no server address; it looks like https://unidesk.example")),
-    };
+        Some(("https" | "wss", rest)) => Ok(format!("https://{rest}")),
+        _ => Err(format!("{base} is no server address; it looks like https://unidesk.example")),
+    }
+}
+
+fn request(url: &str, token: &str) -> Result<tungstenite::handshake::client::Request, String> {
+    let base = http_address(url)?.replacen("http", "ws", 1);
     let mut request = format!("{base}{CONNECT_PATH}")
         .into_client_request()
         .map_err(|error| format!("{base} is no server address: {error}"))?;

@@ -7,15 +7,18 @@ use super::{
     docker::{DockerError, QUICK, SLOW},
     guard, hardening, user,
 };
-use crate::executor::{Failure, Job};
+use crate::{
+    artifacts::inputs::Brought,
+    executor::{Failure, Job},
+};
 use bollard::{
-    models::{ContainerCreateBody, HealthConfig},
+    models::{ContainerCreateBody, HealthConfig, Mount},
     query_parameters::{
         CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder,
     },
 };
 use bytes::Bytes;
-use domain::outcome::FailureKind;
+use domain::{outcome::FailureKind, source::Pinned};
 use futures::{Stream, StreamExt, TryStreamExt};
 use std::{
     io::Read,
@@ -38,15 +41,15 @@ impl ContainerExecutor {
         job: &Job,
         tag: &str,
         ready: &Ready,
-        shim_volume: Option<&str>,
+        mounts: Vec<Mount>,
     ) -> Result<(), DockerError> {
         let facts = self.engine.facts().await?;
         let with_quota = !self.quota_refused.load(Ordering::Relaxed);
-        let created = self.create(job, tag, ready, shim_volume, &facts, with_quota).await;
+        let created = self.create(job, tag, ready, mounts.clone(), &facts, with_quota).await;
         match created {
             Err(DockerError::Refused { message, .. }) if with_quota && message.contains("storage-opt") => {
                 self.quota_refused.store(true, Ordering::Relaxed);
-                self.create(job, tag, ready, shim_volume, &facts, false).await
+                self.create(job, tag, ready, mounts, &facts, false).await
             }
             other => other,
         }
@@ -57,15 +60,17 @@ impl ContainerExecutor {
         job: &Job,
         tag: &str,
         ready: &Ready,
-        shim_volume: Option<&str>,
+        mounts: Vec<Mount>,
         facts: &super::DockerFacts,
         with_quota: bool,
     ) -> Result<(), DockerError> {
         let mut host_config = hardening::host_config(job, facts, self.settings.pids_limit, with_quota);
-        if let Some(volume) = shim_volume {
-            // It is the first process itself.
+        if job.lease.is_some() {
+            // The supervisor is the first process itself.
             host_config.init = Some(false);
-            host_config.mounts = Some(vec![guard::shim_mount(volume)]);
+        }
+        if !mounts.is_empty() {
+            host_config.mounts = Some(mounts);
         }
         let body = body(job, tag, ready, host_config);
         let options = CreateContainerOptionsBuilder::default().name(&name(job)).build();
@@ -75,13 +80,29 @@ impl ContainerExecutor {
             .map(|_| ())
     }
 
-    /// Makes `/workspace` the user's own and puts the code there.
-    pub(super) async fn copy_code(&self, job: &Job, ready: &Ready) -> Result<(), Failure> {
+    /// The supervisor of exclusive work, and what the task reads.
+    pub(super) fn mounts(&self, shim_volume: Option<&str>, inputs: &[Brought]) -> Vec<Mount> {
+        shim_volume.map(guard::shim_mount).into_iter().chain(self.input_mounts(inputs)).collect()
+    }
+
+    /// Makes `/workspace` the user's own and puts the code there, and what stands for inputs beside it.
+    pub(super) async fn copy_code(&self, job: &Job, ready: &Ready, inputs: &[Brought]) -> Result<(), Failure> {
         let (uid, gid) = self.user_ids(job, ready).await?;
         let own_dirs = owned_directories(job, uid, gid)
             .map_err(|error| Failure::node(format!("A tar could not be made: {error}.")))?;
         self.upload(job, "/", futures::stream::iter([Ok(own_dirs)])).await?;
-        let Some(code) = &job.spec.source.code else { return Ok(()) };
+        if let Some(code) = &job.spec.source.code {
+            self.copy_tree(job, code, uid, gid).await?;
+        }
+        let links = Self::input_links(inputs, uid, gid)
+            .map_err(|error| Failure::node(format!("A tar could not be made: {error}.")))?;
+        match links {
+            Some(links) => self.upload(job, "/", futures::stream::iter([Ok(links)])).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn copy_tree(&self, job: &Job, code: &Pinned, uid: u32, gid: u32) -> Result<(), Failure> {
         let broken: Arc<Mutex<Option<String>>> = Arc::default();
         let reason = broken.clone();
         let tree = self.source.tar(code, TarOptions { uid, gid, ..TarOptions::default() }).inspect_err(move |error| {
@@ -106,7 +127,14 @@ impl ContainerExecutor {
         self.engine
             .call(COPY, |docker| async move { docker.upload_to_container(&name, Some(options), tar).await })
             .await
-            .map_err(|error| error.into_failure("copying the code into the container"))
+            .map_err(|error| {
+                // The only such place in a new container.
+                if !job.spec.inputs.is_empty() && error.to_string().contains("read-only file system") {
+                    let why = format!("The code has files where an input lies, which is read-only: {error}.");
+                    return Failure::new(FailureKind::InputUnavailable, why);
+                }
+                error.into_failure("copying the code into the container")
+            })
     }
 
     async fn user_ids(&self, job: &Job, ready: &Ready) -> Result<(u32, u32), Failure> {

@@ -138,7 +138,7 @@ impl ContainerExecutor {
         Ok(volume)
     }
 
-    async fn has_volume(&self, volume: &str) -> Result<bool, DockerError> {
+    pub(super) async fn has_volume(&self, volume: &str) -> Result<bool, DockerError> {
         match self.engine.call(QUICK, |docker| async move { docker.inspect_volume(volume).await }).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_missing() => Ok(false),
@@ -211,7 +211,7 @@ impl ContainerExecutor {
         Some(content)
     }
 
-    async fn remove_helper(&self, helper: &str) -> Result<(), DockerError> {
+    pub(super) async fn remove_helper(&self, helper: &str) -> Result<(), DockerError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).build();
         match self.engine.call(SLOW, |docker| async move { docker.remove_container(helper, Some(options)).await }).await
         {

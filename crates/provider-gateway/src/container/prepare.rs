@@ -6,7 +6,10 @@ use super::{
     docker::DockerError,
     image::Identity,
 };
-use crate::executor::{Failure, Job, Prepared};
+use crate::{
+    artifacts::inputs::bring_all,
+    executor::{Failure, Job, Prepared},
+};
 use domain::{outcome::FailureKind, source::Pinned};
 use serde_json::json;
 use std::time::Instant;
@@ -27,8 +30,9 @@ impl ContainerExecutor {
         let pin = self.pins.hold(&identity.tag);
         let code = self.fetch_code(job);
         let image = self.ensure_image(job, environment, &identity);
-        // The first failure ends the other: a build for code that can't be had is wasted.
-        let (code, mut ready) = tokio::try_join!(code, image)?;
+        let inputs = bring_all(self, self.inputs.get(), job);
+        // The first failure ends the others: a build for code that can't be had is wasted.
+        let (code, mut ready, inputs) = tokio::try_join!(code, image, inputs)?;
 
         let began = Instant::now();
         let is_empty = |ready: &Ready| {
@@ -42,20 +46,28 @@ impl ContainerExecutor {
         } else {
             None
         };
-        if let Err(error) = self.create_container(job, &identity.tag, &ready, shim.as_deref()).await {
+        if let Err(error) =
+            self.create_container(job, &identity.tag, &ready, self.mounts(shim.as_deref(), &inputs)).await
+        {
             if !is_image_missing(&error) {
                 return Err(refusal(error));
             }
             // Somebody removed it in between.
             ready = self.ensure_image(job, environment, &identity).await?;
-            self.create_container(job, &identity.tag, &ready, shim.as_deref()).await.map_err(refusal)?;
+            self.create_container(job, &identity.tag, &ready, self.mounts(shim.as_deref(), &inputs))
+                .await
+                .map_err(refusal)?;
         }
         drop(pin);
-        self.copy_code(job, &ready).await?;
+        self.copy_code(job, &ready, &inputs).await?;
 
         let mut provenance = serde_json::Map::new();
         if let Some(code) = code {
             provenance.insert("code".into(), code);
+        }
+        if !inputs.is_empty() {
+            let facts: Vec<_> = inputs.into_iter().map(|input| input.provenance).collect();
+            provenance.insert("inputs".into(), facts.into());
         }
         provenance.insert("environment".into(), ready.environment);
         provenance.insert("image".into(), ready.provenance);

@@ -62,6 +62,20 @@ pub(super) async fn send(
 }
 
 impl Arriving {
+    /// The next bytes, as they come; None at the end of the response.
+    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        loop {
+            match self.response.body_mut().frame().await {
+                Some(frame) => match frame?.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Ok(Some(data)),
+                    Err(_) => {}
+                },
+                None => return Ok(None),
+            }
+        }
+    }
+
     /// The next line without its end; None at the end of the response.
     pub(super) async fn line(&mut self, engine: &Engine) -> Result<Option<Bytes>, DockerError> {
         loop {

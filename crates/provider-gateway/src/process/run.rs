@@ -11,8 +11,14 @@ use super::{
     state::{self, Record, State},
     supervisor::{self, Doorbell, Rang},
 };
-use crate::executor::{Adopted, Failure, Job, Prepared, Signal};
-use domain::{outcome::ExitFacts, quantity::show_bytes};
+use crate::{
+    artifacts::inputs::bring_all,
+    executor::{Adopted, Failure, Job, Prepared, Signal},
+};
+use domain::{
+    outcome::{ExitFacts, FailureKind},
+    quantity::show_bytes,
+};
 use nix::sys::signal::Signal as Unix;
 use serde_json::json;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -40,6 +46,29 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
         blocking(move || scratch::create(&making, &job_dir)).await??;
     }
 
+    let bringing = async {
+        match executor.shared.inputs.get() {
+            Some((inputs, cellar)) => bring_all(cellar, Some(inputs), job).await,
+            None if job.spec.inputs.is_empty() => Ok(Vec::new()),
+            None => Err(Failure::new(FailureKind::Rejected, "this agent brings no inputs")),
+        }
+    };
+    // The first failure ends the other.
+    let (mut provenance, brought) = tokio::try_join!(write_code(executor, job, &record), bringing)?;
+    if let Some((_, cellar)) = executor.shared.inputs.get().cloned().filter(|_| !brought.is_empty()) {
+        let facts: Vec<_> = brought.iter().map(|input| input.provenance.clone()).collect();
+        provenance.insert("inputs".into(), facts.into());
+        let placing = record.clone();
+        blocking(move || cellar.place_all(&placing, &brought)).await??;
+    }
+    conclude(executor, job, record, provenance)
+}
+
+async fn write_code(
+    executor: &ProcessExecutor,
+    job: &Job,
+    record: &Record,
+) -> Result<serde_json::Map<String, serde_json::Value>, Failure> {
     let mut provenance = serde_json::Map::new();
     if let Some(code) = &job.spec.source.code {
         let owner = record.uid.map(|uid| (uid, uid));
@@ -53,12 +82,12 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
         });
         provenance.insert("code".into(), code);
     }
-    conclude(executor, job, record, provenance)
+    Ok(provenance)
 }
 
 /// As [`prepare`], where no code is to be fetched and an earlier attempt has left its directories.
 pub(super) fn prepare_at_once(executor: &ProcessExecutor, job: &Job) -> Option<Result<Prepared, Failure>> {
-    if job.spec.source.code.is_some() || Record::read(&job.dir).is_some() {
+    if job.spec.source.code.is_some() || !job.spec.inputs.is_empty() || Record::read(&job.dir).is_some() {
         return None;
     }
     match plan(executor, job) {

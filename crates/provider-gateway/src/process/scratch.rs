@@ -54,7 +54,7 @@ impl Reachable {
     }
 }
 
-fn is_reachable_by_all(dir: &Path) -> bool {
+pub(super) fn is_reachable_by_all(dir: &Path) -> bool {
     let Ok(dir) = dir.canonicalize() else { return false };
     dir.ancestors().all(|level| fs::metadata(level).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0))
 }

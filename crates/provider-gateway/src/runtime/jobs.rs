@@ -3,6 +3,7 @@
 use super::{AttemptsDir, Input, Logs, Parts, attempts_dir::SPOOL, journal::Kept};
 use crate::{
     agent::{Action, Event, Record},
+    artifacts::outputs,
     executor::{Adopted, Executor, Failure, Job, JobLease},
     log::AttemptLog,
 };
@@ -27,8 +28,8 @@ pub(super) struct Jobs {
     inputs: mpsc::UnboundedSender<Input>,
     service: Service,
     jobs: BTreeMap<AttemptId, (Job, Arc<dyn Executor>)>,
-    /// Drops what is being prepared.
-    preparing: BTreeMap<AttemptId, CancellationToken>,
+    /// Drops what is being prepared or stored.
+    abortable: BTreeMap<AttemptId, CancellationToken>,
     adopting: BTreeSet<AttemptId>,
     /// Executors that could not be asked about an attempt.
     unknown: BTreeMap<AttemptId, &'static str>,
@@ -42,7 +43,7 @@ impl Jobs {
             inputs,
             service,
             jobs: BTreeMap::new(),
-            preparing: BTreeMap::new(),
+            abortable: BTreeMap::new(),
             adopting: BTreeSet::new(),
             unknown: BTreeMap::new(),
         }
@@ -88,6 +89,7 @@ impl Jobs {
         };
         let executor =
             self.parts.registry.get(&assign.spec.executor).cloned().unwrap_or_else(|| Arc::new(NoSuchExecutor));
+        executor.hold_inputs(&job);
         self.jobs.insert(attempt, (job, executor));
         Ok(())
     }
@@ -124,8 +126,8 @@ impl Jobs {
                     _ => self.unknown.remove(attempt),
                 };
             }
-            Event::Prepared { attempt, .. } => {
-                self.preparing.remove(attempt);
+            Event::Prepared { attempt, .. } | Event::OutputsStored { attempt, .. } => {
+                self.abortable.remove(attempt);
             }
             _ => {}
         }
@@ -176,7 +178,7 @@ impl Jobs {
             }
             Action::Prepare(attempt) => self.prepare(attempt),
             Action::Abort(attempt) => {
-                if let Some(token) = self.preparing.remove(&attempt) {
+                if let Some(token) = self.abortable.remove(&attempt) {
                     token.cancel();
                 }
             }
@@ -202,32 +204,51 @@ impl Jobs {
                 Event::Removed { attempt, outcome }
             }),
             Action::Forget(attempt) => {
-                let project = self.jobs.remove(&attempt).map(|(job, _)| job.project);
+                let project = self.jobs.remove(&attempt).map(|(job, executor)| {
+                    executor.release_inputs(&job);
+                    job.project
+                });
                 self.logs.remove(attempt);
                 if let Err(error) = self.parts.attempts.remove(attempt, project) {
                     tracing::warn!(attempt.id = %attempt, %error, "an attempt's directory could not be deleted");
                 }
             }
-            Action::StoreOutputs { attempt, .. } => self.run(attempt, |_, _| async move {
-                Event::OutputsStored { attempt, outcome: Err(Failure::node("this agent stores no outputs")) }
-            }),
+            Action::StoreOutputs { attempt, exit } => self.store_outputs(attempt, exit),
             // The runtime's own.
             Action::Persist(_) | Action::Report { .. } => {}
         }
     }
 
     fn prepare(&mut self, attempt: AttemptId) {
-        let token = CancellationToken::new();
-        self.preparing.insert(attempt, token.clone());
+        self.run_abortable(attempt, "prepare", move |job, executor| async move {
+            Event::Prepared { attempt, outcome: validate_and_prepare(&job, &*executor).await }
+        });
+    }
+
+    fn store_outputs(&mut self, attempt: AttemptId, exit: ExitFacts) {
+        let artifacts = self.parts.artifacts.clone();
+        self.run_abortable(attempt, "store outputs", move |job, executor| async move {
+            let outcome = outputs::store(&job, &*executor, &artifacts, &exit).await;
+            Event::OutputsStored { attempt, outcome }
+        });
+    }
+
+    /// Until its token is cancelled: dropping the future drops the fetch, the build or the upload with it.
+    fn run_abortable<S, F>(&mut self, attempt: AttemptId, name: &'static str, step: S)
+    where
+        S: FnOnce(Job, Arc<dyn Executor>) -> F,
+        F: Future<Output = Event> + Send + 'static,
+    {
         let Some((job, executor)) = self.jobs.get(&attempt).cloned() else { return };
+        let token = CancellationToken::new();
+        self.abortable.insert(attempt, token.clone());
         let inputs = self.inputs.clone();
-        self.service.spawn_until_stopped("prepare", async move {
-            let outcome = tokio::select! {
-                // Dropping the future drops the fetch or the build with it.
-                () = token.cancelled() => return,
-                outcome = validate_and_prepare(&job, &*executor) => outcome,
-            };
-            let _ = inputs.send(Input::Agent(Event::Prepared { attempt, outcome }));
+        let step = step(job, executor);
+        self.service.spawn_until_stopped(name, async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                event = step => drop(inputs.send(Input::Agent(event))),
+            }
         });
     }
 

@@ -9,6 +9,9 @@ mod disk;
 mod dockerd;
 mod ending;
 mod exclusive;
+mod files;
+#[path = "../common/platform.rs"]
+mod platform;
 mod registry;
 mod restart;
 mod rig;

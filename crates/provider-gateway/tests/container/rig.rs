@@ -101,7 +101,7 @@ pub(crate) struct Rig {
 pub(crate) struct Attempt {
     pub(crate) job: Job,
     pub(crate) log: Captured,
-    _dir: tempfile::TempDir,
+    pub(crate) _dir: tempfile::TempDir,
 }
 
 impl Attempt {
@@ -194,6 +194,15 @@ impl Drop for Rig {
             for id in found.split_whitespace() {
                 docker(&[remove[0], remove[1], id]);
             }
+        }
+        for id in docker(&["ps", "-aq", "--filter", &format!("label=unidesk.input={}", self.settings.instance)])
+            .split_whitespace()
+        {
+            docker(&["rm", "-fv", id]);
+        }
+        let label = format!("label=unidesk.input={}", self.settings.instance);
+        for volume in docker(&["volume", "ls", "-q", "--filter", &label]).split_whitespace() {
+            docker(&["volume", "rm", "-f", volume]);
         }
         let label = format!("label=unidesk.shim={}", self.settings.instance);
         for volume in docker(&["volume", "ls", "-q", "--filter", &label]).split_whitespace() {

@@ -89,6 +89,7 @@ fn agent(service: &Service, disk: &Tiny, bytes: usize) -> (Handle, mpsc::Unbound
         instance: InstanceId::from_uuid(Uuid::from_u128(1)),
         node_name: watch::channel(String::new()).1,
         spool: Default::default(),
+        artifacts: provider_gateway::artifacts::Artifacts::none(),
     };
     let handle = runtime::start(service, parts).unwrap();
     let (outgoing, said) = mpsc::unbounded_channel();

@@ -3,8 +3,11 @@
 mod kit;
 
 mod ending;
+mod files;
 mod isolation;
 mod output;
+#[path = "../common/platform.rs"]
+mod platform;
 mod restart;
 mod running;
 mod starter;

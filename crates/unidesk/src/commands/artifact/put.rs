@@ -265,7 +265,7 @@ impl Put<'_> {
         let source = self.content.open()?;
         let uploaded = upload(&Store::new(), source, announced.part_size, &parts, &self.options, &observer).await?;
         let whole = CompleteArtifact { size: uploaded.size, sha256: uploaded.sha256, stored: uploaded.stored };
-        let artifact = patiently(&self.options, &*observer, async || parts.complete(&whole).await).await?;
+        let artifact = patiently(&self.options, &*observer, || parts.complete(&whole)).await?;
         if uploaded.had > 0 {
             let had = format!("{} of {} parts were stored already", uploaded.had, uploaded.parts);
             self.shown.tell_done("resumed", &format!("{had}; {} in all", show_bytes(uploaded.size)));

@@ -1,0 +1,127 @@
+//! What tasks read and what they leave: artifacts on their way between this node and the object store.
+//!
+//! Owns: how an input gets here once and is kept for the next task, how an output is found and stored, and what is said of it in the log.
+//! Must not know: what a container or a process is. Each executor says where contents lie ([`inputs::Place`]) and what an ended attempt
+//! has left ([`outputs::Left`]). Begin at [`outputs::store`] and [`inputs::bring`].
+
+pub mod inputs;
+pub mod outputs;
+mod platform;
+pub(crate) mod selection;
+mod shelf;
+mod telling;
+
+pub use inputs::Inputs;
+pub use platform::Platform;
+pub use shelf::Shelf;
+
+use api_types::artifact::{Artifact, CompleteArtifact, CreateOutput, PartAddress, PartsRequest, SignedRequest, Upload};
+use domain::ids::Held;
+use futures::{FutureExt, future::BoxFuture};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+use transfer::{AddressError, Options, Store, TransferError};
+
+/// Transfers at one time: each holds up to 64 MiB in memory, and more of them are not faster.
+const AT_ONCE: usize = 4;
+
+/// Gives addresses in the object store for the inputs and outputs of attempts that this node holds. `index`: in the task's list. Each question
+/// is asked once, and all are safe to repeat.
+pub trait Addresses: Send + Sync {
+    /// Where the bytes of an input are.
+    fn input(&self, held: Held, index: usize) -> BoxFuture<'_, Result<SignedRequest, AddressError>>;
+    /// Announces an output. Again: the upload of before, however far it is; it may be ready.
+    fn begin_output(
+        &self,
+        held: Held,
+        index: usize,
+        output: CreateOutput,
+    ) -> BoxFuture<'_, Result<Upload, AddressError>>;
+    /// Tells which parts are stored, and where others go.
+    fn output_parts(
+        &self,
+        held: Held,
+        index: usize,
+        request: PartsRequest,
+    ) -> BoxFuture<'_, Result<Vec<PartAddress>, AddressError>>;
+    /// All parts are stored: it becomes ready.
+    fn complete_output(
+        &self,
+        held: Held,
+        index: usize,
+        whole: CompleteArtifact,
+    ) -> BoxFuture<'_, Result<Artifact, AddressError>>;
+}
+
+/// A refusal after which something else is to be done than to tell of it: the source of an [`AddressError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("this attempt does not hold its task any more")]
+    Fenced,
+    /// The upload was given up, or has other content, or lacks parts that were stored.
+    #[error("the upload is to be begun anew")]
+    BeginAnew,
+}
+
+/// What the platform refused a transfer for.
+pub(crate) fn refusal(error: &TransferError) -> Option<Refusal> {
+    let TransferError::NoAddress(error) = error else { return None };
+    error.source.as_ref()?.downcast_ref::<Refusal>().copied()
+}
+
+/// How this node moves artifacts. Cheap to clone.
+#[derive(Clone)]
+pub struct Artifacts {
+    pub addresses: Arc<dyn Addresses>,
+    pub store: Store,
+    pub options: Options,
+    slots: Arc<Semaphore>,
+}
+
+impl Artifacts {
+    pub fn new(addresses: Arc<dyn Addresses>) -> Self {
+        let mut options = Options::default();
+        // A store that is away comes back. What an attempt has left is worth more than its place here.
+        options.pauses.give_up_after = Duration::from_secs(100 * 365 * 24 * 3_600);
+        Self { addresses, store: Store::new(), options, slots: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// Of an agent that has no platform: every address is refused.
+    pub fn none() -> Self {
+        Self::new(Arc::new(Nobody))
+    }
+
+    /// A turn among the transfers of this node.
+    pub(crate) async fn slot(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        self.slots.clone().acquire_owned().await.ok()
+    }
+}
+
+struct Nobody;
+
+impl Nobody {
+    fn refuse<T: Send + 'static>() -> BoxFuture<'static, Result<T, AddressError>> {
+        let why = "this agent has no platform to ask".to_owned();
+        async { Err(AddressError { why, is_passing: false, retry_after: None, source: None }) }.boxed()
+    }
+}
+
+impl Addresses for Nobody {
+    fn input(&self, _: Held, _: usize) -> BoxFuture<'_, Result<SignedRequest, AddressError>> {
+        Self::refuse()
+    }
+    fn begin_output(&self, _: Held, _: usize, _: CreateOutput) -> BoxFuture<'_, Result<Upload, AddressError>> {
+        Self::refuse()
+    }
+    fn output_parts(
+        &self,
+        _: Held,
+        _: usize,
+        _: PartsRequest,
+    ) -> BoxFuture<'_, Result<Vec<PartAddress>, AddressError>> {
+        Self::refuse()
+    }
+    fn complete_output(&self, _: Held, _: usize, _: CompleteArtifact) -> BoxFuture<'_, Result<Artifact, AddressError>> {
+        Self::refuse()
+    }
+}
