@@ -4,7 +4,7 @@
 use crate::{
     container::{self, ContainerExecutor},
     disk::{Idle, Watermarks, used_percent},
-    process,
+    process::{self, ProcessExecutor},
     source::{CachedRepository, Eviction, SourceCache},
 };
 use domain::{Timestamp, source::RepoUrl};
@@ -45,20 +45,22 @@ pub struct Report {
 const ORPHANS_EVERY: Duration = Duration::from_secs(20);
 
 /// Looks after both disks, and after containers that nobody knows, for as long as it is polled.
-pub async fn run(containers: Arc<ContainerExecutor>, disk: AgentDisk) {
+pub async fn run(containers: Arc<ContainerExecutor>, processes: Arc<ProcessExecutor>, disk: AgentDisk) {
     let orphans = async {
         loop {
             tokio::time::sleep(ORPHANS_EVERY).await;
             containers.remove_orphans(&disk.attempts).await;
         }
     };
-    futures::future::join(orphans, collect(&containers, &disk)).await;
+    futures::future::join(orphans, collect(&containers, &processes, &disk)).await;
 }
 
-async fn collect(containers: &ContainerExecutor, disk: &AgentDisk) {
+async fn collect(containers: &ContainerExecutor, processes: &ProcessExecutor, disk: &AgentDisk) {
     tokio::time::sleep(FIRST_AFTER).await;
     loop {
         pass(containers, disk.clone()).await;
+        // Last: what tasks read is most often larger than all else, and takes longest to be had again.
+        processes.relieve_disk().await;
         tokio::time::sleep(EVERY).await;
     }
 }

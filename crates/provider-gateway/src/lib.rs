@@ -150,8 +150,12 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
 
     let disk =
         collector::AgentDisk { data_dir: config.data_dir.clone(), attempts: attempts_root.clone(), cache, marks };
-    let surveyor =
-        Surveyor { config: config.clone(), registry: registry.clone(), containers: containers.clone(), processes };
+    let surveyor = Surveyor {
+        config: config.clone(),
+        registry: registry.clone(),
+        containers: containers.clone(),
+        processes: processes.clone(),
+    };
     let (facts_sender, facts) = watch::channel(surveyor.survey().await);
     let (name, node_name) = watch::channel(String::new());
     let parts = runtime::Parts {
@@ -195,7 +199,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         link.run(stop).await;
     });
     service.spawn_until_stopped("survey", surveyor.keep_current(facts_sender));
-    service.spawn_until_stopped("collect garbage", collector::run(containers, disk));
+    service.spawn_until_stopped("collect garbage", collector::run(containers, processes, disk));
     Ok(Agent { handle, connected, stopping })
 }
 

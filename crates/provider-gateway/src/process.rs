@@ -172,6 +172,13 @@ impl ProcessExecutor {
         )
     }
 
+    /// Removes inputs that nobody uses while the agent's disk is too full: how many bytes.
+    pub async fn relieve_disk(&self) -> u64 {
+        let Some((inputs, cellar)) = self.shared.inputs.get() else { return 0 };
+        let Settings { data_dir, disk, .. } = &self.shared.settings;
+        crate::artifacts::inputs::relieve(cellar, &inputs.shelf, data_dir, disk).await
+    }
+
     fn refuse_when_full(&self) -> Result<(), Failure> {
         self.shared.settings.disk.refuse_when_full(&self.shared.settings.data_dir, "the agent's disk")
     }

@@ -1,7 +1,10 @@
 //! An input gets here once, whole and verified, and stays for the tasks that come after: by content, whatever it is called.
 
 use super::{Addresses, Artifacts, Refusal, Shelf, refusal, telling::tell_while};
-use crate::executor::{Failure, Job};
+use crate::{
+    disk::{Watermarks, used_percent},
+    executor::{Failure, Job},
+};
 use api_types::artifact::SignedRequest;
 use domain::{
     artifact::ArtifactKind,
@@ -14,6 +17,7 @@ use futures::{FutureExt, future::BoxFuture};
 use serde_json::json;
 use std::{
     io,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -214,7 +218,7 @@ async fn fetch(
                 let mut freed = 0;
                 // An archive takes more when it is unpacked.
                 while freed < pinned.size.saturating_mul(2) {
-                    let Some(bytes) = evict(place, &inputs.shelf).await else { break };
+                    let Some(bytes) = evict(place, &inputs.shelf, Duration::ZERO).await else { break };
                     freed += bytes;
                 }
                 if freed == 0 {
@@ -245,15 +249,28 @@ async fn fetch(
 /// Removes what nobody wants, the longest unused first, until so many bytes more are within the limit.
 async fn make_room(place: &dyn Place, shelf: &Shelf, more_bytes: u64) {
     while shelf.is_over(more_bytes) {
-        if evict(place, shelf).await.is_none() {
+        if evict(place, shelf, Duration::ZERO).await.is_none() {
             return;
         }
     }
 }
 
+/// Makes room on a disk that fills up, whoever fills it: how many bytes went.
+pub(crate) async fn relieve(place: &dyn Place, shelf: &Shelf, disk: &Path, marks: &Watermarks) -> u64 {
+    let mut freed = 0;
+    let Some(used) = used_percent(disk).filter(|used| marks.is_high(*used)) else { return freed };
+    // A full disk refuses all work, which is worse than to fetch something again.
+    let spared = if marks.is_full(used) { Duration::ZERO } else { Duration::from_secs(marks.recent_s.into()) };
+    while used_percent(disk).is_some_and(|used| !marks.is_low(used)) {
+        let Some(bytes) = evict(place, shelf, spared).await else { break };
+        freed += bytes;
+    }
+    freed
+}
+
 /// Removes what was not used for longest: how many bytes that were. None: nothing can go.
-pub(crate) async fn evict(place: &dyn Place, shelf: &Shelf) -> Option<u64> {
-    let (key, content) = shelf.take_idle()?;
+async fn evict(place: &dyn Place, shelf: &Shelf, unless_used_within: Duration) -> Option<u64> {
+    let (key, content) = shelf.take_idle(unless_used_within)?;
     let flight = shelf.flight(&key);
     let _turn = flight.lock().await;
     // It was fetched anew since it was taken off.

@@ -80,3 +80,66 @@ fn explain(error: ClientError) -> AddressError {
         why: explained.why,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifacts::refusal;
+    use domain::ids::{AttemptId, Fence};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use transfer::TransferError;
+    use uuid::Uuid;
+
+    /// Asks for an input of a server that gives this answer: what was asked, and what came of it.
+    async fn ask(status: u16, word: &str) -> (String, AddressError) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let platform = Platform::new(&format!("ws://{}/", listener.local_addr().expect("bound")), "node-token");
+        let held = Held { attempt: AttemptId::from_uuid(Uuid::from_u128(7)), fence: Fence::from_i64(3) };
+        let platform = platform.expect("an address");
+        let answering = async {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            let mut asked = vec![0; 4_096];
+            let length = socket.read(&mut asked).await.expect("a request");
+            let body = format!(
+                r#"{{"type":"{}{word}","title":"t","status":{status},"detail":"why","retry_after_ms":2000}}"#,
+                api_types::problem::TYPE_BASE
+            );
+            let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            socket.write_all((head + &body).as_bytes()).await.expect("answered");
+            String::from_utf8_lossy(&asked[..length]).into_owned()
+        };
+        let (asked, answer) = tokio::join!(answering, platform.input(held, 2));
+        (asked, answer.expect_err("it is refused"))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_whether_to_wait_to_stop_or_to_begin_anew() {
+        for (status, word, is_passing, expected) in [
+            (409, "fenced", false, Some(Refusal::Fenced)),
+            (409, "upload-ended", false, Some(Refusal::BeginAnew)),
+            (409, "upload-incomplete", false, Some(Refusal::BeginAnew)),
+            (503, "object-store-away", true, None),
+            (404, "no-such-artifact", false, None),
+            (401, "unauthenticated", true, None),
+            (501, "no-object-store", false, None),
+        ] {
+            let (asked, error) = ask(status, word).await;
+            assert!(
+                asked.starts_with(&format!("POST /api/v1/node/attempts/{}/3/inputs/2 ", Uuid::from_u128(7))),
+                "{asked}"
+            );
+            assert!(asked.to_ascii_lowercase().contains("authorization: bearer node-token"), "{asked}");
+            assert_eq!((error.is_passing, error.retry_after.is_some()), (is_passing, true), "{word}");
+            assert_eq!(refusal(&TransferError::NoAddress(error)), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_token_never_travels_in_plain_text_to_another_machine() {
+        assert!(Platform::new("http://unidesk.example", "t").is_err());
+        assert!(Platform::new("https://unidesk.example", "t").is_ok());
+    }
+}

@@ -9,6 +9,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -100,11 +101,13 @@ impl Shelf {
     }
 
     /// Takes the one off that was not used for longest and that nobody wants: before its bytes go, so that no half of it is ever taken for
-    /// a whole.
-    pub(crate) fn take_idle(&self) -> Option<(String, Content)> {
+    /// a whole. What was used within `unless_used_within` stays.
+    pub(crate) fn take_idle(&self, unless_used_within: Duration) -> Option<(String, Content)> {
         let mut state = self.state();
+        let spared_from = now_ms() - unless_used_within.as_millis() as i64;
         let is_held = |key: &String| state.held.values().any(|keys| keys.contains(key));
-        let idle = state.whole.iter().filter(|(key, _)| !is_held(key));
+        let is_recent = |content: &Content| !unless_used_within.is_zero() && content.last_used_ms > spared_from;
+        let idle = state.whole.iter().filter(|(key, content)| !is_held(key) && !is_recent(content));
         let key = idle.min_by_key(|(key, content)| (content.last_used_ms, *key)).map(|(key, _)| key.clone())?;
         let content = state.whole.remove(&key)?;
         if let Err(error) = self.save(&state.whole, true) {
@@ -168,7 +171,7 @@ mod tests {
         let shelf = Shelf::open(&path, 25).expect("opened");
         for key in ["a", "b", "c"] {
             shelf.add(key, key, 10).expect("kept");
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
         }
         shelf.touch("a");
         let attempt = AttemptId::from_uuid(Uuid::from_u128(1));
@@ -177,7 +180,8 @@ mod tests {
 
         let next = Shelf::open(&path, 25).expect("opened");
         next.hold(attempt, "b");
-        let taken = |shelf: &Shelf| shelf.take_idle().map(|(key, _)| key);
+        assert_eq!(next.take_idle(Duration::from_secs(600)), None, "all were used just now");
+        let taken = |shelf: &Shelf| shelf.take_idle(Duration::ZERO).map(|(key, _)| key);
         assert_eq!([taken(&next), taken(&next), taken(&next)], [Some("c".to_owned()), Some("a".to_owned()), None]);
         assert!(!next.is_over(15) && next.is_over(16));
         next.release(attempt);

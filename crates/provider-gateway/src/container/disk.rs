@@ -8,6 +8,7 @@ use super::{
     image::{INSTANCE_LABEL, KEY_LABEL, KIND, KIND_LABEL},
 };
 use crate::{
+    artifacts::inputs::relieve,
     disk::{Idle, Watermarks, used_percent},
     executor::Failure,
     log::AttemptLog,
@@ -53,7 +54,7 @@ pub struct Report {
     pub used_before: Option<u8>,
     pub used_after: Option<u8>,
     pub removed_images: Vec<String>,
-    /// Of the build cache and volumes, by Docker's own account.
+    /// Of the build cache and volumes, by Docker's own account, and of inputs that nobody uses.
     pub pruned_bytes: u64,
 }
 
@@ -135,6 +136,9 @@ impl ContainerExecutor {
         let images = self.environment_images().await?;
         let used_before = used_percent(disk);
         let mut report = Report { used_before, used_after: used_before, ..Report::default() };
+        if let Err(failure) = self.clean_inputs().await {
+            tracing::debug!(error = failure.message, "what is left of inputs could not be removed yet");
+        }
         let Some(used) = used_before.filter(|used| marks.is_high(*used)) else { return Ok(report) };
         let is_enough = || used_percent(disk).is_none_or(|used| marks.is_low(used));
         // The cache first: an image whose layers the cache keeps too frees nothing.
@@ -165,6 +169,9 @@ impl ContainerExecutor {
         }
         if !is_enough() && !report.removed_images.is_empty() {
             report.pruned_bytes += self.prune_cache().await?;
+        }
+        if let Some(inputs) = self.inputs.get().filter(|_| !is_enough()) {
+            report.pruned_bytes += relieve(self, &inputs.shelf, disk, marks).await;
         }
         report.used_after = used_percent(disk);
         tracing::info!(?report, "garbage collected");

@@ -232,6 +232,58 @@ async fn the_longest_unused_input_goes_for_a_new_one_and_what_a_task_uses_stays(
     assert_eq!([is_there(&used), is_there(&idle), is_there(&new)], [true, false, true]);
 }
 
+/// A disk of its own, so large. Gone when dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new(size: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(dir.path())
+            .status();
+        assert!(mounted.expect("mount runs").success(), "only root can mount a small disk: run the tests as root");
+        Self(dir)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_what_nobody_uses_before_an_input_is_refused_with_the_sizes() {
+    let small = Small::new("8m");
+    let (platform, rig) =
+        (Platform::start().await, Rig::with(|settings| settings.data_dir = small.0.path().to_owned()));
+    let mut files = Files { rig, platform };
+    files.restart(1 << 40);
+    let job = |name: &'static str, bytes: usize| {
+        let job = files.job("true", &["x"], json!([]));
+        files.platform.pin(job, vec![(ArtifactKind::File, name, noise(bytes))])
+    };
+    let idle = job("idle", 5 << 20);
+    files.prepare(&idle).await.expect("prepared");
+    files.remove(&idle).await;
+    let used = job("used", 5_000_000);
+    files.prepare(&used).await.expect("prepared");
+    assert!(
+        notes(&used).contains("data@3") || notes(&used).contains("used@3: 5 MiB of unused inputs were removed"),
+        "{}",
+        notes(&used)
+    );
+    let refused = files.prepare(&job("more", 5_000_001)).await.expect_err("there is no room");
+    assert_eq!(refused.kind, FailureKind::InputUnavailable);
+    assert!(
+        refused.message.starts_with("disk full: more@3 (4.8 MiB) does not fit on this node: ")
+            && refused.message.contains("are free there"),
+        "{}",
+        refused.message
+    );
+}
+
 const SUCCESS: ExitFacts = ExitFacts {
     code: Some(0),
     signal: None,

@@ -234,3 +234,49 @@ fn peak_memory() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
+
+#[test]
+fn what_is_relayed_is_what_would_be_unpacked_and_nobody_can_write_to_it() {
+    let archive = Archive::new().directory("d").file("d/x", "content").link("l", "d/x").zstd();
+    let mut tar = Vec::new();
+    let unpacked = transfer::relay(Cursor::new(archive), &Limits::default(), &mut tar).expect("it is harmless");
+    assert_eq!((unpacked.entries, unpacked.bytes), (3, 7));
+    let mut plain = tar::Archive::new(tar.as_slice());
+    let entries = plain.entries().expect("a tar").map(|entry| {
+        let entry = entry.expect("an entry");
+        let header = entry.header();
+        (
+            entry.path().expect("a name").display().to_string(),
+            header.mode().expect("a mode"),
+            header.uid().expect("an owner"),
+        )
+    });
+    assert_eq!(
+        entries.collect::<Vec<_>>(),
+        [("d/".to_owned(), 0o555, 0), ("d/x".to_owned(), 0o555, 0), ("l".to_owned(), 0o777, 0)]
+    );
+}
+
+#[test]
+fn nothing_harmful_is_relayed() {
+    let long = "x".repeat(50);
+    for (archive, why) in [
+        (Archive::new().file("../x", ""), "leads upwards"),
+        (Archive::new().file("/x", ""), "absolute"),
+        (Archive::new().link("l", "/etc"), "leads out"),
+        (Archive::new().link("l", "d").file("l/x", ""), "no directory of the archive"),
+        (Archive::new().file("x", "").file("x", ""), "twice"),
+        (Archive::new().file("x", "").directory("x"), "twice"),
+        (Archive::new().directory("x").link("x", "y"), "twice"),
+        (Archive::new().file("x", "").file("x/y", &long), "no directory of the archive"),
+        (Archive::new().entry("x", EntryType::Link, "y", b""), "hard link"),
+        (Archive::new().entry("x", EntryType::Char, "", b""), "device"),
+    ] {
+        let error = transfer::relay(Cursor::new(archive.zstd()), &Limits::default(), io::sink()).expect_err(why);
+        assert!(error.to_string().contains(why), "{why}: {error}");
+    }
+    // One that breaks off is no archive, and is told apart from one that can't be written.
+    let whole = Archive::new().file("x", &long).zstd();
+    let error = transfer::relay(Cursor::new(&whole[..whole.len() - 6]), &Limits::default(), io::sink());
+    assert!(matches!(error, Err(UnpackError::Garbled(_) | UnpackError::Cut)), "{error:?}");
+}
