@@ -97,6 +97,10 @@ pub(crate) async fn not_held(shared: &Shared, who: Holder) -> ApiError {
             "fenced",
             "This attempt does not hold its task any more, or never was this node's: nothing is given to it, and nothing of it is kept.",
         ),
+        Ok(NotHeld::Ended) => ApiError::new(
+            "already-ended",
+            "This attempt has ended, as the platform has it: nothing more of it is kept.",
+        ),
         Ok(NotHeld::NotYet) => {
             let detail = "The platform was restored from a backup, and has yet to hear from this node what it has. Try again in a moment.";
             Problem::new("unavailable", detail).retry_after_ms(2_000).into()

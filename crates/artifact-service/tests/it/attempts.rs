@@ -156,7 +156,7 @@ pub(crate) async fn a_node_reads_what_was_pinned_and_nothing_else(world: &World)
     let refused = world.ask(MEMBER, Method::DELETE, "/artifacts/data@1", None).await;
     assert_eq!(refusal(refused).await.0, "artifact-in-use");
     world.end(&node, held, None).await;
-    assert_eq!(word(world.ask_as(&node, held, "inputs/0", json!({}))).await, "fenced", "it is over");
+    assert_eq!(word(world.ask_as(&node, held, "inputs/0", json!({}))).await, "already-ended");
     good(world.ask(MEMBER, Method::DELETE, "/artifacts/data@1", None).await).await;
 }
 
@@ -217,7 +217,7 @@ pub(crate) async fn a_fenced_attempt_never_becomes_an_artifact(world: &World) {
     }
     // It fails there, and is tried again elsewhere: two attempts of one task, and one artifact.
     world.end(&node, held, Some(FailureKind::NodeError)).await;
-    assert_eq!(refusal(world.finish(&node, held, 0, &content, &stored).await).await.0, "fenced");
+    assert_eq!(refusal(world.finish(&node, held, 0, &content, &stored).await).await.0, "already-ended");
     world.database.execute("UPDATE task_state SET not_before = NULL").await;
     let second = world.place(task, &other).await;
     world.post_as(&other, second, "outputs/0", announced.clone()).await;
@@ -225,7 +225,7 @@ pub(crate) async fn a_fenced_attempt_never_becomes_an_artifact(world: &World) {
     assert_eq!(stored.len(), 1, "nothing is taken over from a fenced attempt");
     let ready = good(world.finish(&other, second, 0, &content, &stored).await).await;
     assert_eq!((&ready["version"], &ready["attempt"]), (&json!(1), &json!(second.attempt)));
-    assert_eq!(refusal(world.finish(&node, held, 0, &content, &[]).await).await.0, "fenced");
+    assert_eq!(refusal(world.finish(&node, held, 0, &content, &[]).await).await.0, "already-ended");
     let listed = world.get("/artifacts?name=model&state=ready").await;
     assert_eq!(listed["artifacts"].as_array().map(Vec::len), Some(1), "{listed}");
     // What it had uploaded is deleted soon, though nobody else would call it idle.

@@ -42,8 +42,10 @@ pub struct HeldTask {
 /// Why a node does not hold what it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotHeld {
-    /// It ended, was replaced, or never was this node's: the node is told to stop it, or was.
+    /// It was replaced or given up, or never was this node's: the node is told to stop it.
     Fenced,
+    /// It has ended, as by its exit facts while its node was away: the node is told nothing, and ends it as well.
+    Ended,
     /// It was leased before a restore that has forgotten it; the node's hello, which is still to come, may take it up again.
     NotYet,
     /// A restore has forgotten it and its task: it runs to its end, which nobody waits for.
@@ -81,17 +83,21 @@ impl Store {
     /// Why there is nothing for [`Store::held_task`] to find.
     pub async fn why_not_held(&self, who: Holder) -> Result<NotHeld, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT EXISTS (SELECT FROM attempts WHERE id = $1) AS "is_known!", c.epoch,
-                      EXISTS (SELECT FROM node_live WHERE node_id = $2 AND connected_since IS NOT NULL) AS "was_heard!" FROM cluster c"#,
+            r#"SELECT a.id IS NOT NULL AS "is_known!", (a.node_id = $2 AND a.fence = $3 AND a.ended_at IS NOT NULL AND a.state <> 'lost') AS is_over, c.epoch,
+                      EXISTS (SELECT FROM node_live WHERE node_id = $2 AND connected_since IS NOT NULL) AS "was_heard!"
+               FROM cluster c LEFT JOIN attempts a ON a.id = $1"#,
             who.held.attempt.as_uuid(),
-            who.node.as_uuid()
+            who.node.as_uuid(),
+            who.held.fence.get()
         )
         .fetch_one(self.pool_for(1))
         .await?;
-        Ok(match row.is_known || who.held.fence.epoch().0 == row.epoch {
-            true => NotHeld::Fenced,
-            false if row.was_heard => NotHeld::Forgotten,
-            false => NotHeld::NotYet,
+        let is_known = row.is_known || who.held.fence.epoch().0 == row.epoch;
+        Ok(match (is_known, row.is_over) {
+            (true, Some(true)) => NotHeld::Ended,
+            (true, _) => NotHeld::Fenced,
+            (false, _) if row.was_heard => NotHeld::Forgotten,
+            (false, _) => NotHeld::NotYet,
         })
     }
 

@@ -210,9 +210,12 @@ async fn who_does_not_hold_the_task_stores_nothing() {
     assert_eq!(state_of(&world, upload.id).await, ArtifactState::Expired);
     assert_eq!(complete(&world, second, mine.id).await.expect("held").version, Some(1));
 
+    let why = async |who| world.store.why_not_held(who).await.expect("read");
+    assert_eq!((why(by(node, held)).await, why(by(other, held)).await), (NotHeld::Fenced, NotHeld::Fenced));
     // Once it has ended it leaves nothing more.
     let unfinished = begin(&world, second, 1, &new_artifact("more")).await.expect("held");
     world.report(other, second.held, failed(FailureKind::ExitNonzero)).await;
+    assert_eq!((why(second).await, why(by(node, second.held)).await), (NotHeld::Ended, NotHeld::Fenced));
     assert!(complete(&world, second, unfinished.id).await.is_none());
     assert_eq!(world.store.expire_uploads_of_ended_attempts(NO_GRACE).await.expect("looked"), 1);
     nothing_is_broken(&world).await;

@@ -1,13 +1,18 @@
 //! What attempts leave: stored by whoever holds the task, and by nobody else.
 
 use super::FakeStore;
-use domain::ids::{Held, NodeId};
+use domain::{
+    attempt::AttemptState,
+    ids::{Held, NodeId},
+};
 
 /// What became of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OutputAnswer {
     Stored,
     Fenced,
+    /// The platform has its end already, by what is known of its exit.
+    Ended,
     /// A restore has forgotten the attempt, and its node has not said hello since.
     NotYet,
     /// A restore has forgotten it, and so has everybody else.
@@ -27,7 +32,11 @@ impl FakeStore {
         };
         let task = &self.tasks[&attempt.task].row;
         let is_held = task.live == Some(attempt.id) && task.fence == held.fence && attempt.ended_at.is_none();
-        if attempt.node != node || attempt.held() != held || !is_held {
+        let is_its_own = attempt.node == node && attempt.held() == held;
+        if is_its_own && attempt.ended_at.is_some() && attempt.state != AttemptState::Lost {
+            return OutputAnswer::Ended;
+        }
+        if !is_its_own || !is_held {
             return OutputAnswer::Fenced;
         }
         self.outputs.insert((attempt.id, index));
