@@ -57,6 +57,8 @@ pub(crate) struct Books {
     ends: BTreeMap<AttemptId, Ending>,
     /// Tasks with an attempt whose exit facts are committed, which nothing has excused since.
     exited: BTreeSet<TaskId>,
+    /// Tasks with an attempt that was lost with outputs which were not stored.
+    owing: BTreeSet<TaskId>,
     /// Ends that were the user's own failures, and nodes that went down, since the submission or the last retry by a person.
     own_failures: BTreeMap<TaskId, u32>,
     went_down: BTreeMap<TaskId, BTreeSet<NodeId>>,
@@ -343,6 +345,7 @@ impl Checker {
             self.books.cancelled.remove(&after.id);
             self.books.exited.remove(&after.id);
             self.books.own_failures.remove(&after.id);
+            self.books.owing.remove(&after.id);
             self.books.went_down.remove(&after.id);
         }
         if let Some(broken) = self.within_budgets(before, after, events, store) {
@@ -460,8 +463,11 @@ impl Checker {
             live.insert(after.id);
         }
         let Some(before) = before else { return self.attempt_placed(after, store) };
-        if after.state == AttemptState::Finishing && before.state != AttemptState::Finishing {
+        if after.state == AttemptState::Finishing && !after.lacks_outputs() {
             self.books.exited.insert(after.task);
+        }
+        if before.state == AttemptState::Finishing && after.state == AttemptState::Lost && after.lacks_outputs() {
+            self.books.owing.insert(after.task);
         }
         if after.reservation.ahead && before.started_at.is_none() && after.started_at.is_some() {
             self.hits.add(Sometimes::StartedAhead);
@@ -478,6 +484,9 @@ impl Checker {
     }
 
     fn attempt_placed(&mut self, attempt: &AttemptRow, store: &FakeStore) -> Option<Violation> {
+        if self.books.owing.remove(&attempt.task) {
+            self.hits.add(Sometimes::LostOutputsRanAgain);
+        }
         if attempt.fence.epoch() != self.epoch {
             // Taken up again after a restore: it was placed before.
             return None;
@@ -561,8 +570,16 @@ impl Checker {
                 _ => Sometimes::PlannedStopRequeued,
             });
         }
+        promise!(
+            attempt.state != AttemptState::Succeeded || !attempt.lacks_outputs(),
+            "I38 what has succeeded has left its outputs",
+            "{attempt:?}"
+        );
         if ending.message.ends_with("the rest of its log is missing") {
             self.hits.add(Sometimes::FinishingEndedByItsFacts);
+            if attempt.outputs_stored > 0 {
+                self.hits.add(Sometimes::StoredOutputsEndedIt);
+            }
         }
         if !ending.planned_stop && ending.failure.is_some_and(|kind| kind.class() == FailureClass::User) {
             *self.books.own_failures.entry(attempt.task).or_default() += 1;

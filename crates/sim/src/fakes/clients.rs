@@ -12,7 +12,7 @@ use crate::{
 use domain::{
     ids::{DEFAULT_PROJECT, ProjectId, TaskId},
     resources::Amounts,
-    spec::{TaskSpec, parse_spec},
+    spec::{Output, OutputOn, TaskSpec, parse_spec},
 };
 use std::{collections::BTreeMap, rc::Rc};
 use uuid::Uuid;
@@ -46,15 +46,23 @@ pub(crate) struct Clients {
     keys: BTreeMap<String, TaskId>,
 }
 
+fn an_output(at: u64, is_always_due: bool) -> Output {
+    let on = if is_always_due { OutputOn::Always } else { OutputOn::Success };
+    Output { path: format!("/out/{at}"), name: format!("out-{at}"), on }
+}
+
 impl World {
     /// All submissions of the seed, spread over the chaos.
     pub(crate) fn plan_clients(&mut self) {
         let mut dice = Dice::new(self.plan.seed, 2);
         // By itself, so that older seeds keep their plans.
         let mut exclusive = Dice::new(self.plan.seed, 6);
+        let mut leaving = Dice::new(self.plan.seed, 8);
         for number in 0..self.plan.tasks {
             let mut spec = self.a_spec(&mut dice);
             spec.on_node_loss.exclusive = exclusive.chance(0.25);
+            let count = if leaving.chance(0.3) { leaving.between(1, 2) } else { 0 };
+            spec.outputs = (0..count).map(|at| an_output(at, leaving.chance(0.3))).collect();
             let spec = Rc::new(spec);
             let project = if number % 3 == 0 { SECOND_PROJECT } else { DEFAULT_PROJECT };
             let hash = number;

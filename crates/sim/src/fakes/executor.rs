@@ -7,6 +7,7 @@ use crate::{
     fakes::{
         clients::{HERD, POISON},
         disk::slot,
+        store::OutputAnswer,
     },
     faults::Fault,
     world::{Event, HostEvent, NodeEvent, World},
@@ -86,6 +87,15 @@ pub(crate) enum Op {
     Renew {
         sent_at: agent::Millis,
     },
+}
+
+/// How far an agent got with what an attempt leaves.
+enum Storing {
+    Over(Result<(), Failure>),
+    /// Docker is away, or the platform can't be reached: the agent waits.
+    Later,
+    /// The attempt does not hold its task any more: the agent waits to be told to stop it.
+    Fenced,
 }
 
 impl World {
@@ -245,30 +255,51 @@ impl World {
                 Done::Removed { attempt, outcome }
             }
             Op::Store { due } => match self.store_outputs(n, attempt, due) {
-                Some(outcome) => Done::OutputsStored { attempt, outcome },
-                None => {
+                Storing::Over(outcome) => Done::OutputsStored { attempt, outcome },
+                Storing::Later => {
                     self.nodes[n].storing.insert(attempt);
                     self.ask_executor(n, attempt, op);
                     return None;
                 }
+                // The server says what is to become of it.
+                Storing::Fenced => return None,
             },
             Op::Signal { .. } | Op::Renew { .. } => return None,
         })
     }
 
-    /// None: not now. Docker is away, or the platform can't be reached; the agent waits.
-    fn store_outputs(&mut self, n: usize, attempt: AttemptId, due: u32) -> Option<Result<(), Failure>> {
+    /// What the executor and the platform say to each output in its turn, as far as it gets this time.
+    fn store_outputs(&mut self, n: usize, attempt: AttemptId, due: u32) -> Storing {
         let node = &self.nodes[n];
-        if !node.docker_up || node.partitioned_until > self.now {
-            return None;
-        }
+        let is_away = !node.docker_up || node.partitioned_until > self.now || self.database_away_until > self.now;
+        let Some(held) = node.agent.assignment(attempt).map(|assign| assign.held).filter(|_| !is_away) else {
+            return Storing::Later;
+        };
         if !node.containers.contains_key(&attempt) {
-            return Some(Err(Failure::node("The container is gone, and its outputs with it.")));
+            return Storing::Over(Err(Failure::node("The container is gone, and its outputs with it.")));
         }
         if due > 0 && self.dice.chance(0.1) {
-            return Some(Err(Failure::new(FailureKind::OutputFailed, "nothing matches out")));
+            return Storing::Over(Err(Failure::new(FailureKind::OutputFailed, "nothing matches out")));
         }
-        Some(Ok(()))
+        for index in 0..due {
+            // They are large, and an answer may be lost.
+            if self.dice.chance(0.3) {
+                return Storing::Later;
+            }
+            match self.store.complete_output(self.nodes[n].id, held, index) {
+                OutputAnswer::Stored => {}
+                OutputAnswer::NotYet => return Storing::Later,
+                OutputAnswer::Fenced => {
+                    self.hit(Sometimes::OutputFenced);
+                    return Storing::Fenced;
+                }
+                OutputAnswer::Ended | OutputAnswer::Forgotten => {
+                    let failure = Failure::new(FailureKind::OutputFailed, "the platform keeps nothing more of it");
+                    return Storing::Over(Err(failure));
+                }
+            }
+        }
+        if self.dice.chance(0.2) { Storing::Later } else { Storing::Over(Ok(())) }
     }
 
     fn create(&mut self, n: usize, attempt: AttemptId) {
