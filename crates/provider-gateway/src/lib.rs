@@ -115,8 +115,16 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     container_settings.shim = config.shim.clone();
     let marks = config.settings.watermarks.clone();
     container_settings.disk.marks = marks.clone();
-    let platform = Platform::new(&config.server, &config.token).map_err(anyhow::Error::msg)?;
-    let artifacts = Artifacts::new(Arc::new(platform));
+    let platform = Platform::new(&config.server, &config.token);
+    let moves_artifacts = platform.is_ok();
+    let artifacts = match platform {
+        Ok(platform) => Artifacts::new(Arc::new(platform)),
+        // As a line that can't be had: told, and no reason not to be there.
+        Err(reason) => {
+            tracing::error!(reason, "tasks with inputs or outputs are not offered to run here");
+            Artifacts::none()
+        }
+    };
     let shelf = |record: &str, disk: &Path| {
         let shelf = Shelf::open(&config.data_dir.join(record), config.settings.inputs.limit_bytes(disk));
         let shelf = Arc::new(shelf.context("opening the record of inputs")?);
@@ -155,6 +163,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
         registry: registry.clone(),
         containers: containers.clone(),
         processes: processes.clone(),
+        moves_artifacts,
     };
     let (facts_sender, facts) = watch::channel(surveyor.survey().await);
     let (name, node_name) = watch::channel(String::new());
@@ -209,6 +218,7 @@ struct Surveyor {
     registry: Registry,
     containers: Arc<container::ContainerExecutor>,
     processes: Arc<process::ProcessExecutor>,
+    moves_artifacts: bool,
 }
 
 impl Surveyor {
@@ -244,7 +254,8 @@ impl Surveyor {
                 .iter()
                 .filter(|executor| executor.self_fences())
                 .map(|executor| domain::lease::feature(executor.name()))
-                .chain([domain::placement::AHEAD.to_owned(), domain::spec::ARTIFACTS_FEATURE.to_owned()])
+                .chain([domain::placement::AHEAD.to_owned()])
+                .chain(self.moves_artifacts.then(|| domain::spec::ARTIFACTS_FEATURE.to_owned()))
                 .collect(),
             boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|id| id.trim().parse().ok()),
             limits: limits.into_iter().filter_map(|(name, limits)| Some((name.to_owned(), limits?))).collect(),

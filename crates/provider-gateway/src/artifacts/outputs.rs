@@ -124,9 +124,10 @@ impl Storing<'_> {
                 Left::Nothing { instead } => return Err(Stop::Nothing { instead }),
             };
             let seen = found.seen.clone();
-            let _slot = self.artifacts.slot().await;
+            let slot = self.artifacts.slot().await;
             let (log, size) = (&self.job.log, found.size);
             let sent = tell_while(log, name, size, |observer| self.send(found, observer)).await;
+            drop(slot);
             let away = seen.met().away.take();
             if let Some(away) = away.filter(|_| sent.is_err()) {
                 self.wait_for(&away).await;

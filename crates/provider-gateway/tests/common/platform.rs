@@ -38,6 +38,8 @@ pub(crate) struct State {
     versions: u32,
     /// Bytes of inputs that were given out.
     pub(crate) given: usize,
+    /// After so many it goes away.
+    pub(crate) given_at_most: Option<usize>,
     /// Parts that arrived.
     pub(crate) puts: usize,
     /// Connections are cut.
@@ -262,6 +264,9 @@ async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<(
             let end = (end + 1).min(content.len());
             let mut body = content[start..end].to_vec();
             state.given += body.len();
+            if state.given_at_most.is_some_and(|most| state.given >= most) {
+                state.is_away = true;
+            }
             if state.damaged > 0 {
                 state.damaged -= 1;
                 let middle = body.len() / 2;

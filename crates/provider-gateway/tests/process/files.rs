@@ -144,6 +144,32 @@ async fn a_store_that_is_away_is_waited_for_and_that_is_said_once() {
 }
 
 #[tokio::test]
+async fn a_fetch_whose_agent_died_is_taken_up_by_the_next_one() {
+    let mut files = Files::new().await;
+    let content = noise(2_000_000);
+    let job = files.job("wc -c < x", &["x"], json!([]));
+    let job = files.platform.pin(job, vec![(ArtifactKind::File, "data", content.clone())]);
+    files.platform.state().given_at_most = Some(1_000_000);
+    {
+        let mut preparing = Box::pin(files.prepare(&job));
+        tokio::select! {
+            prepared = &mut preparing => panic!("{prepared:?}"),
+            () = until("the store is away", || notes(&job).contains("trying again")) => {}
+        }
+    }
+    {
+        let mut state = files.platform.state();
+        (state.is_away, state.given_at_most) = (false, None);
+    }
+    files.restart(1 << 40);
+    files.prepare(&job).await.expect("prepared");
+    files.rig.run(&job).await;
+    assert_eq!(stdout(&job).trim(), "2000000");
+    let given = files.platform.state().given;
+    assert!(given < 2_800_000, "{given} of 2000000 bytes were given out: it went on where it was");
+}
+
+#[tokio::test]
 async fn an_input_that_is_damaged_gone_or_made_to_do_harm_is_told_and_nothing_of_it_stays() {
     let mut files = Files::new().await;
     let file = |files: &Files| {
