@@ -58,6 +58,8 @@ pub trait Addresses: Send + Sync {
 pub enum Refusal {
     #[error("this attempt does not hold its task any more")]
     Fenced,
+    #[error("the platform has its end already")]
+    Ended,
     /// The upload was given up, or has other content, or lacks parts that were stored.
     #[error("the upload is to be begun anew")]
     BeginAnew,

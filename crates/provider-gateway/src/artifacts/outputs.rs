@@ -68,6 +68,8 @@ pub async fn store(job: &Job, executor: &dyn Executor, artifacts: &Artifacts, ex
         let line = match storing.run().await {
             Ok(line) => line,
             Err(Stop::Fenced) => return std::future::pending().await,
+            // By its exit facts, while this node was away: all that was due was stored, and nobody will tell it to stop.
+            Err(Stop::Ended) => return Ok(()),
             // After a failure of its own, what is missing is no second one.
             Err(Stop::Nothing { .. }) if exit.failure().is_some() => {
                 format!("nothing matches {}, so nothing is stored as {}", output.path, output.name)
@@ -86,6 +88,7 @@ pub async fn store(job: &Job, executor: &dyn Executor, artifacts: &Artifacts, ex
 
 enum Stop {
     Fenced,
+    Ended,
     Nothing { instead: String },
     Failed(Failure),
 }
@@ -93,7 +96,7 @@ enum Stop {
 impl Stop {
     fn into_failure(self, output: &Output) -> Failure {
         match self {
-            Self::Fenced => Failure::node("this attempt does not hold its task any more"),
+            Self::Fenced | Self::Ended => Failure::node("this attempt does not hold its task any more"),
             Self::Nothing { instead } => Failure::new(
                 FailureKind::OutputFailed,
                 format!("nothing matches the output {} ({}): {instead}", output.path, output.name),
@@ -148,6 +151,7 @@ impl Storing<'_> {
             };
             match refusal(&error) {
                 Some(Refusal::Fenced) => return Err(Stop::Fenced),
+                Some(Refusal::Ended) => return Err(Stop::Ended),
                 Some(Refusal::BeginAnew) if round < ROUNDS => round += 1,
                 _ if matches!(error, TransferError::StoreRefuses { .. }) && round < ROUNDS => round += 1,
                 _ => {

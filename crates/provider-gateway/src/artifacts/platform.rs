@@ -65,6 +65,7 @@ fn explain(error: ClientError) -> AddressError {
     let problem = error.problem();
     let refusal = match problem.map(|problem| problem.word()) {
         Some("fenced") => Some(Refusal::Fenced),
+        Some("already-ended") => Some(Refusal::Ended),
         Some("upload-ended" | "upload-conflict" | "upload-incomplete") => Some(Refusal::BeginAnew),
         _ => None,
     };
@@ -119,6 +120,7 @@ mod tests {
     async fn a_refusal_says_whether_to_wait_to_stop_or_to_begin_anew() {
         for (status, word, is_passing, expected) in [
             (409, "fenced", false, Some(Refusal::Fenced)),
+            (409, "already-ended", false, Some(Refusal::Ended)),
             (409, "upload-ended", false, Some(Refusal::BeginAnew)),
             (409, "upload-incomplete", false, Some(Refusal::BeginAnew)),
             (503, "object-store-away", true, None),

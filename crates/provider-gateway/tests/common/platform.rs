@@ -48,7 +48,7 @@ pub(crate) struct State {
     pub(crate) away_after: Option<usize>,
     /// One byte of what is given out is another, so often.
     pub(crate) damaged: usize,
-    pub(crate) is_fenced: bool,
+    pub(crate) refusal: Option<Refusal>,
     /// A wrong answer for every question.
     pub(crate) refuses: Option<String>,
 }
@@ -137,7 +137,7 @@ impl Platform {
             source: refusal.map(|refusal| Box::new(refusal) as Box<dyn std::error::Error + Send + Sync>),
         };
         match &state.refuses {
-            _ if state.is_fenced => Err(refused("fenced", Some(Refusal::Fenced))),
+            _ if state.refusal.is_some() => Err(refused("refused", state.refusal)),
             Some(why) => Err(refused(why, None)),
             None => Ok(()),
         }

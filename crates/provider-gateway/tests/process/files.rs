@@ -6,7 +6,7 @@ use domain::{
     outcome::{ExitFacts, FailureKind},
 };
 use provider_gateway::{
-    artifacts::outputs,
+    artifacts::{Refusal, outputs},
     executor::{Executor, Failure, Job},
 };
 use serde_json::{Value, json};
@@ -425,8 +425,11 @@ async fn an_attempt_that_is_fenced_says_nothing_more() {
     let files = Files::new().await;
     let job = files.job("echo 1 > x", &[], json!([{"path": "x", "name": "x"}]));
     files.rig.run(&job).await;
-    files.platform.state().is_fenced = true;
+    files.platform.state().refusal = Some(Refusal::Fenced);
     let artifacts = files.platform.artifacts();
     let storing = outputs::store(&job, &files.rig.executor, &artifacts, &SUCCESS);
     assert!(tokio::time::timeout(Duration::from_millis(500), storing).await.is_err(), "whoever waits is told to stop");
+    // The platform has its end, by what it knew of its exit: nobody will.
+    files.platform.state().refusal = Some(Refusal::Ended);
+    files.store(&job, &SUCCESS).await.expect("there is nothing more to do");
 }
