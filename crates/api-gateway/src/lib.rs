@@ -24,8 +24,8 @@ pub use state::AppState;
 use anyhow::Context as _;
 use axum::Router;
 use service_kit::Service;
-use std::net::SocketAddr;
-use store::Store;
+use std::{net::SocketAddr, sync::Arc};
+use store::{LogArchive, Store};
 use tokio::net::TcpListener;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -43,7 +43,7 @@ impl Config {
     }
 }
 
-/// Routes of other services, with their whole paths.
+/// What other services bring: routes, with their whole paths, and the archive of logs.
 #[derive(Default)]
 pub struct Extra {
     /// They stand behind the same authentication, and find the `Principal` and the `Origin` in the request's extensions.
@@ -52,6 +52,8 @@ pub struct Extra {
     pub for_nodes: Router,
     /// They authenticate by themselves, and have none of our limits.
     pub beside: Router,
+    /// Logs that have left the database are read from here. None: they can't be.
+    pub log_archive: Option<Arc<dyn LogArchive>>,
 }
 
 impl From<Router> for Extra {
@@ -69,6 +71,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let extra = extra.into();
     let state = AppState::new(service.clone(), store.clone()).await.context("reading the keys that sign tokens")?;
+    let state = state.with_archive(extra.log_archive);
     let (bridge, stop) = (store.clone(), service.stopping().clone());
     service.spawn("wake-ups", async move { bridge.wakeups().run_bridge(stop).await });
     service

@@ -33,6 +33,8 @@ pub(crate) const BYTES: &str = "application/octet-stream";
 pub(crate) enum Cut {
     ReaderGone,
     Store(StoreError),
+    /// The archive of logs, for this reason.
+    Archive(String),
 }
 
 impl From<StoreError> for Cut {
@@ -144,6 +146,7 @@ where
                 let _ = done.send_timeout(None, PATIENCE).await;
             }
             Err(Cut::ReaderGone) => {}
+            Err(Cut::Archive(error)) => tracing::warn!(error, "a stream was cut"),
             Err(Cut::Store(error)) => {
                 tracing::warn!(error = %service_kit::lifecycle::Chain(&error), "a stream was cut")
             }

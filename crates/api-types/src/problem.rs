@@ -66,6 +66,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("upload-conflict", 409, "The upload has other content"),
     ("upload-ended", 409, "The upload has ended"),
     ("name-taken", 409, "The name is taken"),
+    ("log-lost", 410, "A part of the log is lost"),
     ("too-large", 413, "The body is too large"),
     ("unsupported-media-type", 415, "The body is of the wrong type"),
     ("too-many-requests", 429, "Too many requests"),

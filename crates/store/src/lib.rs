@@ -53,7 +53,10 @@ pub use leader::{Leadership, Role as LeaderRole};
 pub use limits::in_time;
 pub use logs::{
     append::{LogAck, Piece as LogPiece, SessionPieces},
-    read::LogChunk,
+    archive::{ArchiveError, ArchivedPiece, FramePlace, LogArchive},
+    moving::{LogStretch, MovedLogs, NewPack, PackedPiece, WaitingLog, WaitingLogs},
+    packs::LogPack,
+    read::{LogChunk, LogRead, LogTail},
 };
 pub use nodes::{
     offline::Liveness,

@@ -95,6 +95,13 @@ impl TestDatabase {
         outcome.map(drop)
     }
 
+    /// One statement's number.
+    pub async fn number(&self, query: &str) -> i64 {
+        let mut connection = PgConnection::connect_with(&self.options()).await.expect("connecting");
+        let query = sqlx::AssertSqlSafe(query.to_owned());
+        sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("a number")
+    }
+
     /// A small pool of its own. Several of them stand for several processes.
     pub async fn pool(&self) -> PgPool {
         PgPoolOptions::new()

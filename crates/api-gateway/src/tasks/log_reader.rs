@@ -1,13 +1,16 @@
-//! Reads a task's log in order, over all its attempts, a bounded piece at a time. It holds a position and nothing else, so a reader
-//! may stop anywhere and go on from there.
+//! Reads a task's log in order, over all its attempts, a bounded piece at a time, from the archive and then from the database. It holds a
+//! position and nothing else, so a reader may stop anywhere and go on from there.
 
-use api_types::log::LogEnd;
+use crate::{failed::failed, streaming::Cut};
+use api_types::{Problem, log::LogEnd};
 use domain::{
     attempt::AttemptState,
     ids::{AttemptId, TaskId},
     principal::Scope,
 };
-use store::{LogChunk, Store, StoreError};
+use service_kit::ApiError;
+use std::sync::Arc;
+use store::{ArchiveError, ArchivedPiece, LogArchive, LogChunk, LogRead, Store, StoreError};
 
 const READ_BYTES: usize = 1 << 20;
 
@@ -48,18 +51,87 @@ pub(super) enum Read {
     End(LogEnd),
 }
 
+/// Why a log can't be read on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the log of attempt {attempt} goes on in the object store, and this server was told of none")]
+    NoArchive { attempt: AttemptId },
+    #[error("reading the archived log of attempt {attempt}")]
+    Archive { attempt: AttemptId, number: u32, next_ordinal: u64, source: ArchiveError },
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        let away = |detail: &str, retry_after_ms| {
+            Problem::new("object-store-away", detail).retry_after_ms(retry_after_ms).into()
+        };
+        let (number, next_ordinal, source) = match error {
+            ReadError::Store(error) => return failed(error),
+            ReadError::NoArchive { .. } => {
+                return Self::new(
+                    "no-object-store",
+                    "This part of the log was moved to the object store, and this server was told of none. An administrator sets UNIDESK_S3_ENDPOINT, \
+                     UNIDESK_S3_ACCESS_KEY_ID and UNIDESK_S3_SECRET_ACCESS_KEY for the api-gateway, as for the artifact-service, and starts it again.",
+                );
+            }
+            ReadError::Archive { number, next_ordinal, source, .. } => (number, next_ordinal, source),
+        };
+        tracing::warn!(error = %source, "an archived log could not be read");
+        match source {
+            ArchiveError::Away(_) => away(
+                "This part of the log is in the object store, which does not answer. It is not lost; try again in a moment. What is written now is \
+                 stored as ever.",
+                2_000,
+            ),
+            ArchiveError::Refused(_) => away(
+                "This part of the log is in the object store, which refuses the platform's own requests. An administrator finds its reason in the \
+                 server's log by the request id; then it can be read again.",
+                30_000,
+            ),
+            ArchiveError::Lost(why) => Problem::new(
+                "log-lost",
+                format!(
+                    "A part of the log of attempt {number} is not readable any more: {why}. What comes after it is there: ask for events \
+                     (Accept: text/event-stream) with Last-Event-ID: {number}.{}.",
+                    next_ordinal.saturating_sub(1)
+                ),
+            )
+            .with("attempt", number)
+            .with("next_ordinal", next_ordinal)
+            .into(),
+        }
+    }
+}
+
+impl From<ReadError> for Cut {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => Self::Store(error),
+            other => Self::Archive(service_kit::lifecycle::Chain(&other).to_string()),
+        }
+    }
+}
+
 pub(super) struct LogReader {
     store: Store,
+    archive: Option<Arc<dyn LogArchive>>,
     wanted: Wanted,
     position: Option<Position>,
 }
 
 impl LogReader {
-    pub(super) fn new(store: Store, wanted: Wanted, position: Option<Position>) -> Self {
-        Self { store, wanted, position }
+    pub(super) fn new(
+        store: Store,
+        archive: Option<Arc<dyn LogArchive>>,
+        wanted: Wanted,
+        position: Option<Position>,
+    ) -> Self {
+        Self { store, archive, wanted, position }
     }
 
-    pub(super) async fn next(&mut self) -> Result<Read, StoreError> {
+    pub(super) async fn next(&mut self) -> Result<Read, ReadError> {
         // The task before its attempts, and an attempt before its bytes: what ended before it was read has no more to come.
         let Some(task) = self.store.get_task(self.wanted.scope, self.wanted.task).await? else {
             return Ok(Read::End(LogEnd { number: 0, state: "gone".into(), bytes: 0, complete: false }));
@@ -77,9 +149,18 @@ impl LogReader {
             Some(position) => position,
             None => *self.position.insert(Position { attempt: number, next_ordinal: self.begin(attempt).await? }),
         };
-        let mut chunks = self.store.read_log(attempt, position.next_ordinal, &self.wanted.streams, READ_BYTES).await?;
-        if let Some(last) = chunks.last() {
-            self.position = Some(Position { attempt: number, next_ordinal: last.ordinal + 1 });
+        let next = self.store.read_log(attempt, position.next_ordinal, &self.wanted.streams, READ_BYTES).await?;
+        let (next_ordinal, mut chunks) = match next {
+            LogRead::Chunks(chunks) => (chunks.last().map(|last| last.ordinal + 1), chunks),
+            LogRead::Archived(piece) => {
+                let mut chunks = self.archived(&piece, number).await?;
+                let is_wanted = |chunk: &LogChunk| self.wanted.streams.contains(&chunk.stream);
+                chunks.retain(|chunk| chunk.ordinal >= position.next_ordinal && is_wanted(chunk));
+                (Some(piece.next_ordinal), chunks)
+            }
+        };
+        if let Some(next_ordinal) = next_ordinal {
+            self.position = Some(Position { attempt: number, next_ordinal });
             chunks.retain_mut(|chunk| cut_before(chunk, self.wanted.offset));
             return Ok(Read::Chunks { attempt, number, chunks });
         }
@@ -98,7 +179,14 @@ impl LogReader {
             return Ok(Read::Wait(Some(attempt)));
         }
         let shown = if self.wanted.attempt.is_some() { attempt_state.to_string() } else { state.to_string() };
-        self.end(attempt, number, attempt_state, shown).await.map(Read::End)
+        Ok(Read::End(self.end(attempt, number, attempt_state, shown).await?))
+    }
+
+    async fn archived(&self, piece: &ArchivedPiece, number: u32) -> Result<Vec<LogChunk>, ReadError> {
+        let (attempt, next_ordinal) = (piece.attempt, piece.next_ordinal);
+        let archive = self.archive.as_ref().ok_or(ReadError::NoArchive { attempt })?;
+        let read = archive.read(piece).await;
+        read.map_err(|source| ReadError::Archive { attempt, number, next_ordinal, source })
     }
 
     async fn attempt(&self, number: Option<u32>) -> Result<Option<(AttemptId, u32, AttemptState)>, StoreError> {
@@ -107,9 +195,7 @@ impl LogReader {
 
     async fn begin(&self, attempt: AttemptId) -> Result<u64, StoreError> {
         match self.wanted.streams[..] {
-            [stream] if self.wanted.offset > 0 => {
-                Ok(self.store.log_ordinal_at(attempt, stream, self.wanted.offset).await?.unwrap_or(0))
-            }
+            [stream] if self.wanted.offset > 0 => self.store.log_ordinal_at(attempt, stream, self.wanted.offset).await,
             _ => Ok(0),
         }
     }

@@ -73,16 +73,20 @@ pub(crate) async fn logs(
     };
     let changes = Changes::of(state.store.wakeups(), vec![Topic::Task(id)]);
     let as_events = streaming::wants_events(&headers);
-    let reader = LogReader::new(state.store.clone(), wanted, position.filter(|_| as_events));
+    let archive = state.archive.clone();
+    let mut reader = LogReader::new(state.store.clone(), archive, wanted, position.filter(|_| as_events));
+    // What can't be read at all is refused. Once the answer has begun it can only be cut.
+    let first = reader.next().await?;
     let content_type = if as_events { streaming::EVENTS } else { streaming::BYTES };
     let hang_up = hang_up.map(|Extension(hang_up)| hang_up);
     Ok(streaming::answer(&state.service, content_type, hang_up, move |sink| {
-        produce(reader, id, as_events, sink, changes)
+        produce(reader, first, id, as_events, sink, changes)
     }))
 }
 
 async fn produce(
     mut reader: LogReader,
+    first: Read,
     task: TaskId,
     as_events: bool,
     mut sink: Sink,
@@ -91,8 +95,13 @@ async fn produce(
     if as_events {
         sink.send(": here\n\n").await?;
     }
+    let mut first = Some(first);
     loop {
-        match reader.next().await? {
+        let read = match first.take() {
+            Some(first) => first,
+            None => reader.next().await?,
+        };
+        match read {
             Read::Chunks { attempt, number, chunks } if as_events => {
                 let mut text = String::new();
                 for chunk in chunks {

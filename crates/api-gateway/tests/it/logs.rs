@@ -9,17 +9,17 @@ use serde_json::json;
 use std::time::Duration;
 use store::LogPiece;
 
-fn is_over(seen: &[Message]) -> bool {
+pub(crate) fn is_over(seen: &[Message]) -> bool {
     seen.last().is_some_and(|message| message.event == "end")
 }
-fn text_of(seen: &[Message]) -> String {
+pub(crate) fn text_of(seen: &[Message]) -> String {
     let pieces = seen.iter().filter(|message| message.event == "log");
     let bytes: Vec<u8> = pieces
         .flat_map(|message| BASE64_STANDARD.decode(message.data["data"].as_str().expect("text")).expect("base64"))
         .collect();
     String::from_utf8(bytes).expect("text")
 }
-async fn events(world: &World, task: TaskId, query: &str, last: Option<&str>) -> Response {
+pub(crate) async fn events(world: &World, task: TaskId, query: &str, last: Option<&str>) -> Response {
     let request = world
         .request(Method::GET, &format!("/tasks/{task}/logs?{query}"), &world.member)
         .header("accept", "text/event-stream");
@@ -29,7 +29,7 @@ async fn events(world: &World, task: TaskId, query: &str, last: Option<&str>) ->
     };
     request.send().await.expect("an answer")
 }
-async fn bytes(world: &World, task: TaskId, query: &str) -> Bytes {
+pub(crate) async fn bytes(world: &World, task: TaskId, query: &str) -> Bytes {
     let response = world.get(&format!("/tasks/{task}/logs?{query}")).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["x-content-type-options"], "nosniff");

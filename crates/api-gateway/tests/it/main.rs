@@ -1,6 +1,7 @@
 //! The real router on a port of its own, before a real PostgreSQL.
 
 mod access;
+mod archived;
 mod batch;
 mod events;
 mod feed;

@@ -17,9 +17,13 @@ use service_kit::{
     Service,
     secret::{self, Kind},
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use store::{
-    DatabaseConfig, LeaderRole, LogPiece, NewApiKey, NewNodeToken, NodeReport, OpenSession, Opened, SessionKey, Store,
+    DatabaseConfig, LeaderRole, LogArchive, LogPiece, NewApiKey, NewNodeToken, NodeReport, OpenSession, Opened,
+    SessionKey, Store,
 };
 use test_kit::{database::TestDatabase, pg_proxy::PgProxy};
 use uuid::Uuid;
@@ -45,7 +49,14 @@ impl World {
     pub(crate) async fn start() -> Self {
         let database = TestDatabase::create().await;
         let store = connect(database.url()).await;
-        Self::serve(database, store.clone(), store).await
+        Self::serve(database, store.clone(), store, None).await
+    }
+
+    /// A server that finds archived logs there.
+    pub(crate) async fn start_with_archive(archive: Arc<dyn LogArchive>) -> Self {
+        let database = TestDatabase::create().await;
+        let store = connect(database.url()).await;
+        Self::serve(database, store.clone(), store, Some(archive)).await
     }
 
     /// A server that reaches its database through a go-between. The world's own `store` goes around it.
@@ -53,10 +64,15 @@ impl World {
         let database = TestDatabase::create().await;
         let (proxy, url) = database.behind_proxy().await;
         let (served, store) = (connect(&url).await, connect(database.url()).await);
-        (Self::serve(database, served, store).await, proxy)
+        (Self::serve(database, served, store, None).await, proxy)
     }
 
-    async fn serve(database: TestDatabase, served: Store, store: Store) -> Self {
+    async fn serve(
+        database: TestDatabase,
+        served: Store,
+        store: Store,
+        log_archive: Option<Arc<dyn LogArchive>>,
+    ) -> Self {
         let service = Service::new();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/api/v1", listener.local_addr().expect("an address"));
@@ -71,7 +87,7 @@ impl World {
         // As in `unidesk up`: one server for all routes.
         let behind = panics.merge(node_registry::routes(served.clone()));
         let for_nodes = axum::Router::new().route("/api/v1/node/who", axum::routing::post(who));
-        let extra = api_gateway::Extra { behind, for_nodes, ..Default::default() };
+        let extra = api_gateway::Extra { behind, for_nodes, log_archive, ..Default::default() };
         api_gateway::run(&service, served, listener, extra).await.expect("it starts");
         let admin = make_key(&store, "ben", Role::Admin, DEFAULT_PROJECT, None).await;
         let member = make_key(&store, "ana", Role::Member, DEFAULT_PROJECT, None).await;

@@ -82,13 +82,14 @@ impl Store {
         Ok(names.fetch_all(&self.pool).await?)
     }
 
-    /// Which of these keys anything here knows of: an object, an upload, or the list of what is deleted.
+    /// Which of these keys anything here knows of: an object, a pack of logs, an upload, or the list of what is deleted.
     pub async fn known_keys(&self, keys: &[String]) -> Result<BTreeSet<String>, StoreError> {
         let mut known = BTreeSet::new();
         for some in keys.chunks(50) {
             let found = sqlx::query_scalar!(
                 r#"SELECT k.key AS "key!" FROM unnest($1::text[]) AS k(key)
                    WHERE EXISTS (SELECT FROM artifact_objects o WHERE o.key = k.key) OR EXISTS (SELECT FROM artifact_uploads u WHERE u.key = k.key)
+                      OR EXISTS (SELECT FROM log_packs p WHERE p.key = k.key)
                       OR EXISTS (SELECT FROM artifact_garbage g WHERE g.key = k.key)"#,
                 some
             );

@@ -62,7 +62,7 @@ impl Store {
 }
 
 /// Puts a key on the list. Once is enough.
-pub(super) async fn add(
+pub(crate) async fn add(
     connection: &mut PgConnection,
     key: &str,
     upload_id: Option<&str>,

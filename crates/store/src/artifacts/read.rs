@@ -172,7 +172,7 @@ pub(super) fn state(text: &str) -> Result<ArtifactState, StoreError> {
     ArtifactState::parse(text).ok_or_else(|| no_word(text))
 }
 
-pub(super) fn digest(bytes: &[u8]) -> Result<Sha256Digest, StoreError> {
+pub(crate) fn digest(bytes: &[u8]) -> Result<Sha256Digest, StoreError> {
     bytes.try_into().map(Sha256Digest).map_err(|_| StoreError::Corrupt("a checksum has not 32 bytes".to_owned()))
 }
 

@@ -36,7 +36,10 @@ pub(super) const INVARIANTS: &[Invariant] = &[
            FROM attempts a WHERE NOT EXISTS (SELECT FROM nodes n WHERE n.id = a.node_id)
            UNION ALL
            SELECT 'a log is of attempt ' || h.attempt_id || ', which is not there'
-           FROM log_heads h WHERE NOT EXISTS (SELECT FROM attempts a WHERE a.id = h.attempt_id)"#
+           FROM log_heads h WHERE NOT EXISTS (SELECT FROM attempts a WHERE a.id = h.attempt_id)
+           UNION ALL
+           SELECT 'an archived log is of attempt ' || r.attempt_id || ', which is not there'
+           FROM log_archive r WHERE NOT EXISTS (SELECT FROM attempts a WHERE a.id = r.attempt_id)"#
     ),
     invariant!(
         Living,

@@ -1,6 +1,6 @@
 //! Deletes what has ended long ago, with all rows that belong to it.
 
-use crate::{Store, StoreError, rows::now};
+use crate::{Store, StoreError, logs::packs::forget_archived, rows::now};
 use chrono::TimeDelta;
 use domain::ids::TaskId;
 use std::collections::BTreeSet;
@@ -79,9 +79,10 @@ impl Store {
         let attempts = sqlx::query_scalar!("DELETE FROM attempts WHERE task_id = ANY($1) RETURNING id", &due)
             .fetch_all(&mut *transaction)
             .await?;
+        sqlx::query!("DELETE FROM log_chunks WHERE attempt_id = ANY($1)", &attempts).execute(&mut *transaction).await?;
+        forget_archived(&mut transaction, &attempts).await?;
         sqlx::query!(
-            "WITH chunks AS (DELETE FROM log_chunks WHERE attempt_id = ANY($2)),
-                  heads AS (DELETE FROM log_heads WHERE attempt_id = ANY($2)),
+            "WITH heads AS (DELETE FROM log_heads WHERE attempt_id = ANY($2)),
                   rejected AS (DELETE FROM rejected_reports WHERE attempt_id = ANY($2)),
                   inputs AS (DELETE FROM task_inputs WHERE task_id = ANY($1)),
                   history AS (DELETE FROM task_events WHERE task_id = ANY($1)),

@@ -2,6 +2,7 @@
 
 mod access;
 mod ahead;
+mod archive;
 mod audit;
 mod blackhole;
 mod counts;
