@@ -1,4 +1,5 @@
-//! What is deleted: uploads that nobody goes on with, objects that no artifact has any more, and what the store has begun and we forgot.
+//! What is deleted: uploads that nobody goes on with, objects that no artifact has any more, packs of logs that nobody has any more, and what the
+//! store has begun and we forgot.
 
 use crate::{ObjectStore, ObjectStoreError, Times};
 use service_kit::{Pass, Service};
@@ -44,13 +45,14 @@ async fn collect(store: &Store, objects: &ObjectStore, times: Times) -> Result<P
     let given_up = store.expire_idle_uploads(times.idle_upload, times.grace, AT_ONCE).await?;
     store.expire_uploads_of_ended_attempts(times.grace).await?;
     let dropped = store.drop_unused_objects(times.grace, AT_ONCE).await?;
+    let empty = store.drop_empty_packs(times.grace, AT_ONCE).await?;
     let due = store.due_garbage(AT_ONCE).await?;
     let deleted = due.len() as i64;
     for garbage in due {
         delete(store, objects, garbage).await?;
     }
     metrics::counter!("unidesk_artifact_objects_deleted_total").increment(deleted.unsigned_abs());
-    let is_full = given_up as i64 >= AT_ONCE || dropped as i64 >= AT_ONCE || deleted >= AT_ONCE;
+    let is_full = [given_up, dropped, empty, deleted.unsigned_abs()].iter().any(|done| *done as i64 >= AT_ONCE);
     Ok(if is_full { Pass::More } else { Pass::Idle })
 }
 

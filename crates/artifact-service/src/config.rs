@@ -97,6 +97,37 @@ pub struct Times {
     pub collect_every: Duration,
     /// Between two passes of the rules about how long artifacts are kept: ten minutes.
     pub rules_every: Duration,
+    pub archiving: Archiving,
+}
+
+/// When logs leave the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Archiving {
+    /// Between two looks: 20 s.
+    pub every: Duration,
+    /// For so long after its attempt's end a log stays in any case: 30 s. Its last pieces may come late, and people look at what has just ended.
+    pub settle: Duration,
+    /// So long after its attempt's end a log is moved, however few wait beside it: five minutes.
+    pub wait: Duration,
+    /// What a running attempt wrote is moved when it is so old: ten minutes.
+    pub age: Duration,
+    /// A running attempt that has written more than this since is moved before: 16 MiB.
+    pub running_bytes: u64,
+    /// Bytes of logs that are enough for an object: 16 MiB.
+    pub pack_bytes: u64,
+}
+
+impl Default for Archiving {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_secs(20),
+            settle: Duration::from_secs(30),
+            wait: Duration::from_secs(300),
+            age: Duration::from_secs(600),
+            running_bytes: 16 << 20,
+            pack_bytes: 16 << 20,
+        }
+    }
 }
 
 impl Default for Times {
@@ -109,6 +140,7 @@ impl Default for Times {
             stray: 24 * HOUR,
             collect_every: Duration::from_secs(60),
             rules_every: Duration::from_secs(600),
+            archiving: Archiving::default(),
         }
     }
 }

@@ -2,15 +2,17 @@
 //! between whoever has them and an object store.
 //!
 //! Owns: the routes under `/artifacts`, those of nodes about what their attempts read and leave, every word with the object store, the object store of
-//! `unidesk up`, and what is deleted in the end.
+//! `unidesk up`, what is deleted in the end, and the logs that have left the database.
 //! Must not know: what a task is but for what it reads and leaves, sockets. No byte of an artifact passes through it, but where a check reads them.
-//! Begin at [`routes()`], then `upload.rs`, and `nodes.rs` for attempts; [`run`] for the loops; `embedded.rs` for the store without one.
+//! Begin at [`routes()`], then `upload.rs`, and `nodes.rs` for attempts; [`run`] for the loops; `log_archive.rs` for logs; `embedded.rs` for the store without one.
 
+mod archive_loop;
 mod collect_loop;
 mod config;
 mod download;
 mod embedded;
 mod fsck;
+mod log_archive;
 mod looking;
 mod nodes;
 mod object_store;
@@ -20,7 +22,7 @@ mod routes;
 mod rules;
 mod upload;
 
-pub use config::{Config, Times};
+pub use config::{Archiving, Config, Times};
 pub use embedded::Embedded;
 pub use object_store::{ObjectStore, ObjectStoreError};
 pub use routes::{node_routes, routes};
@@ -31,7 +33,12 @@ use store::Store;
 /// Starts the loops; they run until the service stops. Any number of replicas may run. Without an object store there is nothing to do.
 pub fn run(service: &Service, times: Times, store: Store, objects: Option<ObjectStore>) {
     match objects {
-        Some(objects) => collect_loop::start(service, times, store, objects),
-        None => tracing::info!("no object store is set, so there are no artifacts to look after"),
+        Some(objects) => {
+            archive_loop::start(service, times, store.clone(), objects.clone());
+            collect_loop::start(service, times, store, objects);
+        }
+        None => tracing::info!(
+            "no object store is set: there are no artifacts to look after, and logs stay in the database"
+        ),
     }
 }

@@ -1,4 +1,5 @@
-//! Every word with the object store. Each call has an end: 12 s, with the SDK's retries in them, and two minutes where the store puts parts together.
+//! Every word with the object store. Each call has an end: 12 s, with the SDK's retries in them, 40 s for a pack of logs, and two minutes where
+//! the store puts parts together.
 
 use crate::{
     Times,
@@ -16,12 +17,15 @@ use aws_sdk_s3::{
 };
 use aws_smithy_http_client::tls;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::{Bytes, BytesMut};
 use domain::artifact::Sha256Digest;
 use std::{sync::Arc, time::Duration};
 use store::Part;
 
-/// All our keys begin so.
+/// Keys of artifacts begin so.
 pub(crate) const PREFIX: &str = "objects/";
+/// Keys of packs of logs. Not below the other, so that a check of an earlier version, which knows of no packs, does not find them.
+pub(crate) const LOGS: &str = "logs/";
 
 /// How a store is reached, by whom.
 #[derive(Clone)]
@@ -175,9 +179,13 @@ impl ObjectStore {
         }
     }
 
-    /// The next keys after this one, at most a thousand, and whether there are more.
-    pub(crate) async fn keys_after(&self, after: &str) -> Result<(Vec<StoredKey>, bool), ObjectStoreError> {
-        let listed = self.0.client.list_objects_v2().bucket(&self.0.bucket).prefix(PREFIX);
+    /// The next keys after this one that begin so, at most a thousand, and whether there are more.
+    pub(crate) async fn keys_after(
+        &self,
+        prefix: &str,
+        after: &str,
+    ) -> Result<(Vec<StoredKey>, bool), ObjectStoreError> {
+        let listed = self.0.client.list_objects_v2().bucket(&self.0.bucket).prefix(prefix);
         let listed = if after.is_empty() { listed } else { listed.start_after(after) };
         let listed = listed.send().await.map_err(|error| failed("listing objects", error))?;
         let is_more = listed.is_truncated().unwrap_or(false);
@@ -201,6 +209,50 @@ impl ObjectStore {
         Ok(uploads.collect())
     }
 
+    /// Puts an object of some megabytes. Its checksum is part of what is signed, so the store takes these bytes or none.
+    pub(crate) async fn put(&self, key: &str, bytes: Bytes, sha256: &Sha256Digest) -> Result<(), ObjectStoreError> {
+        let patient = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_WITHIN)
+            .operation_attempt_timeout(PUT_WITHIN)
+            .operation_timeout(PUT_WITHIN)
+            .build();
+        let put = self.0.client.put_object().bucket(&self.0.bucket).key(key).content_type("application/octet-stream");
+        put.content_length(bytes.len() as i64)
+            .checksum_sha256(base64(sha256))
+            .body(ByteStream::from(bytes))
+            .customize()
+            .config_override(aws_sdk_s3::config::Builder::new().timeout_config(patient))
+            .send()
+            .await
+            .map_err(|error| failed("putting an object", error))?;
+        Ok(())
+    }
+
+    /// Some bytes of an object, all at once: fewer than `length` if it ends before. None: it is not there, or ends before the first.
+    pub(crate) async fn read_range(&self, key: &str, at: u64, length: u64) -> Result<Option<Bytes>, ObjectStoreError> {
+        let range = format!("bytes={at}-{}", at + length.max(1) - 1);
+        let got = match self.0.client.get_object().bucket(&self.0.bucket).key(key).range(range).send().await {
+            Ok(got) => got,
+            Err(error) if is_missing(&error) || error.code() == Some("InvalidRange") => return Ok(None),
+            Err(error) => return Err(failed("reading a part of an object", error)),
+        };
+        // A store that does not know ranges would send all of it.
+        if got.content_length().is_some_and(|sent| sent.unsigned_abs() > length) {
+            return Err(ObjectStoreError::Refused("it gives no parts of objects".to_owned()));
+        }
+        let mut bytes = BytesMut::with_capacity(length as usize);
+        let mut body = got.body;
+        while let Some(some) = body.next().await {
+            bytes.extend_from_slice(
+                &some.map_err(|error| ObjectStoreError::Away(format!("reading an object: {error}")))?,
+            );
+            if bytes.len() as u64 > length {
+                return Err(ObjectStoreError::Refused("it sends more than was asked for".to_owned()));
+            }
+        }
+        Ok(Some(bytes.freeze()))
+    }
+
     /// All bytes of an object, as they come. None: it is not there.
     pub(crate) async fn read(&self, key: &str) -> Result<Option<ByteStream>, ObjectStoreError> {
         match self.0.client.get_object().bucket(&self.0.bucket).key(key).send().await {
@@ -216,6 +268,8 @@ const TRY_WITHIN: Duration = Duration::from_secs(6);
 /// Less than an answer of the API may take to begin.
 const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 const FINISH_WITHIN: Duration = Duration::from_secs(110);
+/// Some megabytes on a slow line, within what a pass of a loop may take.
+const PUT_WITHIN: Duration = Duration::from_secs(40);
 
 /// A client of the store at this endpoint.
 pub(crate) fn client(place: &Place, endpoint: &str) -> Client {

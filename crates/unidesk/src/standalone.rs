@@ -16,6 +16,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use store::{DatabaseConfig, Store};
@@ -130,8 +131,12 @@ async fn start_services(
         }
     };
     let artifacts = artifact_service::routes(store.clone(), Some(objects.clone()), times);
-    let for_nodes = artifact_service::node_routes(store.clone(), Some(objects.clone()), times);
-    let extra = api_gateway::Extra { behind: node_registry::routes(store.clone()).merge(artifacts), for_nodes, beside };
+    let extra = api_gateway::Extra {
+        behind: node_registry::routes(store.clone()).merge(artifacts),
+        for_nodes: artifact_service::node_routes(store.clone(), Some(objects.clone()), times),
+        beside,
+        log_archive: Some(Arc::new(objects.clone())),
+    };
     api_gateway::run(&services, store.clone(), listener, extra).await?;
     scheduler::run(&services, &options.scheduler, store.clone());
     node_registry::run(&services, &options.registry, store.clone());

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! objects/<key>/<number>-<size>-<sha256>
+//! logs/<key>/...                                     likewise: packs of logs
 //! uploads/<upload>.<key>/<number>-<size>-<sha256>
 //! tmp/...                                            emptied at the start
 //! ```
@@ -24,6 +25,31 @@ pub(super) struct Disk {
     root: PathBuf,
     /// Parts come in under the shared half; who puts them together has all of it, so that no part comes between the look and the rename.
     gathering: RwLock<()>,
+}
+
+/// What lies in one directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shelf {
+    /// What artifacts have.
+    Objects,
+    /// Packs of logs.
+    Logs,
+}
+
+impl Shelf {
+    fn dir(self) -> &'static str {
+        match self {
+            Self::Objects => "objects",
+            Self::Logs => "logs",
+        }
+    }
+}
+
+/// Which object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) shelf: Shelf,
+    pub(super) id: Uuid,
 }
 
 /// A part, by its file's name.
@@ -68,7 +94,7 @@ impl Disk {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        for name in ["objects", "uploads", "tmp"] {
+        for name in ["objects", "logs", "uploads", "tmp"] {
             fs::create_dir_all(root.join(name))?;
         }
         // Whoever may look into the data directory has no business here.
@@ -84,14 +110,14 @@ impl Disk {
     }
 
     /// Makes an object of what was received. Repeated with the same bytes it is no error.
-    pub(super) fn put(&self, key: Uuid, received: &Received) -> Result<(), DiskError> {
+    pub(super) fn put(&self, key: Key, received: &Received) -> Result<(), DiskError> {
         let dir = self.tmp();
         fs::create_dir(&dir)?;
         fs::rename(&received.path, dir.join(name_of(1, received)))?;
         sync(&dir)?;
         let object = self.object(key);
         match fs::rename(&dir, &object) {
-            Ok(()) => Ok(sync(&self.root.join("objects"))?),
+            Ok(()) => Ok(sync(&self.root.join(key.shelf.dir()))?),
             Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
                 fs::remove_dir_all(&dir)?;
                 let there = pieces(&object)?;
@@ -146,7 +172,7 @@ impl Disk {
             fs::remove_file(piece.path)?;
         }
         sync(&dir)?;
-        let object = self.object(key);
+        let object = self.object(Key { shelf: Shelf::Objects, id: key });
         fs::rename(&dir, &object).map_err(|error| match error.kind() {
             ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists => DiskError::WrittenBefore,
             _ => DiskError::Io(error),
@@ -166,7 +192,7 @@ impl Disk {
     }
 
     /// False: it was not there.
-    pub(super) fn delete(&self, key: Uuid) -> io::Result<bool> {
+    pub(super) fn delete(&self, key: Key) -> io::Result<bool> {
         match self.discard(&self.object(key)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -175,7 +201,7 @@ impl Disk {
     }
 
     /// The parts of an object, in their order, and since when it is there. None: it is not.
-    pub(super) fn look(&self, key: Uuid) -> io::Result<Option<(Vec<Piece>, SystemTime)>> {
+    pub(super) fn look(&self, key: Key) -> io::Result<Option<(Vec<Piece>, SystemTime)>> {
         let dir = self.object(key);
         let look = || io::Result::Ok((pieces(&dir)?, fs::metadata(&dir)?.modified()?));
         match look() {
@@ -187,9 +213,9 @@ impl Disk {
     }
 
     /// The next keys after this one, in their order.
-    pub(super) fn keys_after(&self, after: Option<Uuid>, limit: usize) -> io::Result<Vec<Uuid>> {
+    pub(super) fn keys_after(&self, shelf: Shelf, after: Option<Uuid>, limit: usize) -> io::Result<Vec<Uuid>> {
         let mut keys = Vec::new();
-        for entry in fs::read_dir(self.root.join("objects"))? {
+        for entry in fs::read_dir(self.root.join(shelf.dir()))? {
             let key = entry?.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok());
             keys.extend(key.filter(|key| after.is_none_or(|after| *key > after)));
         }
@@ -212,8 +238,8 @@ impl Disk {
         Ok(uploads)
     }
 
-    fn object(&self, key: Uuid) -> PathBuf {
-        self.root.join("objects").join(key.to_string())
+    fn object(&self, key: Key) -> PathBuf {
+        self.root.join(key.shelf.dir()).join(key.id.to_string())
     }
 
     /// A name of ours and of this key, or none.

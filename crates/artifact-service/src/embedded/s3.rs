@@ -1,7 +1,7 @@
 //! S3's words for what the disk does: those that we use, and no others.
 
-use super::disk::{Disk, DiskError, Piece, Received, etag};
-use crate::object_store::{PREFIX, base64};
+use super::disk::{Disk, DiskError, Key, Piece, Received, Shelf, etag};
+use crate::object_store::{LOGS, PREFIX, base64};
 use bytes::Bytes;
 use domain::artifact::Sha256Digest;
 use futures::{Stream, StreamExt as _, stream};
@@ -51,10 +51,20 @@ impl Objects {
     }
 
     /// Nothing of a key becomes a part of a path but the UUID in it.
-    fn key(&self, bucket: &str, key: &str) -> S3Result<Uuid> {
+    fn key(&self, bucket: &str, key: &str) -> S3Result<Key> {
         self.check_bucket(bucket)?;
-        let id = key.strip_prefix(PREFIX).filter(|id| id.len() == 36).and_then(|id| Uuid::try_parse(id).ok());
-        id.ok_or_else(|| s3_error!(InvalidArgument, "keys are objects/ and a UUID"))
+        let id = |prefix| key.strip_prefix(prefix).filter(|id| id.len() == 36).and_then(|id| Uuid::try_parse(id).ok());
+        let key = |shelf| move |id| Key { shelf, id };
+        let found = id(PREFIX).map(key(Shelf::Objects)).or_else(|| id(LOGS).map(key(Shelf::Logs)));
+        found.ok_or_else(|| s3_error!(InvalidArgument, "keys are objects/ or logs/, and a UUID"))
+    }
+
+    /// Of what comes in parts, which packs of logs never do.
+    fn key_of_parts(&self, bucket: &str, key: &str) -> S3Result<Uuid> {
+        match self.key(bucket, key)? {
+            Key { shelf: Shelf::Objects, id } => Ok(id),
+            Key { shelf: Shelf::Logs, .. } => Err(s3_error!(InvalidArgument, "only objects/ come in parts")),
+        }
     }
 
     async fn on_disk<T: Send + 'static>(
@@ -231,7 +241,7 @@ impl S3 for Objects {
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let input = request.input;
-        let key = self.key(&input.bucket, &input.key)?;
+        let key = self.key_of_parts(&input.bucket, &input.key)?;
         let upload = self.on_disk(move |disk| Ok(disk.begin(key)?)).await?;
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
@@ -243,7 +253,7 @@ impl S3 for Objects {
 
     async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         let input = request.input;
-        let key = self.key(&input.bucket, &input.key)?;
+        let key = self.key_of_parts(&input.bucket, &input.key)?;
         let number = input.part_number.unsigned_abs();
         if !(1..=domain::artifact::MOST_PARTS).contains(&number) || input.part_number < 1 {
             return Err(s3_error!(InvalidArgument, "parts are numbered from 1 to 10000"));
@@ -263,7 +273,7 @@ impl S3 for Objects {
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = request.input;
-        let key = self.key(&input.bucket, &input.key)?;
+        let key = self.key_of_parts(&input.bucket, &input.key)?;
         let mut wanted = Vec::new();
         for part in input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default() {
             let sha256 = part.e_tag.and_then(|etag| etag.value().parse().ok());
@@ -286,7 +296,7 @@ impl S3 for Objects {
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         let input = request.input;
-        let key = self.key(&input.bucket, &input.key)?;
+        let key = self.key_of_parts(&input.bucket, &input.key)?;
         self.on_disk(move |disk| disk.abort(key, &input.upload_id)).await?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
@@ -335,20 +345,22 @@ impl S3 for Objects {
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let input = request.input;
         self.check_bucket(&input.bucket)?;
+        let (shelf, prefix) =
+            if input.prefix.as_deref() == Some(LOGS) { (Shelf::Logs, LOGS) } else { (Shelf::Objects, PREFIX) };
         let after = input.continuation_token.as_ref().or(input.start_after.as_ref());
-        let after = after.and_then(|key| Uuid::try_parse(key.strip_prefix(PREFIX)?).ok());
+        let after = after.and_then(|key| Uuid::try_parse(key.strip_prefix(prefix)?).ok());
         let limit = input.max_keys.map_or(LISTED_AT_ONCE, |most| (most.max(1) as usize).min(LISTED_AT_ONCE));
         let (contents, is_more) = self
             .on_disk(move |disk| {
-                let mut keys = disk.keys_after(after, limit + 1)?;
+                let mut keys = disk.keys_after(shelf, after, limit + 1)?;
                 let is_more = keys.len() > limit;
                 keys.truncate(limit);
                 let mut contents = Vec::new();
-                for key in keys {
+                for id in keys {
                     // Deleted since, if it is not there.
-                    let Some((pieces, modified)) = disk.look(key)? else { continue };
+                    let Some((pieces, modified)) = disk.look(Key { shelf, id })? else { continue };
                     contents.push(Object {
-                        key: Some(format!("{PREFIX}{key}")),
+                        key: Some(format!("{prefix}{id}")),
                         size: Some(total(&pieces) as i64),
                         e_tag: strong(etag(&pieces)),
                         last_modified: Some(Timestamp::from(modified)),

@@ -4,6 +4,7 @@ mod attempts;
 mod collecting;
 mod downloads;
 mod hostile;
+mod logs;
 mod looking;
 mod reads;
 mod rules;
@@ -72,4 +73,11 @@ scenarios! {
     collecting::an_upload_that_nobody_goes_on_with_is_given_up,
     collecting::a_check_finds_what_is_missing_and_what_belongs_to_nothing,
     rules::rules_remove_what_they_say_and_nothing_else,
+    logs::logs_are_moved_and_read_back,
+    logs::a_running_log_is_moved_while_it_is_written_and_read,
+    logs::a_store_that_is_away_keeps_logs_where_they_are,
+    logs::movers_that_die_anywhere_lose_nothing_and_leave_nothing,
+    logs::a_damaged_pack_is_named_and_never_shown,
+    logs::packs_go_with_their_last_task_and_strays_are_found,
+    logs::figures,
 }

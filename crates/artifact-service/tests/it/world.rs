@@ -148,6 +148,11 @@ impl World {
         self.beside(Some(self.backend.objects(&self.gate, times)), times).await
     }
 
+    /// As another process of the service has it, with connections of its own.
+    pub(crate) fn objects_anew(&self) -> ObjectStore {
+        self.backend.objects(&self.gate, times())
+    }
+
     /// Another process of the service, which was told of no object store.
     pub(crate) async fn without_objects(&self) -> Self {
         self.beside(None, times()).await
@@ -294,7 +299,11 @@ impl World {
 
     /// What the object store has.
     pub(crate) async fn keys(&self) -> Vec<String> {
-        let listed = self.raw.list_objects_v2().bucket(&self.bucket).prefix("objects/").send().await.expect("listed");
+        self.keys_of("objects/").await
+    }
+
+    pub(crate) async fn keys_of(&self, prefix: &str) -> Vec<String> {
+        let listed = self.raw.list_objects_v2().bucket(&self.bucket).prefix(prefix).send().await.expect("listed");
         listed.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect()
     }
 

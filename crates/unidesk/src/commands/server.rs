@@ -2,8 +2,8 @@
 
 use clap::Subcommand;
 use service_kit::Service;
-use std::{process::ExitCode, time::Duration};
-use store::{DatabaseConfig, Store};
+use std::{process::ExitCode, sync::Arc, time::Duration};
+use store::{DatabaseConfig, LogArchive, Store};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +50,7 @@ pub enum Which {
         #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
         health: Option<std::net::SocketAddr>,
     },
-    /// Looks after artifacts: gives up idle uploads, deletes what nobody has any more. Any number may run
+    /// Looks after artifacts: gives up idle uploads, deletes what nobody has any more; moves logs to the object store. Any number may run
     ArtifactService {
         #[command(flatten)]
         database: Database,
@@ -116,8 +116,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let artifacts = artifact_service::routes(store.clone(), objects.clone(), times);
             let extra = api_gateway::Extra {
                 behind: node_registry::routes(store.clone()).merge(artifacts),
-                for_nodes: artifact_service::node_routes(store.clone(), objects, times),
-                beside: axum::Router::new(),
+                for_nodes: artifact_service::node_routes(store.clone(), objects.clone(), times),
+                log_archive: objects.map(|objects| Arc::new(objects) as Arc<dyn LogArchive>),
+                ..api_gateway::Extra::default()
             };
             api_gateway::run(&service, store.clone(), listener, extra).await?;
             // Not before: until then it may still end for want of the database.
