@@ -147,6 +147,7 @@ impl Mover {
             let Some(last) = chunks.last().map(|(attempt, chunk)| (*attempt, chunk.ordinal)) else { return Ok(packer) };
             let log = |it: &Going| (it.log.attempt, (it.log.first_ordinal, it.log.ends, it.most_bytes));
             let logs: BTreeMap<AttemptId, (u64, [u64; 4], u64)> = some.iter().map(log).collect();
+            let seen = self.seen.clone();
             (packer, at, pushed) = tokio::task::spawn_blocking(move || {
                 for (attempt, chunk) in chunks {
                     let Some((first, ends, most)) = logs.get(&attempt) else { continue };
@@ -164,6 +165,7 @@ impl Mover {
                         // Others go on; this one stays where the audit finds it.
                         Err(error @ PackError::Broken { .. }) => {
                             tracing::error!(%error, "a log is not moved");
+                            seen.lock().unwrap_or_else(PoisonError::into_inner).leave(attempt);
                             pushed = None;
                         }
                         pushed => pushed?,
@@ -193,6 +195,8 @@ impl Mover {
         let key = format!("{LOGS}{}", Uuid::new_v4());
         let size = pack.bytes.len() as u64;
         let Pack { bytes, sha256, pieces, log_bytes } = pack;
+        // A store that is away is met here, before anything is written down for each try.
+        self.objects.size(&key).await?;
         self.store.announce_pack(&key, LAPSE).await?;
         self.objects.put(&key, Bytes::from(bytes), &sha256).await?;
         // Nothing is deleted here before it was seen there.

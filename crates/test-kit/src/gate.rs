@@ -35,6 +35,8 @@ impl Gate {
                 let cut = cut.clone();
                 tokio::spawn(async move {
                     let Ok(mut outside) = TcpStream::connect(server).await else { return };
+                    // A door must not be what is slow: two small writes in a row would wait for each other's acknowledgement.
+                    let _ = (inside.set_nodelay(true), outside.set_nodelay(true));
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut inside, &mut outside) => {}
                         () = cut.notified() => {}

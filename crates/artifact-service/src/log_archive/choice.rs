@@ -3,7 +3,7 @@
 use crate::config::Archiving;
 use domain::ids::AttemptId;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 use store::WaitingLog;
@@ -26,6 +26,8 @@ pub(crate) enum Choice {
 #[derive(Default)]
 pub(crate) struct Seen {
     running: BTreeMap<AttemptId, Mark>,
+    /// Logs that do not fit together. They stay, and stand in no other's way.
+    broken: BTreeSet<AttemptId>,
     walk: u64,
 }
 
@@ -38,6 +40,7 @@ struct Mark {
 impl Seen {
     pub(crate) fn choose(&mut self, log: &WaitingLog, rule: &Archiving, now: Instant) -> Choice {
         match log.ended {
+            _ if self.broken.contains(&log.attempt) => Choice::Wait,
             Some(ended) if ended < rule.settle => Choice::Wait,
             Some(ended) if ended >= rule.wait => Choice::MustGo(u64::MAX),
             Some(_) => Choice::MayGo,
@@ -63,6 +66,11 @@ impl Seen {
         }
         mark.walk = self.walk;
         now.saturating_duration_since(mark.since)
+    }
+
+    /// The log of this attempt is not moved by this process any more.
+    pub(crate) fn leave(&mut self, attempt: AttemptId) {
+        self.broken.insert(attempt);
     }
 
     /// A walk over all that waits is over: what was not seen in it has ended or was moved.
@@ -108,6 +116,14 @@ mod tests {
         assert_eq!(at(600, 0, 5), Choice::MustGo(u64::MAX));
         assert_eq!(at(601, 9, 5), Choice::Wait, "the old part is gone");
         assert_eq!(at(1_201, 9, 5), Choice::MustGo(u64::MAX));
+    }
+
+    #[test]
+    fn what_can_not_be_moved_is_left_alone() {
+        let (mut seen, rule, now) = (Seen::default(), Archiving::default(), Instant::now());
+        let old = log(0, 200, Some(90_000));
+        seen.leave(old.attempt);
+        assert_eq!(seen.choose(&old, &rule, now), Choice::Wait);
     }
 
     #[test]

@@ -190,6 +190,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn what_goes_into_a_pack_comes_out_of_it(
             logs in prop::collection::vec((0u64..1 << 40, prop::array::uniform4(0u64..1 << 50),

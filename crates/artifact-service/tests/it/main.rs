@@ -78,6 +78,7 @@ scenarios! {
     logs::a_store_that_is_away_keeps_logs_where_they_are,
     logs::movers_that_die_anywhere_lose_nothing_and_leave_nothing,
     logs::a_damaged_pack_is_named_and_never_shown,
+    logs::a_log_that_does_not_fit_together_stops_no_other,
     logs::packs_go_with_their_last_task_and_strays_are_found,
     logs::figures,
 }

@@ -13,6 +13,7 @@ mod docker_away;
 mod endings;
 mod every_route;
 mod far;
+mod log_archive;
 mod main_job;
 mod programs;
 mod scheduling;

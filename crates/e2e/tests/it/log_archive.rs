@@ -1,0 +1,32 @@
+//! A log that leaves the database while it is written, on a whole platform: whoever reads it can't tell.
+
+use crate::{
+    task::Body,
+    until::until_true,
+    world::{World, log, log_until},
+};
+use std::{fs, time::Duration};
+
+/// Between two looks of the mover, and then some.
+const MOVED_WITHIN: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_log_leaves_the_database_and_reads_the_same() {
+    let world = World::start().await;
+    let task = world.submit(&Body::process("seq 1 3000000; echo said; sleep 600")).await;
+    let mut expected: Vec<u8> = (1..=3_000_000u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    expected.extend_from_slice(b"said\n");
+    world.task_until(task.id, "it has said it all", |task| task.log.bytes as usize >= expected.len()).await;
+    let packs = world.home.path().join("objects/logs");
+    until_true("a part of it is in the object store", MOVED_WITHIN, || {
+        fs::read_dir(&packs).is_ok_and(|packs| packs.count() > 0)
+    })
+    .await;
+    assert!(log(&world.client, task.id, None).await == expected, "while it runs");
+    // What comes now comes after it.
+    world.client.cancel(task.id).await.expect("cancelled");
+    world.ended(task.id).await;
+    assert!(log(&world.client, task.id, None).await == expected, "when it has ended");
+    log_until(&world.client, task.id, "said").await;
+    world.finish().await;
+}
