@@ -38,6 +38,10 @@ kill-sweep kills="100" *arguments:
 demo-unplug *arguments:
     scripts/demo-unplug.sh {{ arguments }}
 
+# A data set in, a task on another node, a model out, with the object store killed twice: just demo-artifacts --mib 2000
+demo-artifacts *arguments:
+    scripts/demo-artifacts.sh {{ arguments }}
+
 # Rewrite .sqlx after a change of a query or a migration
 sqlx:
     scripts/sqlx-prepare.sh

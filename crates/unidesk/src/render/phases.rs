@@ -29,7 +29,7 @@ pub fn warnings(task: &Task) -> Vec<String> {
 pub fn placed(node: &str, waited_ms: u64, prepared: Option<(&Provenance, u64)>, style: &Style) -> String {
     let warm = prepared.map_or_else(String::new, |(provenance, ms)| {
         let parts = provenance.parts();
-        let verb = if parts.contains(" and ") { "are" } else { "is" };
+        let verb = if parts.contains(" and ") || parts == "inputs" { "are" } else { "is" };
         format!("; {parts} {verb} there (prepared in {})", show_duration_ms(ms))
     });
     style.phase(Glyph::Done, "placed", &format!("on {} after {}{warm}", clean(node), show_duration_ms(waited_ms)))
