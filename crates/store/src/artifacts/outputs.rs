@@ -3,6 +3,7 @@
 
 use super::{
     complete::{CompletedArtifact, StoredObject},
+    pins::PassedOver,
     read::{ArtifactView, by_id, select_artifacts, view},
     remove::expire,
     reserve::{NewArtifact, insert},
@@ -120,7 +121,7 @@ impl Store {
             if known.state == ArtifactState::Ready || is_same {
                 return Ok(Some(known));
             }
-            expire(&mut transaction, known.id.as_uuid(), None, grace).await?;
+            expire(&mut transaction, known.id.as_uuid(), &PassedOver::default(), None, grace).await?;
         }
         let id = Uuid::now_v7();
         insert(&mut transaction, id, new, (by.0.as_uuid(), by.1), Some((who, index))).await?;

@@ -80,8 +80,9 @@ impl Store {
     }
 
     /// Forgets which tasks read an artifact that have ended: there may be many of them, and one that is run again says so itself.
-    pub(super) async fn forget_ended_readers(&self, artifact: ArtifactId) -> Result<(), StoreError> {
+    pub(super) async fn forget_ended_readers(&self, artifact: ArtifactId) -> Result<PassedOver, StoreError> {
         let (artifact, mut after) = (artifact.as_uuid(), Uuid::nil());
+        let mut passed = PassedOver::default();
         loop {
             let some = sqlx::query!(
                 r#"SELECT i.task_id, EXISTS (SELECT FROM task_state s WHERE s.task_id = i.task_id AND s.ended_at IS NULL) AS "lives!"
@@ -108,11 +109,17 @@ impl Store {
             }
             // Those that live are enough to know that it stays.
             if is_end || some.len() - ended.len() >= READERS_NAMED as usize {
-                return Ok(());
+                return Ok(passed);
             }
+            passed.0.push(after);
         }
     }
 }
+
+/// Up to where the readers of an artifact were looked at, slice by slice. Who looks at them again does it in the same slices: what was forgotten
+/// is still in the index for a while, and one statement would walk over all of it.
+#[derive(Debug, Default)]
+pub(super) struct PassedOver(Vec<Uuid>);
 
 /// Of these artifacts those that are ready, held until the end of the transaction.
 pub(crate) async fn hold_ready(
@@ -143,12 +150,26 @@ pub(crate) async fn note_readers(connection: &mut PgConnection, readers: &[(Uuid
 }
 
 /// Some of the tasks that have not ended and read this artifact, whose row is locked.
-pub(super) async fn live_readers(connection: &mut PgConnection, artifact: Uuid) -> Result<Vec<TaskId>, StoreError> {
-    let readers = sqlx::query_scalar!(
-        "SELECT i.task_id FROM task_inputs i JOIN task_state s ON s.task_id = i.task_id
-         WHERE i.artifact_id = $1 AND s.ended_at IS NULL ORDER BY i.task_id LIMIT $2",
-        artifact,
-        READERS_NAMED
-    );
-    Ok(readers.fetch_all(connection).await?.into_iter().map(TaskId::from_uuid).collect())
+pub(super) async fn live_readers(
+    connection: &mut PgConnection,
+    artifact: Uuid,
+    passed: &PassedOver,
+) -> Result<Vec<TaskId>, StoreError> {
+    let (mut readers, mut after) = (Vec::new(), Uuid::nil());
+    for to in passed.0.iter().copied().chain([Uuid::max()]) {
+        let some = sqlx::query_scalar!(
+            "SELECT i.task_id FROM task_inputs i JOIN task_state s ON s.task_id = i.task_id
+             WHERE i.artifact_id = $1 AND i.task_id > $2 AND i.task_id <= $3 AND s.ended_at IS NULL ORDER BY i.task_id LIMIT $4",
+            artifact,
+            after,
+            to,
+            READERS_NAMED - readers.len() as i64
+        );
+        readers.extend(some.fetch_all(&mut *connection).await?.into_iter().map(TaskId::from_uuid));
+        if readers.len() as i64 >= READERS_NAMED {
+            break;
+        }
+        after = to;
+    }
+    Ok(readers)
 }

@@ -3,7 +3,7 @@
 use super::{
     garbage,
     parts::{delete_parts, lock_upload},
-    pins::live_readers,
+    pins::{PassedOver, live_readers},
     read::{ArtifactView, by_id, state},
 };
 use crate::{Store, StoreError};
@@ -42,9 +42,9 @@ impl Store {
         origin: &Origin,
     ) -> Result<RemovedArtifact, StoreError> {
         let id = artifact.as_uuid();
-        self.forget_ended_readers(artifact).await?;
+        let passed = self.forget_ended_readers(artifact).await?;
         let mut transaction = self.begin_for(1).await?;
-        let expiry = expire(&mut transaction, id, None, grace).await?;
+        let expiry = expire(&mut transaction, id, &passed, None, grace).await?;
         let Some(found) = by_id(&mut transaction, id).await? else { return Ok(RemovedArtifact::NotFound) };
         match expiry {
             Expiry::InUse(tasks) => return Ok(RemovedArtifact::InUse { artifact: found, tasks }),
@@ -72,7 +72,7 @@ impl Store {
         let mut expired = 0;
         for id in found {
             let mut transaction = self.begin_for(1).await?;
-            if expire(&mut transaction, id, Some(idle), grace).await? == Expiry::Done {
+            if expire(&mut transaction, id, &PassedOver::default(), Some(idle), grace).await? == Expiry::Done {
                 transaction.commit().await?;
                 expired += 1;
             }
@@ -99,7 +99,9 @@ impl Store {
             after = found.last().map_or(after, |last| (last.attempt, last.artifact_id));
             for upload in found.into_iter().filter(|upload| upload.is_over) {
                 let mut transaction = self.begin_for(1).await?;
-                if expire(&mut transaction, upload.artifact_id, None, grace).await? == Expiry::Done {
+                if expire(&mut transaction, upload.artifact_id, &PassedOver::default(), None, grace).await?
+                    == Expiry::Done
+                {
                     transaction.commit().await?;
                     tracing::debug!(attempt.id = %AttemptId::from_uuid(upload.attempt), "an upload of an attempt that has ended is given up");
                     expired += 1;
@@ -133,9 +135,11 @@ pub(super) enum Expiry {
     InUse(Vec<TaskId>),
 }
 
+/// `passed`: the readers of a ready artifact that were passed over before.
 pub(super) async fn expire(
     connection: &mut PgConnection,
     id: Uuid,
+    passed: &PassedOver,
     idle: Option<Duration>,
     grace: Duration,
 ) -> Result<Expiry, StoreError> {
@@ -145,7 +149,7 @@ pub(super) async fn expire(
     let Some(next) = before.next(ArtifactEvent::Removed) else { return Ok(Expiry::Nothing) };
     // Under the lock: whoever makes a task that reads it has locked it, too. What is corrupt is of no use to a task.
     if before == ArtifactState::Ready {
-        let readers = live_readers(connection, id).await?;
+        let readers = live_readers(connection, id, passed).await?;
         if !readers.is_empty() {
             return Ok(Expiry::InUse(readers));
         }

@@ -194,12 +194,13 @@ impl Store {
         origin: &Origin,
     ) -> Result<bool, StoreError> {
         let id = artifact.as_uuid();
+        let passed = self.forget_ended_readers(artifact).await?;
         let mut transaction = self.begin_for(1).await?;
         let Some(seen) = lock_and_look(&mut transaction, id, most_kept(rules)).await? else { return Ok(false) };
         let compiled: Vec<CompiledRule<'_>> = rules.iter().map(RetentionRule::compile).collect();
         let because = rules.iter().zip(&compiled).find(|(_, rule)| seen.is_removed_by(std::slice::from_ref(rule)));
         let Some((because, _)) = because else { return Ok(false) };
-        if expire(&mut transaction, id, None, grace).await? != Expiry::Done {
+        if expire(&mut transaction, id, &passed, None, grace).await? != Expiry::Done {
             return Ok(false);
         }
         let Some(removed) = by_id(&mut transaction, id).await? else { return Ok(false) };

@@ -599,3 +599,54 @@ async fn a_version_that_was_never_given_and_an_upload_of_what_is_ready_are_found
     let found = broken(&world, Depth::Whole).await;
     assert!(found[0].0 == "versions-of-artifacts-are-unique" && found[0].1[0].contains("a@1"), "{found:?}");
 }
+
+#[tokio::test]
+async fn a_success_without_its_outputs_is_found() {
+    planted(
+        &["successes-have-their-outputs"],
+        |m| format!("attempt {} of task {} has succeeded with 0 of 2 outputs", m.done.2.attempt, m.done.0),
+        |m| {
+            let exit = r#"{"code": 0, "outputs_due": 2}"#;
+            format!("UPDATE attempts SET exit = '{exit}' WHERE id = '{}'", m.done.2.attempt)
+        },
+    )
+    .await;
+    planted(
+        &["successes-have-their-outputs"],
+        |m| format!("attempt {} counts 1 outputs and has 0", m.running.1.attempt),
+        |m| format!("UPDATE attempts SET outputs_stored = 1 WHERE id = '{}'", m.running.1.attempt),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_removed_input_of_a_live_task_and_an_output_that_is_there_twice_are_found() {
+    let read =
+        |task: TaskId| format!("INSERT INTO task_inputs VALUES ('00000000-0000-0000-0000-00000000000a', '{task}')");
+    planted(
+        &["what-live-tasks-read-is-kept"],
+        |m| {
+            format!(
+                "task {} is pending and reads artifact 00000000-0000-0000-0000-00000000000a, which is not there",
+                m.waiting
+            )
+        },
+        |m| format!("{}; {}", read(m.waiting), read(m.done.0)),
+    )
+    .await;
+    let twice = |attempt, fence: i64| {
+        format!(
+            "{} UPDATE artifacts SET attempt_id = '{attempt}', fence = {fence}, output_index = 0;
+             CREATE TEMP TABLE copy AS SELECT * FROM artifacts; UPDATE copy SET id = gen_random_uuid(), version = 2;
+             INSERT INTO artifacts SELECT * FROM copy; UPDATE artifact_names SET newest = 2;
+             UPDATE attempts SET outputs_stored = 1 WHERE id = '{attempt}'",
+            an_artifact(Some("key = 'sound'"))
+        )
+    };
+    planted(
+        &["outputs-are-of-their-attempts"],
+        |m| format!("2 artifacts are output 0 of attempt {}", m.done.2.attempt),
+        |m| twice(m.done.2.attempt, m.done.2.fence.get()),
+    )
+    .await;
+}

@@ -16,6 +16,7 @@ use store::{
     ArtifactView, CompletedArtifact, Depth, Holder, NewArtifact, NewTask, NotHeld, RemovedArtifact, ReportVerdict,
     Reserved, Retried, StoredObject, Submitted,
 };
+use test_kit::statements::Statements;
 use uuid::Uuid;
 
 const NO_GRACE: Duration = Duration::ZERO;
@@ -382,6 +383,46 @@ async fn what_a_live_task_reads_is_not_removed() {
     assert_eq!(answers[1], Submitted::InputGone);
     assert_eq!(world.store.standing(&[&keyed_one]).await.expect("read"), [None], "its key is free");
     nothing_is_broken(&world).await;
+}
+
+#[tokio::test]
+async fn a_removal_passes_over_thousands_that_have_ended() {
+    let world = World::start().await;
+    let data = put(&world, "data", 1).await;
+    let Submitted::Accepted { id: task } = submit(&world, reads(&data, new_task(json!({})))).await else {
+        panic!("new")
+    };
+    world.store.cancel_task(Scope::All, task, &origin()).await.expect("cancelled");
+    let many = format!(
+        "CREATE TEMP TABLE cold AS SELECT t.* FROM tasks t, generate_series(1, 3000);
+         UPDATE cold SET id = gen_random_uuid(); INSERT INTO tasks SELECT * FROM cold;
+         CREATE TEMP TABLE hot AS SELECT c.id AS new_id, s.* FROM cold c, task_state s;
+         UPDATE hot SET task_id = new_id; ALTER TABLE hot DROP COLUMN new_id; INSERT INTO task_state SELECT * FROM hot;
+         INSERT INTO task_inputs SELECT '{}', id FROM cold; DROP TABLE cold, hot",
+        data.id
+    );
+    world.database.execute(&many).await;
+    world.database.execute("VACUUM ANALYZE").await;
+    let mut statements = Statements::of(&world.database).await;
+    statements.forget().await;
+    let removed = world.store.remove_artifact(data.id, NO_GRACE, &origin()).await.expect("answered");
+    assert!(matches!(removed, RemovedArtifact::Removed(_)), "{removed:?}");
+    let dearest = statements.costs().await.remove(0);
+    assert!(dearest.buffers <= 500, "{dearest:?}");
+    assert_eq!(world.count("SELECT count(*) FROM task_inputs").await, 0);
+}
+
+#[tokio::test]
+async fn what_is_deleted_with_a_task_is_also_what_it_read() {
+    let world = World::start().await;
+    let data = put(&world, "data", 1).await;
+    let Submitted::Accepted { id: task } = submit(&world, reads(&data, new_task(json!({})))).await else {
+        panic!("new")
+    };
+    world.store.cancel_task(Scope::All, task, &origin()).await.expect("cancelled");
+    let in_a_moment = chrono::TimeDelta::seconds(-1);
+    let deleted = world.store.expire_tasks(in_a_moment, None, 10).await.expect("deleted").deleted;
+    assert_eq!((deleted, world.count("SELECT count(*) FROM task_inputs").await), (1, 0));
 }
 
 #[tokio::test]
