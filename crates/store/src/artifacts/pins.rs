@@ -17,6 +17,8 @@ use uuid::Uuid;
 const NAMES_AT_ONCE: usize = 64;
 /// Readers that are looked at together.
 const READERS_AT_ONCE: i64 = 50;
+/// What was forgotten costs a buffer each, at most: so many slices are looked at again by one statement.
+const SLICES_PASSED_AT_ONCE: usize = 8;
 /// Of the tasks that read an artifact so many are named.
 const READERS_NAMED: i64 = 5;
 
@@ -82,7 +84,7 @@ impl Store {
     /// Forgets which tasks read an artifact that have ended: there may be many of them, and one that is run again says so itself.
     pub(super) async fn forget_ended_readers(&self, artifact: ArtifactId) -> Result<PassedOver, StoreError> {
         let (artifact, mut after) = (artifact.as_uuid(), Uuid::nil());
-        let mut passed = PassedOver::default();
+        let (mut passed, mut looked_at) = (PassedOver::default(), 0_usize);
         loop {
             let some = sqlx::query!(
                 r#"SELECT i.task_id, EXISTS (SELECT FROM task_state s WHERE s.task_id = i.task_id AND s.ended_at IS NULL) AS "lives!"
@@ -111,7 +113,10 @@ impl Store {
             if is_end || some.len() - ended.len() >= READERS_NAMED as usize {
                 return Ok(passed);
             }
-            passed.0.push(after);
+            looked_at += 1;
+            if looked_at % SLICES_PASSED_AT_ONCE == 0 {
+                passed.0.push(after);
+            }
         }
     }
 }
