@@ -38,14 +38,14 @@ use tokio::{
 const MIB: usize = 1 << 20;
 
 /// A platform in a process of its own, and a directory for the person who uses it.
-struct World {
+pub(crate) struct World {
     home: Home,
     up: Program,
     url: String,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let home = Home::create();
         let up = Self::start_up(&home).await;
         let url = up.url();
@@ -65,7 +65,13 @@ impl World {
         self.up = Self::start_up(&self.home).await;
     }
 
-    fn work(&self) -> PathBuf {
+    /// The same, and the person knows where it is now.
+    pub(crate) async fn restart_and_find(&mut self) {
+        self.restart().await;
+        self.url = self.up.url();
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
         self.home.path().join("work")
     }
 
@@ -75,8 +81,13 @@ impl World {
 
     /// The same command line on the same machine each time: what a person types again.
     fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
+        let words: Vec<&OsStr> = [OsStr::new("artifact")].into_iter().chain(words.iter().map(AsRef::as_ref)).collect();
+        self.unidesk(&words)
+    }
+
+    pub(crate) fn unidesk<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
         let token = fs::read_to_string(self.home.path().join("data/admin.token")).expect("the first key");
-        let mut command = Command::from(programs::command(&["artifact"]));
+        let mut command = Command::from(programs::command(&[]));
         command
             .args(words)
             .current_dir(self.work())
@@ -113,11 +124,11 @@ impl World {
     }
 }
 
-async fn finish(child: Child) -> Output {
+pub(crate) async fn finish(child: Child) -> Output {
     tokio::time::timeout(SOON * 2, child.wait_with_output()).await.expect("an end in time").expect("an end")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

@@ -20,6 +20,7 @@ mod scheduling;
 mod split;
 mod story;
 mod task;
+mod task_files;
 mod tokens;
 mod until;
 mod up;
