@@ -151,14 +151,8 @@ impl TreeWriter for Sources {
 }
 
 /// Hands a tar over in pieces; waits while the reader is busy.
-pub(crate) struct PieceWriter {
+struct PieceWriter {
     sender: mpsc::Sender<Bytes>,
-}
-
-impl PieceWriter {
-    pub(crate) fn new(sender: mpsc::Sender<Bytes>) -> Self {
-        Self { sender }
-    }
 }
 
 impl Write for PieceWriter {

@@ -10,7 +10,6 @@ use super::{
 use crate::{
     artifacts::inputs::{Brought, Place, Unfilled, Wanted},
     executor::Failure,
-    sources::PieceWriter,
 };
 use bollard::{
     models::{ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions, VolumeCreateRequest},
@@ -23,8 +22,15 @@ use bytes::Bytes;
 use domain::artifact::ArtifactKind;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use hyper::{Method, body::Frame};
-use std::{collections::HashMap, fs::File, path::PathBuf, time::Duration};
-use tokio::sync::mpsc;
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::mpsc};
+use tokio_util::sync::CancellationToken;
 use transfer::{Limits, TransferError, UnpackError, relay, relay_file, stream};
 
 /// Of volumes, and of the containers that fill them. Not the label that garbage collection goes by: what lies in them is not garbage.
@@ -137,6 +143,8 @@ impl ContainerExecutor {
 
     async fn pour_once(&self, helper: &str, wanted: &Wanted<'_>) -> Result<u64, Unfilled> {
         let (sender, receiver) = mpsc::channel::<Bytes>(8);
+        let pipe = Pipe { handle: Handle::current(), sender, is_over: CancellationToken::new() };
+        let is_over = pipe.is_over.clone();
         let (kind, size) = (wanted.pinned.kind, wanted.pinned.size);
         let limits = Limits { bytes: self.free_bytes().await, ..Limits::default() };
         let artifacts = wanted.artifacts;
@@ -147,7 +155,7 @@ impl ContainerExecutor {
             &artifacts.options,
             &*wanted.observer,
             move |incoming| {
-                let out = std::io::BufWriter::with_capacity(64 << 10, PieceWriter::new(sender));
+                let out = std::io::BufWriter::with_capacity(64 << 10, pipe);
                 let unpacked = match kind {
                     ArtifactKind::Directory => relay(incoming, &limits, out),
                     ArtifactKind::File => relay_file(incoming, size, FILE, out),
@@ -161,9 +169,16 @@ impl ContainerExecutor {
         });
         let body = bollard::body_try_stream(pieces);
         let options = UploadToContainerOptionsBuilder::default().path(FILL_AT).build();
-        let putting = self
-            .engine
-            .call(FILL_WITHIN, |docker| async move { docker.upload_to_container(helper, Some(options), body).await });
+        let putting = async {
+            let engine = &self.engine;
+            let put = engine.call(FILL_WITHIN, |docker| async move {
+                docker.upload_to_container(helper, Some(options), body).await
+            });
+            let put = put.await;
+            // A daemon that has no room says so in the middle, and may read no further.
+            is_over.cancel();
+            put
+        };
         match tokio::join!(checking, putting) {
             (Ok(unpacked), Ok(())) => Ok(unpacked.bytes),
             // Docker took no more of it, and says why.
@@ -324,6 +339,30 @@ impl Place for ContainerExecutor {
             removed.map_err(|error| error.into_failure("removing an input"))
         }
         .boxed()
+    }
+}
+
+/// Hands bytes to Docker, until that has said what came of them.
+struct Pipe {
+    handle: Handle,
+    sender: mpsc::Sender<Bytes>,
+    is_over: CancellationToken,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = Bytes::copy_from_slice(bytes);
+        let is_taken = self.handle.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.is_over.cancelled() => false,
+                sent = self.sender.send(piece) => sent.is_ok(),
+            }
+        });
+        if is_taken { Ok(bytes.len()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -260,8 +260,8 @@ async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<(
             let (start, end) = range["bytes=".len()..].split_once('-').expect("a range");
             let (start, end): (usize, usize) = (start.parse().expect("a number"), end.parse().expect("a number"));
             let mut state = state();
-            let content = state.inputs[&index.parse::<usize>().expect("an index")].clone();
-            let end = (end + 1).min(content.len());
+            let content = &state.inputs[&index.parse::<usize>().expect("an index")];
+            let (end, length) = ((end + 1).min(content.len()), content.len());
             let mut body = content[start..end].to_vec();
             state.given += body.len();
             if state.given_at_most.is_some_and(|most| state.given >= most) {
@@ -272,7 +272,7 @@ async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<(
                 let middle = body.len() / 2;
                 body[middle] ^= 1;
             }
-            ("206 Partial Content", format!("content-range: bytes {start}-{}/{}\r\n", end - 1, content.len()), body)
+            ("206 Partial Content", format!("content-range: bytes {start}-{}/{length}\r\n", end - 1), body)
         }
         ["output", attempt, index, part] => {
             let length: usize = header("content-length").expect("a length").parse().expect("a number");

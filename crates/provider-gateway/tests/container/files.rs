@@ -1,6 +1,7 @@
 //! What a container finds before it starts, and what is kept of what it leaves.
 
 use crate::{
+    dockerd::Dockerd,
     platform::{Platform, noise, packed},
     rig::{Attempt, Rig, docker, inspect, until},
 };
@@ -294,4 +295,43 @@ async fn an_upload_that_was_cut_goes_on_with_what_is_stored() {
     let sent = files.platform.state().puts - before;
     assert!(sent <= 5, "{sent} were sent again");
     assert_eq!(files.platform.state().outputs[&(attempt.job.held.attempt, 0)].bytes().len(), 600_000);
+}
+
+#[tokio::test]
+async fn a_docker_that_goes_away_while_outputs_are_read_is_waited_for() {
+    let mut daemon = Dockerd::new().await;
+    let socket = daemon.socket();
+    let (rig, platform) = (Rig::with(|settings| settings.socket = socket), Platform::start().await);
+    let environment = rig.environment(BUSYBOX);
+    let mut files = Files { rig, platform, environment };
+    files.restart(1 << 40);
+    let outputs = json!([{"path": "out/**/*.bin", "name": "out"}, {"path": "out/2.bin", "name": "one"}]);
+    let line = "mkdir out; for n in 1 2 3; do head -c 2000000 /dev/urandom > out/$n.bin; done";
+    let attempt =
+        files.rig.job(&files.environment, &[], json!({"command": line, "network": "none", "outputs": outputs}));
+    let exit = files.rig.run(&attempt).await.unwrap();
+    // Each part waits for the store, and so the archive stays open.
+    files.platform.state().away_after = Some(4);
+    let mut storing = Box::pin(files.store(&attempt, &exit));
+    tokio::select! {
+        stored = &mut storing => panic!("{stored:?}"),
+        () = until("the store is away", || attempt.text(Stream::System).contains("trying again")) => {}
+    }
+    tokio::select! {
+        stored = &mut storing => panic!("{stored:?}"),
+        () = daemon.stop("-KILL") => {}
+    }
+    {
+        let mut state = files.platform.state();
+        (state.is_away, state.away_after) = (false, None);
+    }
+    tokio::select! {
+        stored = &mut storing => panic!("{stored:?}"),
+        () = until("it is told", || attempt.text(Stream::System).contains("out: Docker does not answer")) => {}
+    }
+    let (stored, ()) = tokio::join!(storing, daemon.restart());
+    stored.unwrap();
+    let state = files.platform.state();
+    assert_eq!(state.outputs[&(attempt.job.held.attempt, 0)].names(), ["1.bin", "2.bin", "3.bin"]);
+    assert_eq!(state.outputs[&(attempt.job.held.attempt, 1)].bytes().len(), 2_000_000);
 }

@@ -4,6 +4,7 @@
 
 mod environments;
 mod full;
+mod inputs;
 mod races;
 mod small_disk;
 mod sources;
@@ -12,6 +13,9 @@ mod spool;
 #[path = "../container/dockerd.rs"]
 #[expect(dead_code, reason = "shared with the tests of containers, which need more of it")]
 mod dockerd;
+#[path = "../common/platform.rs"]
+#[expect(dead_code, reason = "shared with the tests of executors, which need more of it")]
+mod platform;
 #[path = "../container/rig.rs"]
 #[expect(dead_code, reason = "shared with the tests of containers, which need more of it")]
 mod rig;
