@@ -158,7 +158,7 @@ impl Platform {
             .iter()
             .find(|(begin, _)| path.starts_with(*begin))
             .unwrap_or_else(|| panic!("{path} is new: say here what stands for its id"));
-        let path = path.replace("{fence}", "1").replace("{index}", "0");
+        let path = path.replace("{fence}", "4294967297").replace("{index}", "0");
         format!("{}{}", self.url, path.replace("{id}", id).replace("{ref}", id).replace("{attempt}", id))
     }
 
