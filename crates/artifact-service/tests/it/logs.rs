@@ -1,6 +1,6 @@
 //! Logs in the object store: moved by the real loop, read back byte for byte, whatever happens to the store, the mover and the tasks meanwhile.
 
-use crate::world::{ADMIN, World, eventually, good, times};
+use crate::world::{ADMIN, Kind, World, eventually, good, times};
 use artifact_service::{Archiving, Times};
 use bytes::Bytes;
 use domain::{
@@ -478,8 +478,15 @@ pub(crate) async fn packs_go_with_their_last_task_and_strays_are_found(world: &W
     later.service.stop_within(Duration::from_secs(10)).await;
 }
 
-/// Prints what the archive costs and what it brings: `cargo nextest run -p artifact-service figures --no-capture`.
-pub(crate) async fn figures(world: &World) {
+/// Prints what the archive costs and what it brings: `cargo nextest run -p artifact-service figures_of_the_log_archive --no-capture`.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_of_the_log_archive() {
+    let world = World::start(Kind::Embedded).await;
+    figures(&world).await;
+    world.stop().await;
+}
+
+async fn figures(world: &World) {
     let (id, session) = node(world).await;
     let logs = running(world, (id, session), 3_000).await;
     let (small, large) = logs.split_at(2_992);

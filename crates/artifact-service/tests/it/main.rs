@@ -80,5 +80,4 @@ scenarios! {
     logs::a_damaged_pack_is_named_and_never_shown,
     logs::a_log_that_does_not_fit_together_stops_no_other,
     logs::packs_go_with_their_last_task_and_strays_are_found,
-    logs::figures,
 }

@@ -13,9 +13,12 @@ const MOVED_WITHIN: Duration = Duration::from_secs(90);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_log_leaves_the_database_and_reads_the_same() {
     let world = World::start().await;
-    let task = world.submit(&Body::process("seq 1 3000000; echo said; sleep 600")).await;
-    let mut expected: Vec<u8> = (1..=3_000_000u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
-    expected.extend_from_slice(b"said\n");
+    let task = world.submit(&Body::process("yes $(seq -s , 1 250) | head -n 20000; echo said; sleep 600")).await;
+    // More than may stay of a running attempt.
+    let numbers: Vec<String> = (1..=250).map(|n: u32| n.to_string()).collect();
+    let expected = (numbers.join(",") + "\n").repeat(20_000).into_bytes();
+    let expected = [&expected[..], b"said\n"].concat();
+    assert!(expected.len() > 17 << 20);
     world.task_until(task.id, "it has said it all", |task| task.log.bytes as usize >= expected.len()).await;
     let packs = world.home.path().join("objects/logs");
     until_true("a part of it is in the object store", MOVED_WITHIN, || {
