@@ -39,8 +39,9 @@ const MIB: usize = 1 << 20;
 
 /// A platform in a process of its own, and a directory for the person who uses it.
 pub(crate) struct World {
-    home: Home,
+    /// Ends before its home is cleared.
     up: Program,
+    home: Home,
     url: String,
 }
 

@@ -75,9 +75,11 @@ impl Home {
         let under = |parent: &Path| {
             fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
         };
-        let mut all = under(self.path());
-        for parent in all.clone() {
-            all.extend(under(&parent));
+        // Below the data directory of `up`, wherever a test has put that here.
+        let (mut all, mut level) = (Vec::new(), vec![self.path().to_owned()]);
+        for _ in 0..3 {
+            level = level.iter().flat_map(|parent| under(parent)).collect();
+            all.extend(level.iter().cloned());
         }
         all.into_iter().filter(|path| path.join("instance").exists()).collect()
     }
@@ -109,6 +111,13 @@ impl Home {
             .collect()
     }
 
+    /// Of inputs.
+    fn volumes(&self) -> Vec<String> {
+        let of =
+            |instance: &String| docker(&["volume", "ls", "-q", "--filter", &format!("label=unidesk.input={instance}")]);
+        self.instances().iter().flat_map(of).collect()
+    }
+
     pub(crate) fn images(&self) -> Vec<String> {
         self.instances()
             .iter()
@@ -135,6 +144,9 @@ impl Drop for Home {
         }
         for image in self.images() {
             docker(&["rmi", "-f", &image]);
+        }
+        for volume in self.volumes() {
+            docker(&["volume", "rm", "-f", &volume]);
         }
     }
 }
