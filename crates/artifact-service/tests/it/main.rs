@@ -37,7 +37,8 @@ macro_rules! scenarios {
                 // The last of these lines says which one failed.
                 eprintln!(concat!(stringify!($module), "::", stringify!($name)));
                 let world = World::start(Kind::SeaweedFs(&seaweedfs)).await;
-                $module::$name(&world).await;
+                // One of them at a time is on the heap: together they are too much for a thread's stack.
+                Box::pin($module::$name(&world)).await;
                 world.stop().await;
                 eprintln!("  {} ms", began.elapsed().as_millis());
             )*
