@@ -88,11 +88,11 @@ async fn a_container_reads_what_was_put_in_and_what_it_leaves_comes_out() {
     let (code, env) = (of.code.url(), of.environment.url());
     let source = [
         "--code-repo-url",
-        &code,
+        code,
         "--code-commit-id",
         &of.code_commit,
         "--env-repo-url",
-        &env,
+        env,
         "--env-commit-id",
         &of.environment_commit,
         "--dockerfile-path",
