@@ -5,6 +5,7 @@
 //! Begin at `throughput.rs`, then `nodes.rs`.
 
 pub mod api;
+pub mod artifacts;
 mod audit;
 pub mod database;
 pub mod faults;

@@ -1,6 +1,8 @@
 //! The command line of the benches.
 
-use bench::{api, faults, fleet, latency, logs, nodes, peers, queue, slots, smoke, soak, spawn, tables, throughput};
+use bench::{
+    api, artifacts, faults, fleet, latency, logs, nodes, peers, queue, slots, smoke, soak, spawn, tables, throughput,
+};
 use clap::{Parser, Subcommand};
 use std::{
     path::{Path, PathBuf},
@@ -38,6 +40,8 @@ enum Bench {
     Slots(slots::Args),
     /// Lines and bytes a second from attempts to storage and to followers
     Logs(logs::Args),
+    /// A large file in and out, beside curl and cp
+    Artifacts(artifacts::Args),
     /// Other platforms on as many tasks, installed from their registries, beside ours
     Peers(peers::Args),
     /// At full speed for half an hour while old tasks are deleted: does the database stay bounded?
@@ -115,6 +119,7 @@ fn run(bench: &Bench, json: Option<&Path>) -> anyhow::Result<()> {
             Bench::Spawn(args) => spawn::run(args).await,
             Bench::Slots(args) => slots::run(args).await,
             Bench::Logs(args) => logs::run(args).await,
+            Bench::Artifacts(args) => artifacts::run(args).await,
             Bench::Peers(args) => peers::run(args).await,
             Bench::Soak(args) => soak::run(args).await,
             Bench::Faults(args) => faults::run(args).await,
