@@ -1,8 +1,8 @@
 //! What tasks read and what they leave: artifacts on their way between this node and the object store.
 //!
 //! Owns: how an input gets here once and is kept for the next task, how an output is found and stored, and what is said of it in the log.
-//! Must not know: what a container or a process is. Each executor says where contents lie ([`inputs::Place`]) and what an ended attempt
-//! has left ([`outputs::Left`]). Begin at [`outputs::store`] and [`inputs::bring`].
+//! Must not know: what a container or a process is. Each executor says where contents lie (`inputs::Place`) and what an ended attempt
+//! has left ([`outputs::Left`]). Begin at [`outputs::store`] and `inputs.rs`.
 
 pub mod inputs;
 pub mod outputs;
