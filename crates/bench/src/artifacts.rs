@@ -7,8 +7,11 @@ use crate::{
     report::{Record, median, round},
 };
 use anyhow::Context as _;
+use chrono::Utc;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -43,8 +46,8 @@ struct Place {
     file: PathBuf,
     url: String,
     token: String,
-    /// Id and secret for the store of `up`, as curl wants them.
-    user: String,
+    /// Id and secret for the store of `up`.
+    key: (String, String),
 }
 
 pub async fn run(args: &Args) -> anyhow::Result<Record> {
@@ -64,11 +67,12 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
     let url = said.split_once("ready ").and_then(|(_, rest)| rest.split_whitespace().next());
     let data = dir.path().join("up");
     let secret = fs::read_to_string(data.join("objects.secret"))?;
+    let (id, secret) = secret.trim().split_once('\n').context("the store's credentials are not two lines")?;
     let place = Place {
         file,
         url: url.context("`up` says no address")?.to_owned(),
         token: fs::read_to_string(data.join("admin.token"))?.trim().to_owned(),
-        user: secret.trim().replace('\n', ":"),
+        key: (id.to_owned(), secret.to_owned()),
         dir: dir.path().to_owned(),
     };
     let mut ways: BTreeMap<&str, Way> = BTreeMap::new();
@@ -115,25 +119,43 @@ impl Place {
         let path = |name: &str| self.dir.join(name).display().to_string();
         let file = self.file.display().to_string();
         let unidesk = unidesk_command(&[])?.get_program().to_string_lossy().into_owned();
-        let object = format!("{}/unidesk-objects/objects/curl-{round}", self.url);
         let words = |line: &[&str]| line.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let copied = path("copied");
         let sync = format!("cp '{file}' '{copied}' && sync '{copied}'");
+        let (put, get) = (self.signed("PUT", round), self.signed("GET", round));
         let got = path("curl");
-        let curl = ["curl", "-sS", "--fail-with-body", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &self.user];
-        let curl_put =
-            [&curl[..], &["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "-o", "/dev/null", "-T", &file, &object]];
-        let curl_get = format!(
-            "curl -sS --fail-with-body --aws-sigv4 aws:amz:us-east-1:s3 --user '{}' -o '{got}' '{object}' && sync '{got}'",
-            self.user
-        );
+        let curl_get = format!("curl -sS --fail-with-body -o '{got}' '{get}' && sync '{got}'");
         Ok(vec![
             ("cp", words(&["sh", "-c", &sync])),
-            ("curl put", words(&curl_put.concat())),
+            ("curl put", words(&["curl", "-sS", "--fail-with-body", "-o", "/dev/null", "-T", &file, &put])),
             ("unidesk put", words(&[&unidesk, "artifact", "put", &file, "--name", &format!("bench-{round}")])),
             ("curl get", words(&["sh", "-c", &curl_get])),
             ("unidesk get", words(&[&unidesk, "artifact", "get", &format!("bench-{round}"), "--to", &path("got")])),
         ])
+    }
+
+    /// An address of the store of `up` that is good for one request, as S3's fourth signature has it.
+    fn signed(&self, method: &str, round: usize) -> String {
+        let (id, secret) = (&self.key.0, &self.key.1);
+        let (now, path) = (Utc::now(), format!("/unidesk-objects/objects/curl-{round}"));
+        let (day, moment) = (now.format("%Y%m%d").to_string(), now.format("%Y%m%dT%H%M%SZ").to_string());
+        let scope = format!("{day}/us-east-1/s3/aws4_request");
+        let query = format!(
+            "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={id}%2F{}&X-Amz-Date={moment}&X-Amz-Expires=900&X-Amz-SignedHeaders=host",
+            scope.replace('/', "%2F")
+        );
+        let host = self.url.trim_start_matches("http://");
+        let request = format!("{method}\n{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD");
+        let request = hex::encode(Sha256::digest(request));
+        let keyed = |key: &[u8], text: &str| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length will do");
+            mac.update(text.as_bytes());
+            mac.finalize().into_bytes().to_vec()
+        };
+        let first = format!("AWS4{secret}").into_bytes();
+        let key = [day.as_str(), "us-east-1", "s3", "aws4_request"].iter().fold(first, |key, word| keyed(&key, word));
+        let signature = keyed(&key, &format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{request}"));
+        format!("{}{path}?{query}&X-Amz-Signature={}", self.url, hex::encode(signature))
     }
 
     /// The next round writes all of it anew. What was put is put under another name then, as content that is known already.
@@ -141,9 +163,8 @@ impl Place {
         for name in ["copied", "curl", "got"] {
             fs::remove_file(self.dir.join(name))?;
         }
-        let object = format!("{}/unidesk-objects/objects/curl-{round}", self.url);
         let mut delete = Command::new("curl");
-        delete.args(["-sS", "-X", "DELETE", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &self.user, &object]);
+        delete.args(["-sS", "-X", "DELETE", &self.signed("DELETE", round)]);
         anyhow::ensure!(delete.stdout(Stdio::null()).status()?.success(), "an object could not be deleted");
         // Another file for the next round: the same is not sent twice.
         let mut file = File::options().write(true).open(&self.file)?;
