@@ -137,7 +137,9 @@ impl Place {
     /// An address of the store of `up` that is good for one request, as S3's fourth signature has it.
     fn signed(&self, method: &str, round: usize) -> String {
         let (id, secret) = (&self.key.0, &self.key.1);
-        let (now, path) = (Utc::now(), format!("/unidesk-objects/objects/curl-{round}"));
+        // The store takes no other names.
+        let name = uuid::Uuid::from_u128(round as u128 + 1);
+        let (now, path) = (Utc::now(), format!("/unidesk-objects/objects/{name}"));
         let (day, moment) = (now.format("%Y%m%d").to_string(), now.format("%Y%m%dT%H%M%SZ").to_string());
         let scope = format!("{day}/us-east-1/s3/aws4_request");
         let query = format!(
