@@ -107,6 +107,16 @@ fn targets(of: &Figures<'_>) -> Vec<Target> {
         waiting(of),
         urgent(of),
         Target {
+            what: "a large file put, beside `curl` to the same store",
+            meant: "at least 0.85 of it",
+            found: at_least(of.number("artifacts", "put_over_curl"), 0.85, " of it"),
+        },
+        Target {
+            what: "the same got, beside `curl` from the same store",
+            meant: "at least 1.2 times",
+            found: at_least(of.number("artifacts", "get_over_curl"), 1.2, " times"),
+        },
+        Target {
             what: "10,000 nodes, heartbeats every 15 s",
             meant: "under 0.15 core for gateway and database",
             found: under(of.number(many, "idle_cores_gateway_and_postgres"), 0.15, " core"),
@@ -222,6 +232,7 @@ mod tests {
             r#"{"bench":"latency","submit_to_start_recorded_ms_p50":9.0,"submit_to_start_recorded_ms_p99":12.0,"commit_of_one_row_ms_p50":1.0}"#,
             r#"{"bench":"queue","rate_with_1000000_over_rate_with_1000_at_10_nodes":0.95,"rate_with_1000000_over_rate_with_1000_at_1000_nodes":0.7}"#,
             r#"{"bench":"peers","Ray":{"ours_over_it":9.5},"Celery on Redis":{"tasks_per_s":"it could not be installed here","ours_over_it":""}}"#,
+            r#"{"bench":"artifacts","put_over_curl":0.81,"get_over_curl":1.7}"#,
             r#"{"bench":"api","tasks":200000,"list":{"ms_p99":10.0,"most_buffers_of_a_statement":400}}"#,
         ];
         let table = table(&newest(&lines.join("\n")).expect("lines"));
@@ -231,6 +242,8 @@ mod tests {
             "| submit to start, idle, p50 | 2 commits of the same run + 3 ms | 9 ms, with 5 ms meant | **no** |",
             "| throughput with 1 M waiting over that with 1 k, the worst fleet | at least 0.9 | 0.7 | **no** |",
             "| tasks beside Ray | 8 times | 9.5 times | yes |",
+            "| a large file put, beside `curl` to the same store | at least 0.85 of it | 0.81 of it | **no** |",
+            "| the same got, beside `curl` from the same store | at least 1.2 times | 1.7 times | yes |",
             "| tasks beside Celery on Redis | 30 times | not measured | ? |",
             "| list, status, why at 1 M tasks, p99, the slowest | under 50 ms | 10 ms (list) at 200,000 tasks | **no** |",
             "| logs, stored durably | 100,000 lines/s or 20 MB/s | not measured | ? |",
