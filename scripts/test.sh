@@ -28,6 +28,8 @@ cargo nextest --version >/dev/null 2>&1 || die "cargo-nextest is missing" "cargo
 need_build
 need_platform
 [[ -n ${UNIDESK_TEST_WEED:-} ]] || need python3-pip python3 -m pip --version
+# The kill sweep's trap has a test of its own.
+need strace have strace
 install_missing
 part machine "$(describe_machine), Rust $rust_version   $(took "$started")"
 

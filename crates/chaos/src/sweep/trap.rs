@@ -16,6 +16,9 @@ use std::{
     time::Duration,
 };
 
+/// After this its tracer is killed.
+const LETS_GO_WITHIN: Duration = Duration::from_secs(2);
+
 pub(super) struct Trap {
     out: PathBuf,
     /// None: it was armed before the birth of its victim and is nobody's child.
@@ -59,16 +62,26 @@ impl Trap {
 
     /// Lets go of whoever still lives. `victim`: the one before which it was armed.
     pub(super) async fn take_away(mut self, victim: i32) -> anyhow::Result<()> {
-        if let Some(tracer) = &mut self.tracer {
-            if !tracer.has_ended() {
-                tracer.stop().await?;
-            }
-        } else if let Some(tracer) = tracer_of(victim) {
-            let _ = kill(Pid::from_raw(tracer), Signal::SIGTERM);
-            let what = "the tracer lets go";
-            until(what, Duration::from_secs(10), async || tracer_of(victim).is_none().then_some(())).await?;
+        let tracer = match &self.tracer {
+            Some(tracer) => tracer.pid(),
+            None => tracer_of(victim).unwrap_or(0),
+        };
+        if tracer == 0 || self.is_over() {
+            return Ok(());
         }
-        Ok(())
+        // A victim that dies while its tracer lets go of one thread after the other can leave both waiting for each other: the tracer
+        // for the first thread, which is not over before the tracer has heard of the others' end. Of a killed tracer the kernel lets go.
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            let _ = kill(Pid::from_raw(tracer), signal);
+            let let_go = until("the tracer lets go", LETS_GO_WITHIN, async || {
+                let gone = if self.tracer.is_some() { self.is_over() } else { tracer_of(victim).is_none() };
+                gone.then_some(())
+            });
+            if let_go.await.is_ok() {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the tracer {tracer} does not let go of {victim}, not even killed")
     }
 }
 
@@ -87,4 +100,32 @@ fn tracer_of(pid: i32) -> Option<i32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
     (tracer != 0).then_some(tracer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sweep::plan;
+
+    /// Of a kind whose calls its victim never makes.
+    fn strike() -> Strike {
+        Strike { call: "connect", ..plan::strike(1, 0) }
+    }
+
+    #[tokio::test]
+    async fn a_tracer_that_hears_nothing_lets_go_too_and_its_victim_lives() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (trap, before) = Trap::before(&strike(), dir.path()).expect("a trap");
+        let mut command = Command::new(&before[0]);
+        command.args(&before[1..]).args(["sleep", "600"]);
+        let mut victim = Program::spawn("victim", command, dir.path()).expect("strace, and sleep behind it");
+        let pid = victim.pid();
+        let soon = Duration::from_secs(60);
+        let (tracer, _) = until("it is traced", soon, async || tracer_of(pid)).await.expect("a tracer");
+        kill(Pid::from_raw(tracer), Signal::SIGSTOP).expect("freezing the tracer");
+        trap.take_away(pid).await.expect("it lets go");
+        assert_eq!(tracer_of(pid), None);
+        assert!(!victim.has_ended(), "{}", victim.said());
+        victim.kill().await.expect("its end");
+    }
 }
