@@ -61,6 +61,26 @@ pub struct TaskArtifact {
     pub attempt: AttemptId,
 }
 
+/// The newest checkpoint of a task that is stored, in `GET /tasks/{id}`: where its next attempt goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskCheckpoint {
+    pub id: ArtifactId,
+    pub name: String,
+    pub version: u32,
+    /// Bytes as they are stored.
+    pub size: u64,
+    /// Which took it.
+    pub attempt: AttemptId,
+    pub stored_at: DateTime<Utc>,
+}
+
+/// `POST /node/attempts/{attempt}/{fence}/checkpoints/newest`: the checkpoints of its task, whichever attempt took them, the newest first. An attempt
+/// begins with the first that it can read whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointsAnswer {
+    pub checkpoints: Vec<Download>,
+}
+
 /// The answer to an announced upload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Upload {

@@ -1,6 +1,6 @@
 //! Tasks and their attempts. A task's body on submission is free JSON, checked by `domain::spec::parse_spec`.
 
-use crate::artifact::TaskArtifact;
+use crate::artifact::{TaskArtifact, TaskCheckpoint};
 use chrono::{DateTime, Utc};
 use domain::{
     attempt::AttemptState,
@@ -56,6 +56,9 @@ pub struct Task {
     /// In `GET /tasks/{id}` only: its outputs that are ready, those of the newest attempt first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub artifacts: Vec<TaskArtifact>,
+    /// In `GET /tasks/{id}` only, of a task that keeps checkpoints.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checkpoint: Option<TaskCheckpoint>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<domain::fault::Fault>,
 }

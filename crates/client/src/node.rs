@@ -1,14 +1,19 @@
-//! Routes for nodes: where the inputs of a live attempt are, and where its outputs go. The token is the node's.
+//! Routes for nodes: where the inputs and checkpoints of a live attempt are, and where its outputs and checkpoints go. The token is the node's.
 
 use crate::{Client, ClientError, artifacts::COMPLETE_TIMEOUT};
 use api_types::artifact::{
-    Artifact, CompleteArtifact, CreateOutput, Download, PartAddress, PartsAnswer, PartsRequest, Upload,
+    Artifact, CheckpointsAnswer, CompleteArtifact, CreateOutput, Download, PartAddress, PartsAnswer, PartsRequest,
+    Upload,
 };
-use domain::ids::Held;
+use domain::ids::{ArtifactId, Held};
 use serde_json::json;
 
 fn path(held: Held, what: &str, index: usize) -> String {
-    format!("/node/attempts/{}/{}/{what}/{index}", held.attempt, held.fence)
+    format!("{}/{index}", list(held, what))
+}
+
+fn list(held: Held, what: &str) -> String {
+    format!("/node/attempts/{}/{}/{what}", held.attempt, held.fence)
 }
 
 impl Client {
@@ -41,6 +46,38 @@ impl Client {
         whole: &CompleteArtifact,
     ) -> Result<Artifact, ClientError> {
         let path = format!("{}/complete", path(held, "outputs", index));
+        self.act_within(&path, whole, COMPLETE_TIMEOUT).await
+    }
+    /// The checkpoints of its task with where their bytes are, the newest first; none: it begins from the beginning.
+    pub async fn attempt_checkpoints(&self, held: Held) -> Result<Vec<Download>, ClientError> {
+        let path = format!("{}/newest", list(held, "checkpoints"));
+        self.act::<CheckpointsAnswer>(&path, &json!({})).await.map(|answer| answer.checkpoints)
+    }
+
+    /// Announces the upload of a checkpoint. One that this attempt was still uploading is given up.
+    pub async fn begin_checkpoint(&self, held: Held, checkpoint: &CreateOutput) -> Result<Upload, ClientError> {
+        self.act(&list(held, "checkpoints"), checkpoint).await
+    }
+
+    /// Tells which parts are stored, and asks where others go. Safe to repeat.
+    pub async fn checkpoint_parts(
+        &self,
+        held: Held,
+        checkpoint: ArtifactId,
+        request: &PartsRequest,
+    ) -> Result<Vec<PartAddress>, ClientError> {
+        let path = format!("{}/{checkpoint}/parts", list(held, "checkpoints"));
+        self.act::<PartsAnswer>(&path, request).await.map(|answer| answer.parts)
+    }
+
+    /// Makes it ready, and the newest of its task. Safe to repeat.
+    pub async fn complete_checkpoint(
+        &self,
+        held: Held,
+        checkpoint: ArtifactId,
+        whole: &CompleteArtifact,
+    ) -> Result<Artifact, ClientError> {
+        let path = format!("{}/{checkpoint}/complete", list(held, "checkpoints"));
         self.act_within(&path, whole, COMPLETE_TIMEOUT).await
     }
 }

@@ -168,7 +168,10 @@ fn needs(n: u64, classes: u64, shape: Shape) -> (i64, Needs) {
         Shape::Site => _ = requirements.labels.insert("site".into(), class.to_string()),
         Shape::Gpu => requirements.amounts.gpus = 1,
     }
-    (class as i64, Needs { executor: "process".into(), requirements, exclusive: false, artifacts: false })
+    (
+        class as i64,
+        Needs { executor: "process".into(), requirements, exclusive: false, artifacts: false, checkpoints: false },
+    )
 }
 
 fn node(n: u64) -> Candidate {

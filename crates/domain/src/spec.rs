@@ -4,7 +4,10 @@ mod data;
 mod parse;
 mod reader;
 
-pub use data::{FEATURE as ARTIFACTS_FEATURE, Input, MOST_FILES, Matcher, Output, OutputOn, PinnedArtifact};
+pub use data::{
+    CHECKPOINTS_FEATURE, CHECKPOINTS_KEPT, Checkpoints, FEATURE as ARTIFACTS_FEATURE, Input, MOST_FILES, Matcher,
+    Output, OutputOn, PinnedArtifact,
+};
 pub use parse::parse_spec;
 
 use crate::{is_default, resources::Amounts, retry::RetryPolicy, source::Source};
@@ -55,6 +58,8 @@ pub struct TaskSpec {
     pub inputs: Vec<Input>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub outputs: Vec<Output>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub checkpoints: Option<Checkpoints>,
 }
 
 /// A program with its arguments, or one line for a shell. Only what was written as one string is given to a shell.
@@ -138,6 +143,9 @@ pub struct Needs {
     /// It needs a node whose agent brings inputs and takes outputs: an older one would run it without.
     #[serde(default, skip_serializing_if = "is_default")]
     pub artifacts: bool,
+    /// It needs a node whose agent keeps checkpoints: an older one would begin from the beginning.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub checkpoints: bool,
 }
 
 impl TaskSpec {
@@ -147,6 +155,7 @@ impl TaskSpec {
             requirements: self.requirements.clone(),
             exclusive: self.on_node_loss.exclusive,
             artifacts: !self.inputs.is_empty() || !self.outputs.is_empty(),
+            checkpoints: self.checkpoints.is_some(),
         }
     }
     pub fn shm_bytes(&self) -> u64 {

@@ -100,6 +100,7 @@ pub(super) fn summary(task: TaskView) -> Task {
         spec: None,
         attempts: None,
         artifacts: Vec::new(),
+        checkpoint: None,
         warnings: Vec::new(),
     }
 }

@@ -156,6 +156,7 @@ fn example(known: &Known<'_>, candidate: &Candidate, unfit: &Unfit) -> String {
         | Unfit::NoSuchExecutor { .. }
         | Unfit::CannotSelfFence
         | Unfit::CannotMoveArtifacts
+        | Unfit::CannotCheckpoint
         | Unfit::MissingTags
         | Unfit::MissingLabels
         | Unfit::NoInternet
@@ -184,7 +185,7 @@ fn last_requeue<'a>(known: &'a Known<'_>) -> Option<&'a str> {
 
 /// `1 gpu with 24 GiB, 4 cpu, 16 GiB, internet`
 pub(super) fn needs_text(spec: &TaskSpec) -> String {
-    let Needs { executor, requirements, exclusive, artifacts: _ } = spec.needs();
+    let Needs { executor, requirements, exclusive, artifacts: _, checkpoints: _ } = spec.needs();
     let amounts = requirements.amounts;
     let mut parts = Vec::new();
     if amounts.gpus > 0 {

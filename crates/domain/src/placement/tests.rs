@@ -58,6 +58,7 @@ fn head(n: u128, cpus: u64) -> Head {
             requirements: Requirements { amounts, ..Requirements::default() },
             exclusive: false,
             artifacts: false,
+            checkpoints: false,
         }),
         priority: 0,
         queued_at: at(n as i64),

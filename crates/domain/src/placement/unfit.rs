@@ -5,7 +5,7 @@ use crate::{
     lease,
     node::{Admission, Condition, Presence},
     resources::{Reservation, Shortage},
-    spec::{ARTIFACTS_FEATURE, Needs},
+    spec::{ARTIFACTS_FEATURE, CHECKPOINTS_FEATURE, Needs},
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub enum Unfit {
     CannotSelfFence,
     /// The task has inputs or outputs, and the agent there is of before there were any.
     CannotMoveArtifacts,
+    /// The task keeps checkpoints, and the agent there is of before there were any.
+    CannotCheckpoint,
     OtherPlatform {
         platform: String,
     },
@@ -65,6 +67,7 @@ impl Unfit {
             | Self::NoSuchExecutor { .. }
             | Self::CannotSelfFence
             | Self::CannotMoveArtifacts
+            | Self::CannotCheckpoint
             | Self::OtherPlatform { .. }
             | Self::OtherArch { .. }
             | Self::OtherRole { .. }
@@ -88,6 +91,7 @@ impl Unfit {
             Self::NoSuchExecutor { executor } => format!("no {executor} executor"),
             Self::CannotSelfFence => "can't stop exclusive work by itself".into(),
             Self::CannotMoveArtifacts => "its agent is too old for inputs and outputs".into(),
+            Self::CannotCheckpoint => "its agent is too old for checkpoints".into(),
             Self::OtherPlatform { .. } => "other platform".into(),
             Self::OtherArch { .. } => "other architecture".into(),
             Self::OtherRole { .. } => "other role".into(),
@@ -151,6 +155,9 @@ fn check_machine(candidate: &Candidate, needs: &Needs) -> Result<(), Unfit> {
     }
     if needs.artifacts && !facts.features.contains(ARTIFACTS_FEATURE) {
         return Err(Unfit::CannotMoveArtifacts);
+    }
+    if needs.checkpoints && !facts.features.contains(CHECKPOINTS_FEATURE) {
+        return Err(Unfit::CannotCheckpoint);
     }
     if requirements.platform.as_ref().is_some_and(|wanted| *wanted != facts.platform) {
         return Err(Unfit::OtherPlatform { platform: facts.platform.clone() });

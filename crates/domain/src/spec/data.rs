@@ -14,6 +14,14 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 pub const MOST_FILES: usize = 64;
 /// What an agent says that brings inputs and takes outputs.
 pub const FEATURE: &str = "artifacts";
+/// What an agent says that keeps checkpoints of what runs.
+pub const CHECKPOINTS_FEATURE: &str = "checkpoints";
+/// Between two checkpoints, unless the task says otherwise.
+pub(super) const DEFAULT_EVERY_MS: u64 = 10 * 60 * 1_000;
+/// More often than this a checkpoint would mostly wait for the one before it.
+pub(super) const LEAST_EVERY_MS: u64 = 10 * 1_000;
+/// Of one task so many are kept: the newest, and the one before it for when the newest turns out to be damaged.
+pub const CHECKPOINTS_KEPT: usize = 2;
 
 /// An artifact that lies in its place before the task starts. It can be read and not changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +68,23 @@ pub enum OutputOn {
     Success,
     /// However it ended by itself, at its timeout or out of memory too; what is not there after a failure is no second failure.
     Always,
+}
+
+/// A directory that is stored again and again while the task runs, so that the next attempt, on whichever node, finds it as it was then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoints {
+    /// Absolute. The task's own directory from before its start on: empty, or with what the newest checkpoint has.
+    pub path: String,
+    /// From the start, and from the end of one checkpoint to the beginning of the next.
+    pub every_ms: u64,
+}
+
+impl Checkpoints {
+    /// Whether the directory is stored once more after this end, for an attempt that may follow. Only when the process ended of its own accord: what
+    /// was killed may have been in the middle of writing, and the checkpoint of before is known to be whole.
+    pub fn is_due_at_end(exit: &ExitFacts) -> bool {
+        exit.code.is_some() && !matches!(exit.failure(), None | Some(FailureKind::Cancelled))
+    }
 }
 
 impl Output {
@@ -151,5 +176,18 @@ mod tests {
         assert!(!success.is_due(&exited(1)) && always.is_due(&exited(1)));
         assert!(always.is_due(&ExitFacts { timed_out: true, ..exited(143) }));
         assert!(!always.is_due(&ExitFacts { cancelled: true, ..exited(0) }));
+    }
+
+    #[test]
+    fn a_last_checkpoint_is_taken_of_what_ended_of_its_own_accord_and_may_be_run_again() {
+        let exited = |code| ExitFacts { code: Some(code), ..ExitFacts::default() };
+        assert!(Checkpoints::is_due_at_end(&exited(1)));
+        assert!(Checkpoints::is_due_at_end(&ExitFacts { timed_out: true, ..exited(143) }));
+        assert!(!Checkpoints::is_due_at_end(&exited(0)), "it needs no more");
+        assert!(!Checkpoints::is_due_at_end(&ExitFacts { cancelled: true, ..exited(1) }));
+        assert!(
+            !Checkpoints::is_due_at_end(&ExitFacts { signal: Some(9), ..ExitFacts::default() }),
+            "perhaps while it wrote"
+        );
     }
 }

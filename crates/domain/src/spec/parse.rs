@@ -37,6 +37,7 @@ const FIELDS: &[&str] = &[
     "log_limit",
     "inputs",
     "outputs",
+    "checkpoints",
 ];
 const SOURCE_FIELDS: &[&str] =
     &["code_repo_url", "code_commit_id", "env_repo_url", "env_commit_id", "dockerfile_path", "build_args"];
@@ -83,6 +84,7 @@ pub fn parse_spec(body: &Value) -> Result<TaskSpec, Vec<Fault>> {
     let spec = TaskSpec {
         inputs: files::inputs(&top, &executor, &workdir, &mut faults),
         outputs: files::outputs(&top, &executor, &workdir, &mut faults),
+        checkpoints: files::checkpoints(&top, &executor, &workdir, &mut faults),
         workdir,
         name: top
             .text("name", 200, &mut faults)
@@ -109,6 +111,7 @@ pub fn parse_spec(body: &Value) -> Result<TaskSpec, Vec<Fault>> {
         log_limit_bytes: top.bytes("log_limit", &mut faults).unwrap_or(DEFAULT_LOG_LIMIT_BYTES),
         executor,
     };
+    files::keep_apart(&spec.checkpoints, &spec.inputs, &mut faults);
     if faults.is_empty() {
         let bytes = serde_json::to_vec(&spec).map_or(usize::MAX, |json| json.len());
         if bytes > MAX_SPEC_BYTES {

@@ -135,6 +135,43 @@ fn inputs_and_outputs_are_read_with_their_paths_made_absolute() {
 }
 
 #[test]
+fn checkpoints_are_read_with_their_directory_and_their_time() {
+    let spec = |body| parse_spec(&body).expect("a good task");
+    let with = |checkpoints| json!({"source": source(), "workdir": "/workspace/train", "checkpoints": checkpoints});
+    let read = spec(with(json!({"path": "ckpt", "every": "90s"})));
+    let expected = Checkpoints { path: "/workspace/train/ckpt".into(), every_ms: 90_000 };
+    assert_eq!(read.checkpoints, Some(expected));
+    assert!(read.needs().checkpoints);
+    assert_eq!(serde_json::from_value::<TaskSpec>(json!(read)).expect("as it was"), read);
+    let read = spec(with(json!({"path": "/var/ckpt"})));
+    assert_eq!(read.checkpoints, Some(Checkpoints { path: "/var/ckpt".into(), every_ms: 600_000 }));
+    assert!(!spec(json!({"command": ["ls"]})).needs().checkpoints);
+
+    for (checkpoints, at, code) in [
+        (json!({"every": "10m"}), "/path", "required"),
+        (json!({"path": "ckpt", "every": "9s"}), "/every", "out_of_range"),
+        (json!({"path": "ckpt", "every": 10, "keep": 3}), "/keep", "unknown_field"),
+        (json!({"path": "ckpt/*.pt"}), "/path", "bad_path"),
+        (json!({"path": "."}), "/path", "bad_path"),
+        (json!({"path": "/workspace"}), "/path", "bad_path"),
+        (json!({"path": "/"}), "/path", "bad_path"),
+        (json!({"path": "/dev/shm"}), "/path", "bad_path"),
+        (json!("ckpt"), "", "wrong_type"),
+    ] {
+        assert_eq!(
+            pointers(with(checkpoints.clone())),
+            [(format!("#/checkpoints{at}"), code.to_owned())],
+            "{checkpoints}"
+        );
+    }
+    let mut within = with(json!({"path": "/data/ckpt"}));
+    within["inputs"] = json!([{"artifact": "imagenet", "path": "/data"}]);
+    assert_eq!(pointers(within), [("#/checkpoints/path".into(), "bad_path".into())]);
+    let process = json!({"command": ["ls"], "checkpoints": {"path": "/data"}});
+    assert_eq!(pointers(process), [("#/checkpoints/path".into(), "bad_path".into())]);
+}
+
+#[test]
 fn what_can_be_no_input_or_output_is_refused_where_it_stands() {
     let input =
         |artifact: &str, path: &str| json!({"source": source(), "inputs": [{"artifact": artifact, "path": path}]});

@@ -7,8 +7,13 @@ use domain::{
 
 /// A plan of tasks of these priorities, and which of them are leased first.
 fn first_of(priorities: &[i32]) -> Vec<i32> {
-    let needs =
-        Needs { executor: "process".into(), requirements: Requirements::default(), exclusive: false, artifacts: false };
+    let needs = Needs {
+        executor: "process".into(),
+        requirements: Requirements::default(),
+        exclusive: false,
+        artifacts: false,
+        checkpoints: false,
+    };
     let needs = Arc::new(needs);
     let head = |(n, priority): (usize, &i32)| Head {
         task: TaskId::from_uuid(Uuid::from_u128(n as u128)),

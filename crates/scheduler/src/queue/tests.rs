@@ -8,8 +8,13 @@ use domain::{
 use uuid::Uuid;
 
 fn head(class: i64, n: u128) -> Head {
-    let needs =
-        Needs { executor: "process".into(), requirements: Requirements::default(), exclusive: false, artifacts: false };
+    let needs = Needs {
+        executor: "process".into(),
+        requirements: Requirements::default(),
+        exclusive: false,
+        artifacts: false,
+        checkpoints: false,
+    };
     Head {
         task: TaskId::from_uuid(Uuid::from_u128(n)),
         project: DEFAULT_PROJECT,

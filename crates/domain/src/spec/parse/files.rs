@@ -1,8 +1,8 @@
-//! The inputs and outputs of a task body.
+//! The inputs, outputs and checkpoints of a task body.
 
 use super::super::{
-    Input, Output, OutputOn,
-    data::{MOST_FILES, Matcher},
+    Checkpoints, Input, Output, OutputOn,
+    data::{DEFAULT_EVERY_MS, LEAST_EVERY_MS, MOST_FILES, Matcher},
     reader::{Faults, Reader},
 };
 use crate::{
@@ -101,6 +101,46 @@ pub(super) fn outputs(top: &Reader<'_>, executor: &str, workdir: &str, faults: &
         }
     }
     outputs
+}
+
+pub(super) fn checkpoints(top: &Reader<'_>, executor: &str, workdir: &str, faults: &mut Faults) -> Option<Checkpoints> {
+    let value = top.get("checkpoints")?;
+    let reader = Reader::open(value, "#/checkpoints", &["path", "every"], faults);
+    if !value.is_object() {
+        return None;
+    }
+    require(&reader, &["path"], faults);
+    let every_ms = reader.duration_ms("every", faults).unwrap_or(DEFAULT_EVERY_MS);
+    if every_ms < LEAST_EVERY_MS {
+        let detail = "More often than every 10 s no checkpoint is taken.";
+        faults
+            .push(Fault::new(reader.at("every"), "out_of_range", detail).hint("10m, or as often as the program saves"));
+        return None;
+    }
+    let path = path(&reader, executor, workdir, faults)?;
+    let hint = "a directory of its own, as ckpt";
+    if path.contains(['*', '?']) {
+        faults.push(
+            Fault::new(reader.at("path"), "bad_path", "Checkpoints lie at one path: it has no wildcards.").hint(hint),
+        );
+        return None;
+    }
+    // The working directory and what it lies in has the code.
+    let has_code = lies_in(workdir, &path) || TAKEN.contains(&path.as_str());
+    if has_code || TAKEN[..4].iter().any(|taken| lies_in(&path, taken)) {
+        faults.push(Fault::new(reader.at("path"), "bad_path", format!("{path} is taken already.")).hint(hint));
+        return None;
+    }
+    Some(Checkpoints { path, every_ms })
+}
+
+/// Checkpoints and inputs each want their path for themselves.
+pub(super) fn keep_apart(checkpoints: &Option<Checkpoints>, inputs: &[Input], faults: &mut Faults) {
+    let Some(path) = checkpoints.as_ref().map(|checkpoints| &checkpoints.path) else { return };
+    if let Some(input) = inputs.iter().find(|input| lies_in(path, &input.path) || lies_in(&input.path, path)) {
+        let detail = format!("{path} and {}, the path of an input, lie within each other.", input.path);
+        faults.push(Fault::new("#/checkpoints/path", "bad_path", detail).hint("give each a directory of its own"));
+    }
 }
 
 fn items<'a>(top: &Reader<'a>, name: &str, faults: &mut Faults) -> &'a [Value] {
