@@ -27,6 +27,7 @@ Examples:
     --env-repo-url https://git.example/lab/envs.git --env-commit-id 0123...4567 \\
     --dockerfile-path torch/Dockerfile -- python train.py --lr 0.1
   unidesk run --input imagenet-mini:data --output 'out/*.pt:resnet' \"python train.py data out\"
+  unidesk run --checkpoint ckpt --timeout 7d \"python train.py --resume ckpt\"
   id=$(unidesk run --detach \"make all\"); unidesk wait $id
 
 Exits with the task's own code; 124 timeout, 125 no server, 126 lost or cancelled, 120 any other end.")]
@@ -69,6 +70,9 @@ pub struct Args {
     /// The same, also when it fails
     #[arg(long = "output-always", value_name = "GLOB:NAME", value_parser = body::read_output, help_heading = "Files")]
     outputs_always: Vec<(String, String)>,
+    /// A directory that is stored while it runs, every 10 minutes or so often: an attempt after a lost node goes on from there. ckpt, ckpt:5m
+    #[arg(long, value_name = "PATH[:TIME]", value_parser = body::read_checkpoint, help_heading = "Files")]
+    checkpoint: Option<(String, Option<String>)>,
 
     /// CPUs, may be a fraction
     #[arg(long, value_name = "N", help_heading = "Needs")]

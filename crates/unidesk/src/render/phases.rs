@@ -64,6 +64,11 @@ pub fn prepared(provenance: &Provenance, dockerfile: &str, style: &Style) -> Vec
         let time = provenance.inputs.iter().filter(|input| !input.cached).filter_map(|input| input.ms).max();
         lines.push(timed(style.phase(Glyph::Done, "inputs", &what.join(", ")), time, style));
     }
+    if let Some(checkpoint) = &provenance.checkpoint {
+        let version = checkpoint.name.rsplit_once('@').map_or("", |(_, version)| version);
+        let what = format!("from checkpoint {version}, {}", show_bytes(checkpoint.bytes));
+        lines.push(timed(style.phase(Glyph::Done, "goes on", &what), checkpoint.ms, style));
+    }
     lines
 }
 

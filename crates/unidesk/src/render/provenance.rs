@@ -10,6 +10,8 @@ pub struct Provenance {
     pub environment: Option<Tree>,
     pub image: Option<BuiltImage>,
     pub inputs: Vec<BroughtInput>,
+    /// It began with what an attempt before it had stored.
+    pub checkpoint: Option<BroughtInput>,
 }
 
 /// An artifact that was brought to its place.
@@ -51,6 +53,7 @@ impl Provenance {
             environment: object("environment").map(|value| read_tree(value, "env")),
             image: object("image").map(read_image),
             inputs: value.get("inputs").and_then(Value::as_array).into_iter().flatten().map(read_input).collect(),
+            checkpoint: object("checkpoint").map(read_input),
         }
     }
 
@@ -59,7 +62,10 @@ impl Provenance {
         let trees_are = [&self.code, &self.environment].into_iter().flatten().all(|tree| tree.cached);
         let inputs_are = self.inputs.iter().all(|input| input.cached);
         let any = self.code.is_some() || self.environment.is_some() || self.image.is_some() || !self.inputs.is_empty();
-        any && trees_are && inputs_are && self.image.as_ref().is_none_or(|image| image.warm)
+        any && trees_are
+            && inputs_are
+            && self.checkpoint.is_none()
+            && self.image.as_ref().is_none_or(|image| image.warm)
     }
 
     /// `code, env, image and inputs`: what was there.

@@ -37,6 +37,7 @@ pub fn for_people(task: &Task, view: &View) -> String {
     }
     lines.extend(inputs(task));
     lines.extend(outputs(task));
+    lines.extend(checkpoint(task, view));
     lines.extend(uses(task));
     let mut text = lines.join("\n") + "\n";
     if let Some(attempts) = task.attempts.as_deref().filter(|attempts| !attempts.is_empty()) {
@@ -128,6 +129,21 @@ fn outputs(task: &Task) -> Vec<String> {
         format!("{} of {}: {how}", output.name, output.path)
     });
     headed("outputs", task.artifacts.iter().map(stored).chain(missing))
+}
+
+/// Where the next attempt would go on, or that there is nothing yet.
+fn checkpoint(task: &Task, view: &View) -> Option<String> {
+    let every = show_limit(task.spec.as_ref()?.checkpoints.as_ref()?.every_ms);
+    Some(match &task.checkpoint {
+        Some(stored) => {
+            let of = task.attempts.iter().flatten().find(|attempt| attempt.id == stored.attempt);
+            let of = of.map_or_else(String::new, |of| format!(" of attempt {}", of.number));
+            let (size, when) = (show_bytes(stored.size), show_clock(stored.stored_at, view.now));
+            format!("checkpoint number {}{of}, {size}, {when}; every {every}", stored.version)
+        }
+        None if task.state.is_terminal() => "checkpoint none is kept".to_owned(),
+        None => format!("checkpoint none yet; every {every}"),
+    })
 }
 
 /// A word before the first of them.

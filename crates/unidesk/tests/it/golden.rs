@@ -199,6 +199,34 @@ fn what_a_task_reads_and_leaves() {
 }
 
 #[test]
+fn where_a_task_goes_on() {
+    let stored = json!({"id": "01a20390-8054-7c41-9d2f-0000000000bb", "name": format!("checkpoint-{ID}"), "version": 3, "size": 1_288_490_188u64,
+                        "attempt": "01a20390-8054-7c41-9d2f-000000000001", "stored_at": "2026-11-22T14:20:00Z"});
+    let mut spec = spec();
+    spec["checkpoints"] = json!({"path": "/workspace/ckpt", "every_ms": 600_000});
+    let attempts = json!([attempt(1, "lab-5", "lost", json!({})), attempt(2, "lab-3", "running", json!({}))]);
+    let kept = |state: &str, checkpoint: Value| {
+        let all = json!({"spec": spec, "node": "lab-3", "attempt": 2, "attempts": attempts, "checkpoint": checkpoint});
+        render::status::for_people(&task(state, all), &view())
+    };
+    let ended = json!({"outcome": "succeeded", "exit_code": 0, "duration_ms": 1_000, "ended_at": "2026-11-22T14:20:00Z", "spec": spec});
+    let shown = [
+        kept("running", stored),
+        kept("running", Value::Null),
+        render::status::for_people(&task("succeeded", ended), &view()),
+    ];
+    let lines = shown.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("checkpoint"));
+    let mut all = provenance(true);
+    let begun = json!({"artifact": format!("checkpoint-{ID}@3"), "bytes": 1_288_490_188u64, "ms": 8_100});
+    merge(&mut all, &json!({"checkpoint": begun}));
+    let went_on = Provenance::read(&all);
+    assert!(!went_on.is_warm(), "so that it is told");
+    let phases = render::phases::prepared(&went_on, "torch/Dockerfile", &Style::PLAIN);
+    let all: Vec<&str> = lines.chain(phases.iter().map(String::as_str)).collect();
+    assert_snapshot!(all.join("\n"));
+}
+
+#[test]
 fn phases_of_a_run() {
     let style = Style::PLAIN;
     let (cold, warm) = (Provenance::read(&provenance(false)), Provenance::read(&provenance(true)));

@@ -1,6 +1,7 @@
 //! From flags to the task's body. Values are passed on as they were typed: the server knows the rules, and names every fault.
 
 use super::Args;
+use domain::quantity::parse_duration_ms;
 use serde_json::{Map, Value, json};
 
 pub(in crate::commands) fn read_pair(text: &str) -> Result<(String, String), String> {
@@ -36,6 +37,17 @@ pub(super) fn read_output(text: &str) -> Result<(String, String), String> {
     match text.rsplit_once(':') {
         Some((path, name)) if !name.is_empty() && !path.is_empty() => Ok((path.to_owned(), name.to_owned())),
         _ => Err("GLOB:NAME is expected: what is kept, and the name of the artifact that it becomes".to_owned()),
+    }
+}
+
+/// `ckpt`, `ckpt:5m`. A path with a colon has its time behind it.
+pub(super) fn read_checkpoint(text: &str) -> Result<(String, Option<String>), String> {
+    match text.rsplit_once(':') {
+        None if !text.is_empty() => Ok((text.to_owned(), None)),
+        Some((path, every)) if !path.is_empty() && parse_duration_ms(every).is_some() => {
+            Ok((path.to_owned(), Some(every.to_owned())))
+        }
+        _ => Err("PATH or PATH:TIME is expected: a directory, and how often it is stored, as in ckpt:10m".to_owned()),
     }
 }
 
@@ -96,6 +108,11 @@ pub(super) fn body(args: &Args) -> Value {
     let outputs = args.outputs.iter().map(|(path, name)| json!({"path": path, "name": name}));
     let always = args.outputs_always.iter().map(|(path, name)| json!({"path": path, "name": name, "on": "always"}));
     put("outputs", list(outputs.chain(always).collect()));
+    let checkpoint = args.checkpoint.as_ref();
+    put(
+        "checkpoints",
+        checkpoint.and_then(|(path, every)| object([("path", Some(json!(path))), ("every", text(every))])),
+    );
     Value::Object(body)
 }
 
@@ -139,6 +156,7 @@ mod tests {
              --gpu-memory 24GiB --label site=lab-2 --node lab-3 --env SEED=7=8 --timeout 6h --queue-timeout 24h --priority -5 \
              --name train --network none --user 1000:1000 --workdir /w --retries 2 --log-limit 1MiB --executor container \
              --input imagenet@3:/data/imagenet --output out/**/*.pt:resnet --output-always /tmp/a:b.html:report \
+             --checkpoint /w/ckpt:5m \
              -- python train.py --lr 0.1"
         );
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -147,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_is_cut_at_its_first_colon_and_an_output_at_its_last() {
+    fn an_input_is_cut_at_its_first_colon_and_what_is_kept_at_its_last() {
         let digest = format!("sha256:{}", "ab".repeat(32));
         for (text, name, path) in [("imagenet@3:/data", "imagenet@3", "/data"), ("x:a:b", "x", "a:b")] {
             assert_eq!(super::read_input(text), Ok((name.to_owned(), path.to_owned())));
@@ -158,6 +176,11 @@ mod tests {
             assert!(super::read_input(text).is_err(), "{text}");
         }
         assert!(super::read_output("out").is_err() && super::read_output("out:").is_err());
+        assert_eq!(super::read_checkpoint("ckpt"), Ok(("ckpt".to_owned(), None)));
+        assert_eq!(super::read_checkpoint("a:b:90s"), Ok(("a:b".to_owned(), Some("90s".to_owned()))));
+        for text in ["", ":5m", "ckpt:", "ckpt:often"] {
+            assert!(super::read_checkpoint(text).is_err(), "{text}");
+        }
     }
 
     #[test]
