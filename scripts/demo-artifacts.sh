@@ -11,6 +11,7 @@
 #   DEMO_PROFILE=dev    build without optimisation, which is quicker when tests have built that already
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 source scripts/lib/machine.sh
+source scripts/lib/demo_programs.sh
 
 mib=200
 while (($#)); do
@@ -29,8 +30,6 @@ while (($#)); do
     shift
 done
 
-# What this script does, between the words of the programs.
-tell() { printf '%s\n' "--- $*"; }
 # Of all files below a directory, by name: equal for equal directories.
 checksum() { (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1); }
 
@@ -40,15 +39,7 @@ need_build
 need_platform
 install_missing
 started=$(now_ms)
-if [[ ${DEMO_PROFILE:-release} == dev ]]; then
-    build=(cargo build --locked -p unidesk -p shim)
-    bin=${CARGO_TARGET_DIR:-target}/debug
-else
-    build=(cargo build --locked --release -p unidesk -p shim)
-    bin=${CARGO_TARGET_DIR:-target}/release
-fi
-if [[ -t 1 ]]; then "${build[@]}"; else quietly "the build" "${build[@]}"; fi
-PATH="$(cd "$bin" && pwd):$PATH"
+build_programs
 tell "built in $(took "$started")"
 
 # The platform, and a node of its own besides -------------------------------------------------------------------------
@@ -59,31 +50,8 @@ mkdir -p "$scratch/far"
 port=7860
 until port_is_free "$port"; do port=$((port + 1)); done
 export UNIDESK_URL=http://127.0.0.1:$port
-declare -A pid=()
-# start NAME COMMAND...: and waits for its ready line.
-start() {
-    local name=$1
-    shift
-    : >"$scratch/$name.out"
-    setsid "$@" >>"$scratch/$name.out" 2>>"$scratch/$name.err" </dev/null &
-    pid[$name]=$!
-    wait_until 60 eval "grep -q '^ready ' '$scratch/$name.out' || ! kill -0 ${pid[$name]}"
-    grep -q '^ready ' "$scratch/$name.out" || {
-        tail -n 20 "$scratch/$name.err" | sed 's/^/  | /' >&2
-        die "$name did not start" "Its last words are above."
-    }
-}
 start_platform() { start platform unidesk up --listen "127.0.0.1:$port" --data-dir "$scratch/up"; }
-# As a power cut, without a word of shell about it.
-kill_platform() {
-    kill -KILL "${pid[platform]}"
-    wait "${pid[platform]}" 2>/dev/null || true
-}
-stop_all() {
-    [[ -z ${pid[far]:-} ]] || stop_process "${pid[far]}" 15
-    [[ -z ${pid[platform]:-} ]] || stop_process "${pid[platform]}" 15
-}
-at_exit stop_all
+at_exit "stop far platform"
 start_platform
 UNIDESK_TOKEN=$(cat "$scratch/up/admin.token")
 export UNIDESK_TOKEN UNIDESK_PROGRESS=plain
@@ -106,7 +74,7 @@ unidesk artifact put "$scratch/data" --name dataset --limit-rate "$((mib * 1024 
 put=$!
 sleep 2
 tell "kill -9 ${pid[platform]}: gateway, database and object store are dead in the middle of it."
-kill_platform
+unplug platform
 sleep 1
 start_platform
 tell "the platform is back, ${pid[platform]}; what was stored stays stored, and the rest follows."
@@ -126,7 +94,7 @@ task=$!
 viewer=$!
 wait_until 120 eval "grep -q '^trained' '$scratch/run.out' || ! kill -0 $task"
 tell "kill -9 ${pid[platform]}: the model is on its way to the store, which is dead now."
-kill_platform
+unplug platform
 sleep 1
 start_platform
 tell "the platform is back, ${pid[platform]}; node \"far\" has kept everything."

@@ -14,6 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 source scripts/lib/machine.sh
 source scripts/lib/docker.sh
 source scripts/lib/demo_git.sh
+source scripts/lib/demo_programs.sh
 
 pause_ms=1000 away_ms=3000 kinds=()
 for argument in "$@"; do
@@ -30,39 +31,11 @@ done
 ((${#kinds[@]})) || kinds=(container process)
 
 seconds() { printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)); }
-# What this script does, between the lines of the task's own log.
-tell() { printf '%s\n' "--- $*"; }
 
 # Processes ----------------------------------------------------------------------------------------------------------
 
-# Each in a session of its own, so that Ctrl-C reaches this script first, which then stops them in order.
-declare -A pid=()
-launch() {
-    local name=$1
-    shift
-    setsid "$@" >>"$scratch/$name.out" 2>>"$scratch/$name.err" </dev/null &
-    pid[$name]=$!
-}
-# start NAME COMMAND...: and waits for its ready line.
-start() {
-    : >"$scratch/$1.out"
-    launch "$@"
-    wait_until 60 eval "grep -q '^ready ' '$scratch/$1.out' || ! kill -0 ${pid[$1]}"
-    grep -q '^ready ' "$scratch/$1.out" || {
-        tail -n 20 "$scratch/$1.err" | sed 's/^/  | /' >&2
-        die "$1 did not start" "Its last words are above."
-    }
-}
-# unplug NAME: as a power cut, without a word of shell about it.
-unplug() {
-    kill -KILL "${pid[$1]}"
-    wait "${pid[$1]}" 2>/dev/null || true
-}
 stop_all() {
-    local name
-    for name in agent gateway scheduler registry; do
-        [[ -z ${pid[$name]:-} ]] || stop_process "${pid[$name]}" 15
-    done
+    stop agent gateway scheduler registry
     [[ -z ${pid[postgres]:-} ]] || stop_process "${pid[postgres]}" 15 INT
 }
 
@@ -96,15 +69,7 @@ install_missing
 start_docker
 pg=$(postgres_bin)
 started=$(now_ms)
-if [[ ${DEMO_PROFILE:-release} == dev ]]; then
-    build=(cargo build --locked -p unidesk -p shim)
-    bin=${CARGO_TARGET_DIR:-target}/debug
-else
-    build=(cargo build --locked --release -p unidesk -p shim)
-    bin=${CARGO_TARGET_DIR:-target}/release
-fi
-if [[ -t 1 ]]; then "${build[@]}"; else quietly "the build" "${build[@]}"; fi
-PATH="$(cd "$bin" && pwd):$PATH"
+build_programs
 ensure_test_image
 tell "built in $(took "$started"); now every part starts as a process of its own"
 
