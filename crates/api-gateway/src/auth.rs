@@ -78,7 +78,7 @@ async fn authenticate(access: &Access, headers: &HeaderMap) -> Result<Principal,
         .ok_or_else(|| nobody("The credential is not valid: mistyped, expired or revoked."))
 }
 
-fn bearer(value: &str) -> Option<&str> {
+pub(crate) fn bearer(value: &str) -> Option<&str> {
     let (scheme, credential) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim()).filter(|credential| !credential.is_empty())
 }

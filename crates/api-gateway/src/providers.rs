@@ -1,11 +1,12 @@
 //! Sessions with nodes over WebSocket.
 //!
-//! Owns: the door for agents, and what a session carries. Knows `protocol` and `store` only: nothing of REST, but that a node's token opens some
-//! routes of others.
+//! Owns: the door for agents, and what a session carries. Knows `protocol` and `store` only: nothing of REST, but that a node's token, or a
+//! credential for one attempt, opens some routes of others.
 
 mod acks;
 mod admission;
 mod beats;
+mod gate;
 mod handshake;
 mod outbound;
 mod recorder;
@@ -13,6 +14,7 @@ mod session;
 mod socket;
 mod teller;
 
+use crate::AppState;
 use axum::Router;
 use service_kit::Service;
 use std::time::Duration;
@@ -32,13 +34,15 @@ impl Default for Settings {
     }
 }
 
-/// The route where agents connect, and others that a node's token opens.
-pub fn router(service: &Service, store: &Store, for_nodes: Router) -> Router {
-    let settings = Settings { heartbeat: store.heartbeat_every(), ..Settings::default() };
-    socket::router(socket::Door::new(service.clone(), store.clone(), settings), for_nodes)
+/// The route where agents connect, and others that a node's token opens, or a credential for one attempt.
+pub(crate) fn router(state: &AppState, for_nodes: Router) -> Router {
+    let settings = Settings { heartbeat: state.store.heartbeat_every(), ..Settings::default() };
+    let door = socket::Door::new(state.service.clone(), state.store.clone(), settings);
+    let for_nodes = gate::router(gate::Gate { door: door.clone(), access: state.access.clone() }, for_nodes);
+    socket::router(door).merge(for_nodes)
 }
 
 /// The route where agents connect alone, with other times.
 pub fn router_with(service: &Service, store: &Store, settings: Settings) -> Router {
-    socket::router(socket::Door::new(service.clone(), store.clone(), settings), Router::new())
+    socket::router(socket::Door::new(service.clone(), store.clone(), settings))
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod cancel;
+pub(crate) mod credentials;
 pub(crate) mod events;
 pub(crate) mod get;
 mod inputs;

@@ -1,7 +1,10 @@
 //! API keys and the short-lived tokens they are exchanged for.
 
 use chrono::{DateTime, Utc};
-use domain::{ids::ApiKeyId, principal::Role};
+use domain::{
+    ids::{ApiKeyId, AttemptId},
+    principal::Role,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,6 +19,19 @@ pub struct TokenAnswer {
     /// Always `Bearer`.
     pub token_type: String,
     pub expires_in_s: u64,
+}
+
+/// `POST /tasks/{id}/credentials`: who has it moves the files of one attempt, as its node does, and nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptCredential {
+    pub token: String,
+    /// Always `Bearer`.
+    pub token_type: String,
+    /// At most 15 minutes ahead. Worth nothing before that, too, once the attempt has ended or another one has the task.
+    pub expires_at: DateTime<Utc>,
+    pub attempt: AttemptId,
+    /// What it opens: `/api/v1/node/attempts/ATTEMPT/FENCE`, and the routes of inputs, outputs and checkpoints below.
+    pub path: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -58,6 +58,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("ambiguous-id", 409, "Several ids end like this"),
     ("already-ended", 409, "The task has ended"),
     ("not-ended", 409, "The task has not ended"),
+    ("not-placed", 409, "The task is on no node"),
     ("exclusive-task-runs", 409, "An exclusive task runs there"),
     ("artifact-not-ready", 409, "The artifact can't be read"),
     ("artifact-in-use", 409, "Tasks need the artifact"),

@@ -6,6 +6,7 @@ use crate::{
     sse::Message,
 };
 use api_types::{
+    access::AttemptCredential,
     event::{Begin, EventsQuery, TaskEvent},
     task::{BatchAnswer, SubmitBatch, Task, TaskPage, TaskQuery},
     why::Why,
@@ -44,6 +45,11 @@ impl Client {
     /// Queues an ended task once more, under its own id. Not repeated when the connection is cut in the middle.
     pub async fn retry(&self, id: TaskId) -> Result<Task, ClientError> {
         self.act_once(&format!("/tasks/{id}/retry"), &json!({})).await
+    }
+
+    /// A credential for the files of the attempt that the task has now, for at most 15 minutes: a [`Client`] with it as its token moves them. An admin's.
+    pub async fn attempt_credential(&self, id: TaskId) -> Result<AttemptCredential, ClientError> {
+        self.act(&format!("/tasks/{id}/credentials"), &json!({})).await
     }
 
     /// Why it is pending, or what ended it.

@@ -1,10 +1,10 @@
 //! Which API keys are valid, remembered for a moment: a request must not cost a query, and a revoked key must stop within 5 s
 //! even where no wake-up is heard.
 
-use super::jwt::{self, Refusal};
+use super::jwt::{self, ClaimedAttempt, Refusal};
 use domain::{
-    ids::{ApiKeyId, PrincipalId},
-    principal::{Principal, PrincipalKind, Role},
+    ids::{ApiKeyId, Held, NodeId, PrincipalId},
+    principal::{Permission, Principal, PrincipalKind, Role},
 };
 use service_kit::secret;
 use std::{
@@ -78,6 +78,27 @@ impl Access {
             .first()
             .and_then(|signing| jwt::sign(signing, key.id.as_uuid(), key.role, chrono::Utc::now().timestamp()));
         Ok(signed.map(|token| (token, jwt::LIFETIME_S)))
+    }
+
+    /// A token for the files of one attempt, which this key has asked for, and for how many seconds it holds.
+    pub(crate) async fn issue_attempt_token(
+        &self,
+        by: PrincipalId,
+        held: Held,
+        node: NodeId,
+    ) -> Result<Option<(String, u64)>, StoreError> {
+        let keys = self.signing_keys().await?;
+        let what = ClaimedAttempt { by: by.as_uuid(), held, node };
+        let signed = keys.first().and_then(|signing| jwt::sign_attempt(signing, &what, chrono::Utc::now().timestamp()));
+        Ok(signed.map(|token| (token, jwt::LIFETIME_S)))
+    }
+
+    /// The attempt that a token is for, and who had it made. None: it is none, or is over, or its maker's key is valid no more.
+    pub(crate) async fn by_attempt_token(&self, token: &str) -> Result<Option<(Held, NodeId, Principal)>, StoreError> {
+        let keys = self.signing_keys().await?;
+        let Ok(claimed) = jwt::verify_attempt(token, &keys, chrono::Utc::now().timestamp()) else { return Ok(None) };
+        let maker = self.by_id(claimed.by).await?.filter(|key| principal(key).may(Permission::Administer));
+        Ok(maker.map(|key| (claimed.held, claimed.node, principal(&key))))
     }
 
     pub(crate) async fn load_signing_keys(&self) -> Result<Vec<JwtKey>, StoreError> {

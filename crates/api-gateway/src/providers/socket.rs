@@ -7,21 +7,17 @@ use super::{
     session::{self, Caller},
     teller::Teller,
 };
-use crate::{auth::origin, failed::failed, middleware::known_in_time};
+use crate::failed::failed;
 use api_types::Problem;
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State, WebSocketUpgrade, ws},
+    extract::{State, WebSocketUpgrade, ws},
     http::{HeaderMap, StatusCode, header},
-    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
-use domain::{
-    ids::{NodeTokenId, PrincipalId},
-    principal::{Principal, PrincipalKind, Role},
-};
+use domain::ids::NodeTokenId;
 use futures::{Sink, Stream};
 use protocol::{
     CONNECT_PATH, MAX_FRAME_BYTES, SUBPROTOCOL, silence_after,
@@ -89,23 +85,8 @@ impl Door {
     }
 }
 
-pub(super) fn router(door: Door, for_nodes: Router) -> Router {
-    let for_nodes = match for_nodes.has_routes() {
-        true => for_nodes.route_layer(from_fn_with_state(door.clone(), require)),
-        false => for_nodes,
-    };
-    Router::new().route(CONNECT_PATH, get(connect)).with_state(door).merge(for_nodes)
-}
-
-/// Middleware of the routes for nodes: puts the `NodeId` and the `Origin` into the request, and never a `Principal`, which people's routes ask for.
-async fn require(State(door): State<Door>, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let Caller { node, name, .. } = known_in_time(authenticate(&door, request.headers())).await?;
-    let id = PrincipalId::from_uuid(node.as_uuid());
-    let principal = Principal { kind: PrincipalKind::Node, id, name, role: Role::Viewer, project: None };
-    let origin = origin(principal, &request);
-    request.extensions_mut().insert(node);
-    request.extensions_mut().insert(origin);
-    Ok(next.run(request).await)
+pub(super) fn router(door: Door) -> Router {
+    Router::new().route(CONNECT_PATH, get(connect)).with_state(door)
 }
 
 async fn connect(
@@ -149,7 +130,7 @@ async fn let_in(door: &Door, headers: &HeaderMap) -> Result<(Caller, Place), Api
 }
 
 /// Which node it is: at the door for agents, and for the routes of nodes.
-async fn authenticate(door: &Door, headers: &HeaderMap) -> Result<Caller, ApiError> {
+pub(super) async fn authenticate(door: &Door, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let unknown = || {
         ApiError::new(
             "not-authenticated",

@@ -7,9 +7,15 @@ use crate::{
     until::until,
     world::{SOON, World},
 };
-use api_types::access::CreateApiKey;
+use api_types::{access::CreateApiKey, artifact::CreateOutput};
 use client::Client;
-use domain::{node::Presence, principal::Role, task::TaskState};
+use domain::{
+    artifact::ArtifactKind,
+    ids::{Fence, Held},
+    node::Presence,
+    principal::Role,
+    task::TaskState,
+};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -93,4 +99,70 @@ async fn a_revoked_node_is_cut_off_at_once_and_its_work_goes_elsewhere() {
     other.stop().await;
     world.node_until("nothing is reserved", |node| node.tasks == 0).await;
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_moves_the_files_of_one_attempt_and_opens_nothing_else() {
+    let world = World::start().await;
+    let url = world.platform().url.clone();
+    let word = |error: client::ClientError| error.problem().map(|problem| problem.word().to_owned());
+    let key = async |name: &str, role| {
+        let wanted = CreateApiKey { name: name.into(), role, project: None, expires_in_days: None };
+        let key = world.client.create_api_key(&wanted).await.expect("a key");
+        (key.id, Client::new(&url, &key.key).expect("a client"))
+    };
+    let (robot_id, robot) = key("robot", Role::Admin).await;
+    let (_, member) = key("ana", Role::Member).await;
+    let body = Body::process("echo up; exec sleep 600")
+        .with("outputs", serde_json::json!([{"path": "out", "name": "result", "on": "always"}]));
+    let (id, other) = (world.submit(&body).await.id, world.submit(&body).await.id);
+    for id in [id, other] {
+        world.log_until(id, "up\n").await;
+    }
+
+    assert_eq!(member.attempt_credential(id).await.map_err(word), Err(Some("not-permitted".into())));
+    let credential = robot.attempt_credential(id).await.expect("a credential");
+    let left = credential.expires_at - chrono::Utc::now();
+    assert!(left.num_minutes() <= 15 && left.num_minutes() >= 14, "{left}");
+    let held_by = async |id| {
+        let task = world.client.task(id).await.expect("a task");
+        let attempt = task.attempts.as_deref().and_then(<[_]>::last).expect("an attempt");
+        Held { attempt: attempt.id, fence: Fence::from_i64(attempt.fence) }
+    };
+    let (mine, others) = (held_by(id).await, held_by(other).await);
+    assert!(credential.path.ends_with(&format!("/{}/{}", mine.attempt, mine.fence)), "{}", credential.path);
+
+    let holder = Client::new(&url, &credential.token).expect("a client");
+    let output = CreateOutput { kind: ArtifactKind::File, size: Some(0), file_name: "out".into() };
+    let upload = holder.attempt_output(mine, 0, &output).await.expect("announced, as by its node");
+    assert_eq!(upload.artifact.name, "result");
+    let refused = holder.attempt_output(others, 0, &output).await.map(drop).map_err(word);
+    assert_eq!(refused, Err(Some("not-permitted".into())), "another attempt");
+    let refused = holder.who_am_i().await.map(drop).map_err(word);
+    assert_eq!(refused, Err(Some("not-authenticated".into())), "people's routes");
+    let refused = member.attempt_output(mine, 0, &output).await.map(drop).map_err(word);
+    assert_eq!(refused, Err(Some("not-authenticated".into())), "an API key is no credential of an attempt");
+
+    world.client.cancel(id).await.expect("cancelled");
+    world.ended(id).await;
+    let refused = holder.attempt_output(mine, 0, &output).await.map(drop).map_err(word);
+    assert!(matches!(refused.as_ref().map_err(Option::as_deref), Err(Some("already-ended" | "fenced"))), "{refused:?}");
+    assert_eq!(robot.attempt_credential(id).await.map_err(word), Err(Some("already-ended".into())));
+
+    // With the key that asked for it goes the credential.
+    let credential = robot.attempt_credential(other).await.expect("a credential");
+    let holder = Client::new(&url, &credential.token).expect("a client");
+    holder.attempt_output(others, 0, &output).await.expect("announced");
+    world.client.revoke_api_key(robot_id).await.expect("revoked");
+    until("the credential is worth nothing", REVOKED_WITHIN, async || {
+        holder
+            .attempt_output(others, 0, &output)
+            .await
+            .is_err_and(|error| error.is_problem("not-authenticated"))
+            .then_some(())
+    })
+    .await;
+    world.client.cancel(other).await.expect("cancelled");
+    world.ended(other).await;
+    world.finish().await;
 }

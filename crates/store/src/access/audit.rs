@@ -1,10 +1,28 @@
 //! The append-only record of who changed what, from where. Written in the transaction of the change itself.
 
 use crate::{Store, StoreError};
-use domain::{ids::ProjectId, principal::Origin};
-use serde_json::Value;
+use domain::{
+    Timestamp,
+    ids::{Held, ProjectId},
+    principal::Origin,
+};
+use serde_json::{Value, json};
 
 impl Store {
+    /// Somebody was given a credential for the files of an attempt.
+    pub async fn note_credential(
+        &self,
+        project: ProjectId,
+        held: Held,
+        expires_at: Timestamp,
+        origin: &Origin,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.pool_for(1).acquire().await?;
+        let detail = json!({ "fence": held.fence, "expires_at": expires_at });
+        let subject = held.attempt.to_string();
+        self.write_audit(&mut connection, Some(project), origin, "attempt.credential", &subject, &detail).await
+    }
+
     pub(crate) async fn write_audit(
         &self,
         connection: &mut sqlx::PgConnection,

@@ -8,10 +8,10 @@ fn key() -> JwtKey {
     JwtKey { kid: "k1".into(), secret: vec![7; 32] }
 }
 fn header() -> Value {
-    json!({"alg": "HS256", "typ": TYPE, "kid": "k1"})
+    json!({"alg": "HS256", "typ": AccessClaims::TYPE, "kid": "k1"})
 }
 fn claims() -> Value {
-    json!({"iss": ISSUER, "aud": AUDIENCE, "sub": Uuid::from_u128(5), "role": "member", "iat": NOW, "exp": NOW + 900})
+    json!({"iss": ISSUER, "aud": AccessClaims::AUDIENCE, "sub": Uuid::from_u128(5), "role": "member", "iat": NOW, "exp": NOW + 900})
 }
 
 /// Signed with the right secret, whatever it says.
@@ -70,7 +70,7 @@ fn a_token_of_another_make_is_refused() {
 fn every_claim_is_required_and_of_its_type() {
     let wrong = [
         with(claims(), "aud", json!("another-service")),
-        with(claims(), "aud", json!([AUDIENCE])),
+        with(claims(), "aud", json!([AccessClaims::AUDIENCE])),
         with(claims(), "iss", json!("somebody")),
         with(claims(), "sub", json!("nobody")),
         with(claims(), "role", json!("owner")),
@@ -107,4 +107,19 @@ fn a_changed_or_unsigned_token_is_refused() {
     }
     assert_eq!(verify(&token, &[other], NOW), Err(Refusal::Invalid));
     assert_eq!(verify(&token, &[], NOW), Err(Refusal::Invalid));
+}
+
+#[test]
+fn a_token_for_an_attempt_opens_that_attempt_and_no_token_passes_for_another_kind() {
+    let held = Held { attempt: AttemptId::from_uuid(Uuid::from_u128(7)), fence: Fence::from_i64(3) };
+    let what = ClaimedAttempt { by: Uuid::from_u128(5), held, node: NodeId::from_uuid(Uuid::from_u128(9)) };
+    let token = sign_attempt(&key(), &what, NOW).expect("signs");
+    assert_eq!(verify_attempt(&token, &[key()], NOW + 905), Ok(what));
+    assert_eq!(verify_attempt(&token, &[key()], NOW + 906), Err(Refusal::Expired { ago_s: 6 }));
+    assert_eq!(verify(&token, &[key()], NOW), Err(Refusal::Invalid));
+    let access = sign(&key(), Uuid::from_u128(5), Role::Admin, NOW).expect("signs");
+    assert_eq!(verify_attempt(&access, &[key()], NOW), Err(Refusal::Invalid));
+    // Nor with its type alone.
+    let disguised = forge(&with(header(), "typ", json!(AttemptClaims::TYPE)), &claims());
+    assert_eq!(verify_attempt(&disguised, &[key()], NOW), Err(Refusal::Invalid));
 }
