@@ -1,6 +1,7 @@
 //! Artifacts: what is known about stored files, from the announcement of an upload to the last of their bytes, and
 //! what tasks read and leave of them.
 
+pub(crate) mod checkpoints;
 pub(crate) mod complete;
 pub(crate) mod fsck;
 pub(crate) mod garbage;

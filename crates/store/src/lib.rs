@@ -28,6 +28,7 @@ pub use access::{
     node_tokens::{NewNodeToken, NodeTokenOwner, NodeTokenRecord, Revoked},
 };
 pub use artifacts::{
+    checkpoints::CheckpointsWalked,
     complete::{CompletedArtifact, StoredObject},
     fsck::ArtifactObject,
     garbage::Garbage,

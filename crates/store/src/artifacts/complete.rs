@@ -38,7 +38,7 @@ pub enum CompletedArtifact {
 
 impl Store {
     /// Makes an artifact ready, with the next version of its name. Safe to repeat. Content that the project has already is kept once: the second copy
-    /// is deleted after `grace`. What an attempt leaves only its node completes ([`Store::complete_output`]).
+    /// is deleted after `grace`. What an attempt leaves only its node completes ([`Store::complete_output`], [`Store::complete_checkpoint`]).
     ///
     /// The caller has seen the object: the row must never be there without it.
     pub async fn complete_artifact(
@@ -54,7 +54,7 @@ impl Store {
         Ok(completed)
     }
 
-    /// The part of it that is the same for whoever completes. `of`: the attempt whose output it must be; None: it must be nobody's.
+    /// The part of it that is the same for whoever completes. `of`: the attempt that must have left it; None: none must have.
     pub(super) async fn complete(
         &self,
         connection: &mut PgConnection,

@@ -6,7 +6,7 @@ use super::{
     pins::PassedOver,
     read::{ArtifactView, by_id, select_artifacts, view},
     remove::expire,
-    reserve::{NewArtifact, insert},
+    reserve::{Left, NewArtifact, insert},
 };
 use crate::{
     Store, StoreError,
@@ -113,7 +113,7 @@ impl Store {
         grace: Duration,
     ) -> Result<Option<ArtifactView>, StoreError> {
         let mut transaction = self.begin_for(1).await?;
-        if !lock_held(&mut transaction, who).await? {
+        if lock_held(&mut transaction, who).await?.is_none() {
             return Ok(None);
         }
         if let Some(known) = living(&mut transaction, who.held.attempt, index).await? {
@@ -124,7 +124,7 @@ impl Store {
             expire(&mut transaction, known.id.as_uuid(), &PassedOver::default(), None, grace).await?;
         }
         let id = Uuid::now_v7();
-        insert(&mut transaction, id, new, (by.0.as_uuid(), by.1), Some((who, index))).await?;
+        insert(&mut transaction, id, new, (by.0.as_uuid(), by.1), Some((who, Left::Output(index)))).await?;
         let made = by_id(&mut transaction, id).await?;
         transaction.commit().await?;
         Ok(made)
@@ -147,7 +147,7 @@ impl Store {
         origin: &Origin,
     ) -> Result<Option<CompletedArtifact>, StoreError> {
         let mut transaction = self.begin_for(1).await?;
-        if !lock_held(&mut transaction, who).await? {
+        if lock_held(&mut transaction, who).await?.is_none() {
             return Ok(None);
         }
         let attempt = who.held.attempt;
@@ -155,7 +155,7 @@ impl Store {
         // Each output once, however often it was stored: one may have been removed since.
         sqlx::query!(
             "UPDATE attempts SET outputs_stored = o.stored
-             FROM (SELECT NULLIF(count(DISTINCT output_index), 0)::int AS stored FROM artifacts WHERE attempt_id = $1 AND version IS NOT NULL) o
+             FROM (SELECT NULLIF(count(DISTINCT output_index), 0)::int AS stored FROM artifacts WHERE attempt_id = $1 AND output_index IS NOT NULL AND version IS NOT NULL) o
              WHERE id = $1 AND outputs_stored IS DISTINCT FROM o.stored",
             attempt.as_uuid()
         )
@@ -171,7 +171,7 @@ impl Store {
         for some in attempts.chunks(ATTEMPTS_AT_ONCE) {
             let ids: Vec<Uuid> = some.iter().map(|attempt| attempt.as_uuid()).collect();
             let records = select_artifacts!(
-                "WHERE a.attempt_id = ANY($1) AND a.state = 'ready' ORDER BY a.attempt_id, a.output_index, a.id",
+                "WHERE a.attempt_id = ANY($1) AND a.output_index IS NOT NULL AND a.state = 'ready' ORDER BY a.attempt_id, a.output_index, a.id",
                 &ids
             )
             .fetch_all(&self.pool)
@@ -184,8 +184,8 @@ impl Store {
     }
 }
 
-/// Locks the row of the task that this node holds by this attempt. False: it does not hold it, or not any more.
-async fn lock_held(connection: &mut PgConnection, who: Holder) -> Result<bool, StoreError> {
+/// Locks the row of the task that this node holds by this attempt. None: it does not hold it, or not any more.
+pub(super) async fn lock_held(connection: &mut PgConnection, who: Holder) -> Result<Option<TaskId>, StoreError> {
     let held = sqlx::query_scalar!(
         "SELECT s.task_id FROM task_state s
          WHERE s.task_id = (SELECT task_id FROM attempts WHERE id = $1 AND fence = $2 AND node_id = $3 AND ended_at IS NULL)
@@ -194,7 +194,7 @@ async fn lock_held(connection: &mut PgConnection, who: Holder) -> Result<bool, S
         who.held.fence.get(),
         who.node.as_uuid()
     );
-    Ok(held.fetch_optional(connection).await?.is_some())
+    Ok(held.fetch_optional(connection).await?.map(TaskId::from_uuid))
 }
 
 /// At most one is, since whoever begins one has the task's lock.

@@ -7,7 +7,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 use domain::{
     artifact::{ArtifactKind, ArtifactRef, ArtifactState, Sha256Digest},
-    ids::{ArtifactId, AttemptId, ProjectId},
+    ids::{ArtifactId, AttemptId, ProjectId, TaskId},
     principal::Scope,
 };
 use sqlx::PgConnection;
@@ -31,6 +31,8 @@ pub struct ArtifactView {
     pub labels: BTreeMap<String, String>,
     pub pinned: bool,
     pub attempt: Option<AttemptId>,
+    /// The task that goes on from it, if it is a checkpoint.
+    pub checkpoint_of: Option<TaskId>,
     pub created_by: String,
     pub created_at: DateTime<Utc>,
     pub ready_at: Option<DateTime<Utc>>,
@@ -56,6 +58,7 @@ pub(super) struct Record {
     pub(super) labels: JsonText,
     pub(super) pinned: bool,
     pub(super) attempt_id: Option<Uuid>,
+    pub(super) checkpoint_of: Option<Uuid>,
     pub(super) created_by_name: String,
     pub(super) created_at: DateTime<Utc>,
     pub(super) ready_at: Option<DateTime<Utc>>,
@@ -69,7 +72,7 @@ macro_rules! select_artifacts {
         sqlx::query_as!(
             $crate::artifacts::read::Record,
             r#"SELECT a.id, a.project_id, p.slug, a.name, a.version, a.kind, a.state, a.size, a.sha256, a.object_id, a.media_type, a.file_name,
-                      a.labels AS "labels: crate::json::JsonText", a.pinned, a.attempt_id, a.created_by_name, a.created_at, a.ready_at,
+                      a.labels AS "labels: crate::json::JsonText", a.pinned, a.attempt_id, a.checkpoint_of, a.created_by_name, a.created_at, a.ready_at,
                       u.stored_bytes AS "stored_bytes?", u.part_size AS "part_size?"
                FROM artifacts a JOIN projects p ON p.id = a.project_id LEFT JOIN artifact_uploads u ON u.artifact_id = a.id "# + $which
             $(, $argument)*
@@ -160,6 +163,7 @@ pub(super) fn view(record: Record) -> Result<ArtifactView, StoreError> {
         labels: read_json(record.labels)?,
         pinned: record.pinned,
         attempt: record.attempt_id.map(AttemptId::from_uuid),
+        checkpoint_of: record.checkpoint_of.map(TaskId::from_uuid),
         created_by: record.created_by_name,
         created_at: record.created_at,
         ready_at: record.ready_at,

@@ -1,6 +1,7 @@
 //! Removal, whose first half is here: from now on nobody can name it. The second, the deletion of its bytes, is in `garbage.rs`.
 
 use super::{
+    checkpoints::is_live,
     garbage,
     parts::{delete_parts, lock_upload},
     pins::{PassedOver, live_readers},
@@ -22,7 +23,7 @@ use uuid::Uuid;
 pub enum RemovedArtifact {
     /// It is expired, now or since before.
     Removed(ArtifactView),
-    /// Tasks that have not ended read it: some of them. Nothing was changed.
+    /// Tasks that have not ended read it, or keep it as a checkpoint: some of them. Nothing was changed.
     InUse {
         artifact: ArtifactView,
         tasks: Vec<TaskId>,
@@ -34,7 +35,7 @@ pub enum RemovedArtifact {
 const UPLOADS_AT_ONCE: i64 = 50;
 
 impl Store {
-    /// Expires an artifact, unless a task that has not ended reads it. Safe to repeat. What was uploaded of it is deleted after `grace`.
+    /// Expires an artifact, unless a task that has not ended reads it or keeps it as a checkpoint. Safe to repeat. What was uploaded of it is deleted after `grace`.
     pub async fn remove_artifact(
         &self,
         artifact: ArtifactId,
@@ -131,7 +132,7 @@ pub(super) enum Expiry {
     Done,
     /// It is not there, or was expired before, or somebody went on with it within the time of `idle`.
     Nothing,
-    /// Some of the tasks that have not ended and read it.
+    /// Some of the tasks that have not ended and read it, or keep it.
     InUse(Vec<TaskId>),
 }
 
@@ -143,13 +144,44 @@ pub(super) async fn expire(
     idle: Option<Duration>,
     grace: Duration,
 ) -> Result<Expiry, StoreError> {
-    let row = sqlx::query!("SELECT project_id, name, state FROM artifacts WHERE id = $1 FOR NO KEY UPDATE", id);
+    expire_but_for(connection, id, None, passed, idle, grace).await
+}
+
+/// As [`expire`], of a checkpoint that its task does without: whether that one lives does not matter.
+pub(super) async fn expire_checkpoint(
+    connection: &mut PgConnection,
+    id: Uuid,
+    task: TaskId,
+    passed: &PassedOver,
+    grace: Duration,
+) -> Result<Expiry, StoreError> {
+    expire_but_for(connection, id, Some(task.as_uuid()), passed, None, grace).await
+}
+
+async fn expire_but_for(
+    connection: &mut PgConnection,
+    id: Uuid,
+    given_up_by: Option<Uuid>,
+    passed: &PassedOver,
+    idle: Option<Duration>,
+    grace: Duration,
+) -> Result<Expiry, StoreError> {
+    let row = sqlx::query!(
+        "SELECT project_id, name, state, checkpoint_of FROM artifacts WHERE id = $1 FOR NO KEY UPDATE",
+        id
+    );
     let Some(row) = row.fetch_optional(&mut *connection).await? else { return Ok(Expiry::Nothing) };
     let before = state(&row.state)?;
     let Some(next) = before.next(ArtifactEvent::Removed) else { return Ok(Expiry::Nothing) };
     // Under the lock: whoever makes a task that reads it has locked it, too. What is corrupt is of no use to a task.
     if before == ArtifactState::Ready {
-        let readers = live_readers(connection, id, passed).await?;
+        let mut readers = live_readers(connection, id, passed).await?;
+        // One that is run again after this look goes on from what there is then.
+        if let Some(keeper) = row.checkpoint_of.filter(|keeper| Some(*keeper) != given_up_by)
+            && is_live(connection, keeper).await?
+        {
+            readers.insert(0, TaskId::from_uuid(keeper));
+        }
         if !readers.is_empty() {
             return Ok(Expiry::InUse(readers));
         }

@@ -7,7 +7,7 @@ use super::{
 use crate::{RequestHash, Store, StoreError, json::write_json};
 use domain::{
     artifact::{ArtifactKind, ArtifactState},
-    ids::{ArtifactId, ProjectId},
+    ids::{ArtifactId, ProjectId, TaskId},
     principal::Principal,
 };
 use sqlx::PgConnection;
@@ -78,21 +78,35 @@ impl Store {
     }
 }
 
-/// Artifact and upload. `by`: its maker's id and name; `output`: of which attempt, and which of its task's outputs it is. False: its
-/// idempotency key is taken, and nothing was written.
+/// What an attempt stores.
+#[derive(Clone, Copy)]
+pub(super) enum Left {
+    /// Which of its task's outputs it is.
+    Output(u32),
+    /// Of this task.
+    Checkpoint(TaskId),
+}
+
+/// Artifact and upload. `by`: its maker's id and name; `left`: which attempt stores it, and as what. False: its idempotency key is taken, and nothing
+/// was written.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     id: Uuid,
     new: &NewArtifact,
     (maker, name): (Uuid, &str),
-    output: Option<(Holder, u32)>,
+    left: Option<(Holder, Left)>,
 ) -> Result<bool, StoreError> {
     let (key, hash) = new.idempotency.as_ref().map(|(key, hash)| (&**key, &hash[..])).unzip();
-    let attempt = output.map(|(who, _)| who.held.attempt.as_uuid());
+    let attempt = left.map(|(who, _)| who.held.attempt.as_uuid());
+    let (output, checkpoint_of) = match left {
+        Some((_, Left::Output(index))) => (Some(index as i32), None),
+        Some((_, Left::Checkpoint(task))) => (None, Some(task.as_uuid())),
+        None => (None, None),
+    };
     let inserted = sqlx::query!(
         "INSERT INTO artifacts (id, project_id, name, kind, state, size, media_type, file_name, labels, pinned, created_by, created_by_name, idempotency_key,
-                                request_hash, attempt_id, fence, output_index)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                                request_hash, attempt_id, fence, output_index, checkpoint_of)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
          ON CONFLICT (project_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING",
         id,
         new.project.as_uuid(),
@@ -109,8 +123,9 @@ pub(super) async fn insert(
         key,
         hash,
         attempt,
-        output.map(|(who, _)| who.held.fence.get()),
-        output.map(|(_, index)| index as i32),
+        left.map(|(who, _)| who.held.fence.get()),
+        output,
+        checkpoint_of,
     )
     .execute(&mut *connection)
     .await?;

@@ -46,9 +46,24 @@ pub(super) const INVARIANTS: &[Invariant] = &[
         "outputs-are-of-their-attempts",
         "Of each output of an attempt at most one artifact is uploaded or ready, and it has the attempt's fence.",
         r#"SELECT count(*) || ' artifacts are output ' || output_index || ' of attempt ' || attempt_id || ': ' || string_agg(id::text, ', ' ORDER BY id) AS "row!"
-           FROM artifacts WHERE attempt_id IS NOT NULL AND state IN ('uploading', 'ready') GROUP BY attempt_id, output_index HAVING count(*) > 1
+           FROM artifacts WHERE attempt_id IS NOT NULL AND output_index IS NOT NULL AND state IN ('uploading', 'ready')
+           GROUP BY attempt_id, output_index HAVING count(*) > 1
            UNION ALL
            SELECT 'artifact ' || r.id || ' has fence ' || COALESCE(r.fence::text, 'none') || ', its attempt ' || a.id || ' has ' || a.fence
            FROM artifacts r JOIN attempts a ON a.id = r.attempt_id WHERE r.fence IS DISTINCT FROM a.fence"#
+    ),
+    invariant!(
+        Whole,
+        "checkpoints-are-of-their-tasks",
+        "What an attempt stores is an output or a checkpoint of its own task, and it uploads one checkpoint at a time.",
+        r#"SELECT 'artifact ' || r.id || ' is ' || CASE WHEN r.checkpoint_of IS NULL THEN 'no output and no checkpoint' ELSE 'a checkpoint of task ' || r.checkpoint_of END
+             || CASE WHEN r.output_index IS NOT NULL THEN ' and output ' || r.output_index ELSE '' END || ', and of '
+             || CASE WHEN r.attempt_id IS NULL THEN 'no attempt' ELSE 'attempt ' || r.attempt_id || COALESCE(' of task ' || a.task_id, '') END AS "row!"
+           FROM artifacts r LEFT JOIN attempts a ON a.id = r.attempt_id
+           WHERE (r.attempt_id IS NOT NULL OR r.checkpoint_of IS NOT NULL)
+             AND (r.attempt_id IS NULL OR num_nonnulls(r.output_index, r.checkpoint_of) <> 1 OR r.checkpoint_of <> a.task_id)
+           UNION ALL
+           SELECT count(*) || ' checkpoints of attempt ' || attempt_id || ' are uploaded at one time: ' || string_agg(id::text, ', ' ORDER BY id)
+           FROM artifacts WHERE checkpoint_of IS NOT NULL AND state = 'uploading' GROUP BY attempt_id HAVING count(*) > 1"#
     ),
 ];

@@ -644,6 +644,16 @@ async fn a_removed_input_of_a_live_task_and_an_output_that_is_there_twice_are_fo
         )
     };
     planted(
+        &["checkpoints-are-of-their-tasks"],
+        |m| format!("a checkpoint of task {}, and of attempt {} of task {}", m.waiting, m.done.2.attempt, m.done.0),
+        |m| {
+            let (attempt, fence) = (m.done.2.attempt, m.done.2.fence.get());
+            let of = format!("attempt_id = '{attempt}', fence = {fence}, checkpoint_of = '{}'", m.waiting);
+            format!("{} UPDATE artifacts SET {of}", an_artifact(Some("key = 'sound'")))
+        },
+    )
+    .await;
+    planted(
         &["outputs-are-of-their-attempts"],
         |m| format!("2 artifacts are output 0 of attempt {}", m.done.2.attempt),
         |m| twice(m.done.2.attempt, m.done.2.fence.get()),

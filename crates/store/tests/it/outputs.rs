@@ -19,9 +19,9 @@ use store::{
 use test_kit::statements::Statements;
 use uuid::Uuid;
 
-const NO_GRACE: Duration = Duration::ZERO;
+pub(crate) const NO_GRACE: Duration = Duration::ZERO;
 
-fn new_artifact(name: &str) -> NewArtifact {
+pub(crate) fn new_artifact(name: &str) -> NewArtifact {
     NewArtifact {
         project: DEFAULT_PROJECT,
         name: name.into(),
@@ -38,14 +38,14 @@ fn new_artifact(name: &str) -> NewArtifact {
 }
 
 /// What the object store has at the place of this upload; other content for other seeds.
-async fn object(world: &World, artifact: ArtifactId, seed: u8) -> StoredObject {
+pub(crate) async fn object(world: &World, artifact: ArtifactId, seed: u8) -> StoredObject {
     let upload = world.store.upload(artifact).await.expect("read");
     let key = upload.map_or_else(|| "objects/gone".to_owned(), |(place, _)| place.key);
     StoredObject { key, size: 7, sha256: Sha256Digest([seed; 32]), parts_digest: Sha256Digest([seed; 32]) }
 }
 
 /// A person puts an artifact in.
-async fn put(world: &World, name: &str, seed: u8) -> ArtifactView {
+pub(crate) async fn put(world: &World, name: &str, seed: u8) -> ArtifactView {
     let reserved = world.store.reserve_artifact(&new_artifact(name), &origin().principal).await.expect("reserved");
     let Reserved::New(artifact) = reserved else { panic!("{reserved:?}") };
     let stored = object(world, artifact.id, seed).await;
@@ -75,7 +75,7 @@ async fn complete(world: &World, who: Holder, artifact: ArtifactId) -> Option<Ar
     }
 }
 
-fn by(node: Node, held: Held) -> Holder {
+pub(crate) fn by(node: Node, held: Held) -> Holder {
     Holder { node: node.id, held }
 }
 
@@ -87,12 +87,12 @@ async fn outputs_stored(world: &World, task: TaskId) -> u32 {
     world.task(task).await.attempts.last().expect("an attempt").row.outputs_stored
 }
 
-async fn state_of(world: &World, artifact: ArtifactId) -> ArtifactState {
+pub(crate) async fn state_of(world: &World, artifact: ArtifactId) -> ArtifactState {
     let name = ArtifactRef::Id(artifact);
     world.store.find_artifact(Scope::All, DEFAULT_PROJECT, &name).await.expect("read").expect("there").state
 }
 
-async fn nothing_is_broken(world: &World) {
+pub(crate) async fn nothing_is_broken(world: &World) {
     let findings = world.store.audit(Depth::Whole, Duration::from_secs(20)).await.expect("audited");
     let broken: Vec<_> = findings.into_iter().filter(|finding| finding.outcome.count() > 0).collect();
     assert!(broken.is_empty(), "{broken:#?}");
@@ -316,7 +316,7 @@ async fn a_success_without_its_outputs_is_run_again() {
 }
 
 /// A task that reads this, as the gateway makes it.
-fn reads(artifact: &ArtifactView, new: NewTask) -> NewTask {
+pub(crate) fn reads(artifact: &ArtifactView, new: NewTask) -> NewTask {
     let inputs = json!([{"artifact": "data", "path": "/workspace/data"}]);
     let mut spec = new_task(json!({"inputs": inputs})).spec;
     spec.inputs[0].pinned = Some(PinnedArtifact {
@@ -330,7 +330,7 @@ fn reads(artifact: &ArtifactView, new: NewTask) -> NewTask {
     NewTask { spec, ..new }
 }
 
-async fn submit(world: &World, new: NewTask) -> Submitted {
+pub(crate) async fn submit(world: &World, new: NewTask) -> Submitted {
     world.store.submit_tasks(&[new]).await.expect("answered").remove(0)
 }
 
