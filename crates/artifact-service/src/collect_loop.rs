@@ -1,7 +1,7 @@
-//! What is deleted: uploads that nobody goes on with, objects that no artifact has any more, packs of logs that nobody has any more, and what the
+//! What is deleted: uploads that nobody goes on with, checkpoints of tasks that have ended, objects that no artifact has any more, packs of logs that nobody has any more, and what the
 //! store has begun and we forgot.
 
-use crate::{ObjectStore, ObjectStoreError, Times};
+use crate::{ObjectStore, ObjectStoreError, Times, checkpoints::Walk};
 use service_kit::{Pass, Service};
 use std::{sync::Arc, time::Duration};
 use store::{Garbage, Store, StoreError};
@@ -30,9 +30,10 @@ pub(crate) fn start(service: &Service, times: Times, store: Store, objects: Obje
         let store = ruled.clone();
         async move { crate::rules::apply(&store, times).await }
     });
+    let walk = Walk::default();
     service.repeat("artifacts", times.collect_every, Arc::new(Notify::new()), move || {
-        let (store, objects) = lists.clone();
-        async move { collect(&store, &objects, times).await }
+        let ((store, objects), walk) = (lists.clone(), walk.clone());
+        async move { collect(&store, &objects, times, &walk).await }
     });
     service.repeat("uploads", UPLOADS_EVERY.min(times.stray), Arc::new(Notify::new()), move || {
         let (store, objects) = aborts.clone();
@@ -41,9 +42,10 @@ pub(crate) fn start(service: &Service, times: Times, store: Store, objects: Obje
 }
 
 /// One pass over all that is due. Safe to repeat at any point: the list forgets a key only after the object store has.
-async fn collect(store: &Store, objects: &ObjectStore, times: Times) -> Result<Pass, Trouble> {
+async fn collect(store: &Store, objects: &ObjectStore, times: Times, checkpoints: &Walk) -> Result<Pass, Trouble> {
     let given_up = store.expire_idle_uploads(times.idle_upload, times.grace, AT_ONCE).await?;
     store.expire_uploads_of_ended_attempts(times.grace).await?;
+    checkpoints.go_on(store, times).await?;
     let dropped = store.drop_unused_objects(times.grace, AT_ONCE).await?;
     let empty = store.drop_empty_packs(times.grace, AT_ONCE).await?;
     let due = store.due_garbage(AT_ONCE).await?;

@@ -89,6 +89,8 @@ pub struct Times {
     pub address: Duration,
     /// An upload that nobody goes on with for so long is given up: a day.
     pub idle_upload: Duration,
+    /// After a failure or a cancel its checkpoints are kept for so long, should somebody run the task again: a week.
+    pub checkpoints: Duration,
     /// Between the decision to delete and the deletion, so that no address of before works any more, and no download is cut: an hour.
     pub grace: Duration,
     /// Older than this, an object that nothing knows of belongs to nothing: a day.
@@ -136,6 +138,7 @@ impl Default for Times {
         Self {
             address: Duration::from_secs(15 * 60),
             idle_upload: 24 * HOUR,
+            checkpoints: 7 * 24 * HOUR,
             grace: HOUR,
             stray: 24 * HOUR,
             collect_every: Duration::from_secs(60),

@@ -7,6 +7,7 @@
 //! Begin at [`routes()`], then `upload.rs`, and `nodes.rs` for attempts; [`run`] for the loops; `log_archive.rs` for logs; `embedded.rs` for the store without one.
 
 mod archive_loop;
+mod checkpoints;
 mod collect_loop;
 mod config;
 mod download;

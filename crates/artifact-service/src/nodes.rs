@@ -31,18 +31,22 @@ use store::{ArtifactView, HeldTask, Holder, NewArtifact};
 type Place = Path<(String, String, String)>;
 
 fn read((attempt, fence, index): (String, String, String), node: NodeId) -> Result<(Holder, u32), ApiError> {
-    let (attempt, fence, index) = (attempt.parse().ok(), fence.parse().ok(), index.parse().ok());
-    match (attempt, fence, index) {
-        (Some(attempt), Some(fence), Some(index)) => {
-            Ok((Holder { node, held: Held { attempt, fence: Fence::from_i64(fence) } }, index))
-        }
-        _ => Err(no_such_artifact(
-            "The path names an attempt by its id, its fence, and the place of an input or output.",
-        )),
+    let index = index.parse().map_err(|_| unreadable())?;
+    Ok((holder(node, &attempt, &fence)?, index))
+}
+
+fn unreadable() -> ApiError {
+    no_such_artifact("The path names an attempt by its id, its fence, and the place of an input or output.")
+}
+
+pub(crate) fn holder(node: NodeId, attempt: &str, fence: &str) -> Result<Holder, ApiError> {
+    match (attempt.parse(), fence.parse()) {
+        (Ok(attempt), Ok(fence)) => Ok(Holder { node, held: Held { attempt, fence: Fence::from_i64(fence) } }),
+        _ => Err(unreadable()),
     }
 }
 
-async fn held(shared: &Shared, who: Holder) -> Result<HeldTask, ApiError> {
+pub(crate) async fn held(shared: &Shared, who: Holder) -> Result<HeldTask, ApiError> {
     match in_time(shared.store.held_task(who)).await.map_err(failed)? {
         Some(task) => Ok(task),
         None => Err(not_held(shared, who).await),
@@ -106,7 +110,7 @@ pub(crate) async fn begin(
 }
 
 /// What a task calls its files is its own business: what can't be a file's name everywhere is replaced, and nothing is refused for it.
-fn file_name(given: &str, otherwise: &str) -> String {
+pub(crate) fn file_name(given: &str, otherwise: &str) -> String {
     let mut name: String = given.chars().map(|c| if c.is_control() || c == '/' { '_' } else { c }).collect();
     while name.len() > 255 {
         name.pop();

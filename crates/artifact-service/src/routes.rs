@@ -1,7 +1,7 @@
 //! REST of artifacts. The routes carry their whole paths; whoever serves them has authenticated the caller and put its `Principal` and `Origin` into
 //! the request.
 
-use crate::{ObjectStore, Times, download, fsck, looking, nodes, rules, upload};
+use crate::{ObjectStore, Times, checkpoints, download, fsck, looking, nodes, rules, upload};
 use axum::{
     Router,
     routing::{delete, get, post},
@@ -43,5 +43,9 @@ pub fn node_routes(store: Store, objects: Option<ObjectStore>, times: Times) -> 
         .route(&format!("{ATTEMPT}/outputs/{{index}}"), post(nodes::begin))
         .route(&format!("{ATTEMPT}/outputs/{{index}}/parts"), post(nodes::parts))
         .route(&format!("{ATTEMPT}/outputs/{{index}}/complete"), post(nodes::complete))
+        .route(&format!("{ATTEMPT}/checkpoints"), post(checkpoints::begin))
+        .route(&format!("{ATTEMPT}/checkpoints/newest"), post(checkpoints::newest))
+        .route(&format!("{ATTEMPT}/checkpoints/{{artifact}}/parts"), post(checkpoints::parts))
+        .route(&format!("{ATTEMPT}/checkpoints/{{artifact}}/complete"), post(checkpoints::complete))
         .with_state(Shared { store, objects, times })
 }

@@ -177,7 +177,7 @@ pub(crate) async fn parts(
 fn of_people(artifact: &ArtifactView) -> Result<(), ApiError> {
     match (artifact.attempt, artifact.state) {
         (Some(attempt), ArtifactState::Uploading) => {
-            let detail = format!("This is an output of attempt {attempt}, which its node uploads and nobody else.");
+            let detail = format!("Attempt {attempt} stores this, and only its node may.");
             Err(ApiError::new("fenced", detail))
         }
         _ => Ok(()),
@@ -324,7 +324,7 @@ pub(crate) async fn complete(
     finish(&shared, artifact, &asked, &origin, None).await
 }
 
-/// Makes an artifact ready of which all parts are stored. `holder`: the node whose output it is. The caller may upload this artifact.
+/// Makes an artifact ready of which all parts are stored. `holder`: the node whose output or checkpoint it is. The caller may upload this artifact.
 pub(crate) async fn finish(
     shared: &Shared,
     artifact: ArtifactView,
@@ -364,8 +364,11 @@ pub(crate) async fn finish(
     let completed = match holder {
         None => in_time(store.complete_artifact(artifact.id, &stored, grace, origin)).await.map_err(failed)?,
         Some(holder) => {
-            let completed = store.complete_output(holder, artifact.id, &stored, grace, origin);
-            match in_time(completed).await.map_err(failed)? {
+            let completed = match artifact.checkpoint_of {
+                None => in_time(store.complete_output(holder, artifact.id, &stored, grace, origin)).await,
+                Some(_) => in_time(store.complete_checkpoint(holder, artifact.id, &stored, grace, origin)).await,
+            };
+            match completed.map_err(failed)? {
                 Some(completed) => completed,
                 None => return Err(not_held(shared, holder).await),
             }

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use store::{LeaderRole, NewNodeToken, NewTask, NodeReport, OpenSession, Opened, SessionKey, Submitted};
 use uuid::Uuid;
 
-struct Node {
-    id: NodeId,
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
     session: SessionKey,
 }
 
@@ -30,7 +30,7 @@ fn origin() -> Origin {
 }
 
 impl World {
-    async fn node(&self, name: &str) -> Node {
+    pub(crate) async fn node(&self, name: &str) -> Node {
         let id = NodeId::from_uuid(Uuid::now_v7());
         let new = NewNodeToken {
             id: NodeTokenId::from_uuid(Uuid::now_v7()),
@@ -59,7 +59,7 @@ impl World {
     }
 
     /// A task that runs there.
-    async fn runs(&self, body: Value, node: &Node) -> (TaskId, Held) {
+    pub(crate) async fn runs(&self, body: Value, node: &Node) -> (TaskId, Held) {
         let mut spec = parse_spec(&body).expect("a good task");
         let names: Vec<_> = spec.inputs.iter().map(|input| (DEFAULT_PROJECT, input.artifact.clone())).collect();
         let pinned = self.store.pin_inputs(&names).await.expect("looked up");
@@ -74,7 +74,7 @@ impl World {
         (task, held)
     }
 
-    async fn place(&self, task: TaskId, node: &Node) -> Held {
+    pub(crate) async fn place(&self, task: TaskId, node: &Node) -> Held {
         let leader = self.store.lead(LeaderRole::Scheduler, Uuid::from_u128(9), None).await.expect("asked");
         let reservation = Reservation { cpu_millis: 1_000, memory_bytes: 512 << 20, ..Reservation::default() };
         let plan = [Placement { task, node: node.id, reservation }];
@@ -84,22 +84,22 @@ impl World {
         detail.attempts.last().expect("an attempt").row.held()
     }
 
-    async fn say(&self, node: &Node, held: Held, report: Report) {
+    pub(crate) async fn say(&self, node: &Node, held: Held, report: Report) {
         self.store.record_reports(node.session, &[NodeReport { held, report }]).await.expect("recorded");
     }
 
-    async fn end(&self, node: &Node, held: Held, failure: Option<FailureKind>) {
+    pub(crate) async fn end(&self, node: &Node, held: Held, failure: Option<FailureKind>) {
         let log = LogTotals::default();
         let ending = Ending { failure, message: String::new(), exit: None, planned_stop: false, log };
         self.say(node, held, Report::Ended { ending }).await;
     }
 
-    async fn ask_as(&self, node: &Node, held: Held, path: &str, body: Value) -> Response {
+    pub(crate) async fn ask_as(&self, node: &Node, held: Held, path: &str, body: Value) -> Response {
         let path = format!("/node/attempts/{}/{}/{path}", held.attempt, held.fence.get());
         self.ask_of_node(node.id, &path, body).await
     }
 
-    async fn post_as(&self, node: &Node, held: Held, path: &str, body: Value) -> Value {
+    pub(crate) async fn post_as(&self, node: &Node, held: Held, path: &str, body: Value) -> Value {
         good(self.ask_as(node, held, path, body).await).await
     }
 

@@ -1,6 +1,7 @@
 //! Artifacts on real PostgreSQL, against the object store of `up` and against SeaweedFS: what holds with one holds with the other.
 
 mod attempts;
+mod checkpoints;
 mod collecting;
 mod downloads;
 mod hostile;
@@ -68,6 +69,10 @@ scenarios! {
     attempts::what_an_attempt_leaves_becomes_an_artifact_of_its_creator,
     attempts::a_fenced_attempt_never_becomes_an_artifact,
     attempts::a_store_that_is_away_is_waited_for,
+    checkpoints::the_next_attempt_goes_on_from_what_the_one_before_has_stored,
+    checkpoints::what_is_no_checkpoint_of_this_attempt_is_refused,
+    checkpoints::a_damaged_checkpoint_is_passed_over,
+    checkpoints::checkpoints_end_with_their_task,
     collecting::equal_content_is_kept_once,
     collecting::content_that_was_lost_and_is_put_again_is_kept,
     collecting::what_is_removed_goes_in_two_steps,

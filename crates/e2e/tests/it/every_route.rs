@@ -158,7 +158,7 @@ impl Platform {
             .iter()
             .find(|(begin, _)| path.starts_with(*begin))
             .unwrap_or_else(|| panic!("{path} is new: say here what stands for its id"));
-        let path = path.replace("{fence}", "4294967297").replace("{index}", "0");
+        let path = path.replace("{fence}", "4294967297").replace("{index}", "0").replace("{artifact}", id);
         format!("{}{}", self.url, path.replace("{id}", id).replace("{ref}", id).replace("{attempt}", id))
     }
 
@@ -191,6 +191,7 @@ impl Platform {
                 Some(json!({"rule": {"keep_last": 3}}))
             }
             ("POST", path) if path.ends_with("/outputs/{index}") => Some(json!({"kind": "file", "file_name": "x"})),
+            ("POST", path) if path.ends_with("/checkpoints") => Some(json!({"kind": "directory", "file_name": "x"})),
             ("POST", path) if path.ends_with("/complete") => Some(json!({"size": 0, "sha256": "0".repeat(64)})),
             ("POST", _) => Some(json!({})),
             _ => None,
