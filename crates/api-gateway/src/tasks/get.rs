@@ -7,7 +7,7 @@ use axum::{
     Extension, Json,
     extract::{Path, State},
 };
-use domain::{ids::AttemptId, principal::Principal};
+use domain::{ids::AttemptId, principal::Principal, task::TaskState};
 use service_kit::ApiError;
 
 pub(crate) async fn get(
@@ -25,5 +25,11 @@ pub(crate) async fn get(
         }
     };
     let artifacts = outputs.into_iter().filter_map(view::output).collect();
-    Ok(Json(Task { artifacts, ..view::detail(task) }))
+    // What has succeeded goes on nowhere, although some may still be there.
+    let keeps_some = task.spec.checkpoints.is_some() && task.view.state != TaskState::Succeeded;
+    let checkpoint = match keeps_some {
+        false => None,
+        true => state.store.newest_checkpoints(task.view.id, 1).await.map_err(failed)?.pop(),
+    };
+    Ok(Json(Task { artifacts, checkpoint: checkpoint.and_then(view::checkpoint), ..view::detail(task) }))
 }

@@ -1,7 +1,7 @@
 //! Tasks of the store as the API shows them.
 
 use api_types::{
-    artifact::TaskArtifact,
+    artifact::{TaskArtifact, TaskCheckpoint},
     task::{Attempt, Image, Task, TaskLog},
 };
 use domain::{attempt::AttemptState, ids::TaskId, principal::Principal, task::TaskState};
@@ -117,6 +117,18 @@ pub(super) fn output(artifact: ArtifactView) -> Option<TaskArtifact> {
         sha256: artifact.sha256?,
         file_name: artifact.file_name,
         attempt: artifact.attempt?,
+    })
+}
+
+/// Where the next attempt of a task goes on. None: it is not ready.
+pub(super) fn checkpoint(artifact: ArtifactView) -> Option<TaskCheckpoint> {
+    Some(TaskCheckpoint {
+        id: artifact.id,
+        name: artifact.name,
+        version: artifact.version?,
+        size: artifact.size?,
+        attempt: artifact.attempt?,
+        stored_at: artifact.ready_at?,
     })
 }
 

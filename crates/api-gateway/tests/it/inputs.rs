@@ -204,6 +204,38 @@ async fn a_task_shows_what_its_attempts_have_left() {
 }
 
 #[tokio::test]
+async fn a_task_shows_where_its_next_attempt_goes_on() {
+    let world = World::start().await;
+    let node = world.node("n", facts(8, 32, &[])).await;
+    let task = world.submit(&json!({"command": ["train"], "checkpoints": {"path": "ckpt"}})).await;
+    let shown = async || json_of(world.get(&format!("/tasks/{task}")).await).await;
+    let held = world.start_on(task, &node).await;
+    assert_eq!(shown().await["checkpoint"], Value::Null, "there is none");
+    let who = Holder { node: node.id, held };
+    let take = async || {
+        let new = new_artifact(&format!("checkpoint-{task}"));
+        let by = (origin().principal.id, "ana");
+        let begun = world.store.begin_checkpoint(who, &new, by, Duration::ZERO).await.expect("answered").expect("held");
+        let object = stored(&world, begun.id).await;
+        let done = world.store.complete_checkpoint(who, begun.id, &object, Duration::ZERO, &origin()).await;
+        assert!(matches!(done, Ok(Some(CompletedArtifact::Ready(_)))), "{done:?}");
+        begun.id
+    };
+    take().await;
+    let newest = take().await;
+    let task_shown = shown().await;
+    let checkpoint = &task_shown["checkpoint"];
+    assert_eq!((&checkpoint["id"], &checkpoint["version"]), (&json!(newest), &json!(2)));
+    assert_eq!((&checkpoint["attempt"], &checkpoint["size"]), (&json!(held.attempt), &json!(7)));
+    assert_eq!(checkpoint["name"], json!(format!("checkpoint-{task}")));
+    assert!(checkpoint["stored_at"].is_string(), "{checkpoint}");
+    assert_eq!(task_shown["artifacts"], Value::Null, "it is no output");
+    world.end(&node, held, exited(0), "", 0).await;
+    assert_eq!(shown().await["checkpoint"], Value::Null, "it goes on nowhere");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_nodes_token_opens_the_routes_of_nodes_and_no_other() {
     let world = World::start().await;
     let made = node_registry::create_node_token(&world.store, DEFAULT_PROJECT, "lab-3", &origin()).await;
