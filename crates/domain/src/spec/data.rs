@@ -83,7 +83,11 @@ impl Checkpoints {
     /// Whether the directory is stored once more after this end, for an attempt that may follow. Only when the process ended of its own accord: what
     /// was killed may have been in the middle of writing, and the checkpoint of before is known to be whole.
     pub fn is_due_at_end(exit: &ExitFacts) -> bool {
-        exit.code.is_some() && !matches!(exit.failure(), None | Some(FailureKind::Cancelled))
+        // As a shell tells of a killed child. With 128 and the number of a request to stop (HUP, INT, TERM) many programs answer that by themselves.
+        let tells_of_kill = |code: i32| (129..=159).contains(&code) && ![129, 130, 143].contains(&code);
+        let is_own =
+            exit.signal.is_none() && exit.not_started.is_none() && exit.code.is_some_and(|code| !tells_of_kill(code));
+        is_own && !matches!(exit.failure(), None | Some(FailureKind::Cancelled))
     }
 }
 
@@ -185,9 +189,8 @@ mod tests {
         assert!(Checkpoints::is_due_at_end(&ExitFacts { timed_out: true, ..exited(143) }));
         assert!(!Checkpoints::is_due_at_end(&exited(0)), "it needs no more");
         assert!(!Checkpoints::is_due_at_end(&ExitFacts { cancelled: true, ..exited(1) }));
-        assert!(
-            !Checkpoints::is_due_at_end(&ExitFacts { signal: Some(9), ..ExitFacts::default() }),
-            "perhaps while it wrote"
-        );
+        for killed in [ExitFacts { signal: Some(15), ..exited(143) }, exited(137), exited(139)] {
+            assert!(!Checkpoints::is_due_at_end(&killed), "perhaps while it wrote");
+        }
     }
 }
