@@ -38,6 +38,6 @@ pub use progress::{Observer, Silent, Trouble};
 pub use source::{Source, Writing};
 pub use to_directory::to_directory;
 pub use to_file::to_file;
-pub use unpack::{Limits, Listed, UnpackError, Unpacked, list, relay, relay_file, unpack};
+pub use unpack::{Limits, Listed, Rights, UnpackError, Unpacked, list, relay, relay_file, unpack};
 pub use upload::{Uploaded, upload};
 pub use writer::Archive;

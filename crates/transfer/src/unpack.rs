@@ -4,7 +4,7 @@
 use crate::{
     archive::{components, stays_within},
     error::show_bytes_of,
-    writer::{Exactly, append},
+    writer::{Exactly, Head, append},
 };
 use domain::{artifact::Sha256Digest, quantity::show_bytes};
 use rustix::{
@@ -144,9 +144,29 @@ pub fn list(from: impl Read, limits: &Limits) -> Result<BTreeMap<Vec<u8>, Listed
     Ok(found)
 }
 
-/// Writes what is in an archive as a plain tar, for whoever unpacks it elsewhere: nothing but what [`unpack`] would make, and nothing that
-/// can be written to. Blocks. `out` has got no whole tar before this returns.
-pub fn relay(from: impl Read, limits: &Limits, out: impl Write) -> Result<Unpacked, UnpackError> {
+/// Whose entries of a plain tar are, and what may be done with them.
+#[derive(Clone, Copy, Debug)]
+pub struct Rights {
+    /// User and group.
+    pub owner: (u32, u32),
+    pub is_writable: bool,
+    /// Of all entries, in seconds since 1970.
+    pub mtime: u64,
+}
+
+impl Rights {
+    /// For everybody to read, and for nobody to change.
+    pub const READ_ONLY: Self = Self { owner: (0, 0), is_writable: false, mtime: 0 };
+
+    fn head<'a>(&self, name: &'a [u8], kind: EntryType, mode: u32) -> Head<'a> {
+        let mode = if self.is_writable && kind != EntryType::Symlink { mode | 0o200 } else { mode };
+        Head { owner: self.owner, mtime: self.mtime, ..Head::new(name, kind, mode) }
+    }
+}
+
+/// Writes what is in an archive as a plain tar, for whoever unpacks it elsewhere: nothing but what [`unpack`] would make. Blocks. `out` has got no
+/// whole tar before this returns.
+pub fn relay(from: impl Read, limits: &Limits, rights: &Rights, out: impl Write) -> Result<Unpacked, UnpackError> {
     let mut tar = tar::Builder::new(out);
     let mut unpacked = Unpacked::default();
     let mut seen = Seen::default();
@@ -158,16 +178,18 @@ pub fn relay(from: impl Read, limits: &Limits, out: impl Write) -> Result<Unpack
         match &entry.kind {
             EntryKind::Directory => {
                 let name = [name.as_slice(), b"/"].concat();
-                append(&mut tar, &name, b"", EntryType::Directory, 0o555, 0, io::empty()).map_err(unwritable)
+                append(&mut tar, &rights.head(&name, EntryType::Directory, 0o555), io::empty()).map_err(unwritable)
             }
             EntryKind::Link { target } => {
-                append(&mut tar, &name, target, EntryType::Symlink, 0o777, 0, io::empty()).map_err(unwritable)
+                let head = Head { target, ..rights.head(&name, EntryType::Symlink, 0o777) };
+                append(&mut tar, &head, io::empty()).map_err(unwritable)
             }
             EntryKind::File { size, is_executable } => {
                 unpacked.bytes += *size;
                 let mode = if *is_executable { 0o555 } else { 0o444 };
+                let head = Head { size: *size, ..rights.head(&name, EntryType::Regular, mode) };
                 let mut reader = Faulty { inner: Exactly { inner: content, left: *size }, fault: None };
-                let appended = append(&mut tar, &name, b"", EntryType::Regular, mode, *size, &mut reader);
+                let appended = append(&mut tar, &head, &mut reader);
                 match reader.fault.take() {
                     Some(fault) => Err(of_io(fault)),
                     None => appended.map_err(unwritable),
@@ -180,11 +202,12 @@ pub fn relay(from: impl Read, limits: &Limits, out: impl Write) -> Result<Unpack
     Ok(unpacked)
 }
 
-/// As [`relay`], for content that is one file: it gets this name. Blocks.
+/// As [`relay`], for content that is one file, read-only: it gets this name. Blocks.
 pub fn relay_file(mut from: impl Read, size: u64, name: &str, out: impl Write) -> Result<Unpacked, UnpackError> {
     let mut tar = tar::Builder::new(out);
     let mut reader = Faulty { inner: Exactly { inner: &mut from, left: size }, fault: None };
-    let appended = append(&mut tar, name.as_bytes(), b"", EntryType::Regular, 0o444, size, &mut reader);
+    let head = Head { size, ..Head::new(name.as_bytes(), EntryType::Regular, 0o444) };
+    let appended = append(&mut tar, &head, &mut reader);
     if let Some(fault) = reader.fault.take() {
         return Err(if crate::to_file::is_cut(&fault) { UnpackError::Cut } else { of_io(fault) });
     }

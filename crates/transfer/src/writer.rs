@@ -24,18 +24,19 @@ impl<W: Write> Archive<W> {
     }
 
     pub fn directory(&mut self, name: &[u8]) -> io::Result<()> {
-        append(&mut self.tar, &[name, b"/"].concat(), b"", EntryType::Directory, 0o755, 0, io::empty())
+        append(&mut self.tar, &Head::new(&[name, b"/"].concat(), EntryType::Directory, 0o755), io::empty())
     }
 
     /// A symbolic link.
     pub fn link(&mut self, name: &[u8], target: &[u8]) -> io::Result<()> {
-        append(&mut self.tar, name, target, EntryType::Symlink, 0o777, 0, io::empty())
+        append(&mut self.tar, &Head { target, ..Head::new(name, EntryType::Symlink, 0o777) }, io::empty())
     }
 
     /// Takes `size` bytes of `content`. Errors: `UnexpectedEof` where there are fewer, and nothing more can be written then.
     pub fn file(&mut self, name: &[u8], size: u64, is_executable: bool, content: impl Read) -> io::Result<()> {
         let mode = if is_executable { 0o755 } else { 0o644 };
-        append(&mut self.tar, name, b"", EntryType::Regular, mode, size, Exactly { inner: content, left: size })
+        let head = Head { size, ..Head::new(name, EntryType::Regular, mode) };
+        append(&mut self.tar, &head, Exactly { inner: content, left: size })
     }
 
     /// Its end. Without it, it is none.
@@ -46,40 +47,54 @@ impl<W: Write> Archive<W> {
     }
 }
 
-pub(crate) fn append<W: Write>(
-    tar: &mut tar::Builder<W>,
-    name: &[u8],
-    target: &[u8],
-    kind: EntryType,
-    mode: u32,
-    size: u64,
-    content: impl Read,
-) -> io::Result<()> {
-    for (text, kind) in [(name, EntryType::GNULongName), (target, EntryType::GNULongLink)] {
-        if text.len() > SHORT_NAME {
-            let text = [text, b"\0"].concat();
-            let header = header(b"././@LongLink", b"", kind, 0o644, text.len() as u64);
-            tar.append(&header, text.as_slice())?;
-        }
-    }
-    tar.append(&header(name, target, kind, mode, size), content)
+/// What an entry's header says.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a> {
+    /// With a slash at the end of a directory's.
+    pub(crate) name: &'a [u8],
+    /// Of a link.
+    pub(crate) target: &'a [u8],
+    pub(crate) kind: EntryType,
+    pub(crate) mode: u32,
+    pub(crate) size: u64,
+    pub(crate) owner: (u32, u32),
+    /// Seconds since 1970.
+    pub(crate) mtime: u64,
 }
 
-fn header(name: &[u8], target: &[u8], kind: EntryType, mode: u32, size: u64) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    // As they are: the crate's own functions would normalise them, and links may be written in any way.
-    let fields = header.as_old_mut();
-    let (short_name, short_target) = (name.len().min(SHORT_NAME), target.len().min(SHORT_NAME));
-    fields.name[..short_name].copy_from_slice(&name[..short_name]);
-    fields.linkname[..short_target].copy_from_slice(&target[..short_target]);
-    header.set_cksum();
-    header
+impl<'a> Head<'a> {
+    /// Nobody's, of no time, and empty.
+    pub(crate) fn new(name: &'a [u8], kind: EntryType, mode: u32) -> Self {
+        Self { name, target: b"", kind, mode, size: 0, owner: (0, 0), mtime: 0 }
+    }
+
+    fn header(&self) -> Header {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(self.kind);
+        header.set_mode(self.mode);
+        header.set_uid(self.owner.0.into());
+        header.set_gid(self.owner.1.into());
+        header.set_mtime(self.mtime);
+        header.set_size(self.size);
+        // As they are: the crate's own functions would normalise them, and links may be written in any way.
+        let fields = header.as_old_mut();
+        let (short_name, short_target) = (self.name.len().min(SHORT_NAME), self.target.len().min(SHORT_NAME));
+        fields.name[..short_name].copy_from_slice(&self.name[..short_name]);
+        fields.linkname[..short_target].copy_from_slice(&self.target[..short_target]);
+        header.set_cksum();
+        header
+    }
+}
+
+pub(crate) fn append<W: Write>(tar: &mut tar::Builder<W>, head: &Head<'_>, content: impl Read) -> io::Result<()> {
+    for (text, kind) in [(head.name, EntryType::GNULongName), (head.target, EntryType::GNULongLink)] {
+        if text.len() > SHORT_NAME {
+            let text = [text, b"\0"].concat();
+            let long = Head { size: text.len() as u64, ..Head::new(b"././@LongLink", kind, 0o644) };
+            tar.append(&long.header(), text.as_slice())?;
+        }
+    }
+    tar.append(&head.header(), content)
 }
 
 /// So many bytes and no more; an error where there are fewer. tar itself would write an entry that is not what its header says.

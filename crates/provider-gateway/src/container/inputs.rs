@@ -20,7 +20,7 @@ use bollard::{
 };
 use bytes::Bytes;
 use domain::artifact::ArtifactKind;
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use hyper::{Method, body::Frame};
 use std::{
     collections::HashMap,
@@ -31,7 +31,7 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::sync::CancellationToken;
-use transfer::{Limits, TransferError, UnpackError, relay, relay_file, stream};
+use transfer::{Limits, Rights, TransferError, UnpackError, relay, relay_file, stream};
 
 /// Of volumes, and of the containers that fill them. Not the label that garbage collection goes by: what lies in them is not garbage.
 const OWNER_LABEL: &str = "unidesk.input";
@@ -142,9 +142,7 @@ impl ContainerExecutor {
     }
 
     async fn pour_once(&self, helper: &str, wanted: &Wanted<'_>) -> Result<u64, Unfilled> {
-        let (sender, receiver) = mpsc::channel::<Bytes>(8);
-        let pipe = Pipe { handle: Handle::current(), sender, is_over: CancellationToken::new() };
-        let is_over = pipe.is_over.clone();
+        let (pipe, pieces, is_over) = pipe();
         let (kind, size) = (wanted.pinned.kind, wanted.pinned.size);
         let limits = Limits { bytes: self.free_bytes().await, ..Limits::default() };
         let artifacts = wanted.artifacts;
@@ -157,16 +155,12 @@ impl ContainerExecutor {
             move |incoming| {
                 let out = std::io::BufWriter::with_capacity(64 << 10, pipe);
                 let unpacked = match kind {
-                    ArtifactKind::Directory => relay(incoming, &limits, out),
+                    ArtifactKind::Directory => relay(incoming, &limits, &Rights::READ_ONLY, out),
                     ArtifactKind::File => relay_file(incoming, size, FILE, out),
                 };
                 Ok(unpacked?)
             },
         );
-        let pieces = futures::stream::unfold(receiver, |mut receiver| async move {
-            let piece: Bytes = receiver.recv().await?;
-            Some((Ok::<_, std::io::Error>(piece), receiver))
-        });
         let body = bollard::body_try_stream(pieces);
         let options = UploadToContainerOptionsBuilder::default().path(FILL_AT).build();
         let putting = async {
@@ -342,8 +336,19 @@ impl Place for ContainerExecutor {
     }
 }
 
+/// What is written on a thread where it may block, as the body of a request. Once the token is cancelled, nothing more is taken.
+pub(super) fn pipe() -> (Pipe, impl Stream<Item = io::Result<Bytes>> + Send + 'static, CancellationToken) {
+    let (sender, receiver) = mpsc::channel::<Bytes>(8);
+    let is_over = CancellationToken::new();
+    let pieces = futures::stream::unfold(receiver, |mut receiver| async move {
+        let piece = receiver.recv().await?;
+        Some((Ok(piece), receiver))
+    });
+    (Pipe { handle: Handle::current(), sender, is_over: is_over.clone() }, pieces, is_over)
+}
+
 /// Hands bytes to Docker, until that has said what came of them.
-struct Pipe {
+pub(super) struct Pipe {
     handle: Handle,
     sender: mpsc::Sender<Bytes>,
     is_over: CancellationToken,

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 use tar::{EntryType, Header};
-use transfer::{Limits, UnpackError, list, unpack};
+use transfer::{Limits, Rights, UnpackError, list, unpack};
 
 struct Archive(tar::Builder<Vec<u8>>);
 
@@ -236,25 +236,25 @@ fn peak_memory() -> u64 {
 }
 
 #[test]
-fn what_is_relayed_is_what_would_be_unpacked_and_nobody_can_write_to_it() {
-    let archive = Archive::new().directory("d").file("d/x", "content").link("l", "d/x").zstd();
-    let mut tar = Vec::new();
-    let unpacked = transfer::relay(Cursor::new(archive), &Limits::default(), &mut tar).expect("it is harmless");
-    assert_eq!((unpacked.entries, unpacked.bytes), (3, 7));
-    let mut plain = tar::Archive::new(tar.as_slice());
-    let entries = plain.entries().expect("a tar").map(|entry| {
-        let entry = entry.expect("an entry");
-        let header = entry.header();
-        (
-            entry.path().expect("a name").display().to_string(),
-            header.mode().expect("a mode"),
-            header.uid().expect("an owner"),
-        )
-    });
-    assert_eq!(
-        entries.collect::<Vec<_>>(),
-        [("d/".to_owned(), 0o555, 0), ("d/x".to_owned(), 0o555, 0), ("l".to_owned(), 0o777, 0)]
-    );
+fn what_is_relayed_is_what_would_be_unpacked_and_is_for_those_it_is_meant_for() {
+    let theirs = Rights { owner: (7, 8), is_writable: true, mtime: 9 };
+    for (rights, modes) in [(Rights::READ_ONLY, [0o555, 0o555, 0o777]), (theirs, [0o755, 0o755, 0o777])] {
+        let archive = Archive::new().directory("d").file("d/x", "content").link("l", "d/x").zstd();
+        let mut tar = Vec::new();
+        let relayed = transfer::relay(Cursor::new(archive), &Limits::default(), &rights, &mut tar);
+        let unpacked = relayed.expect("it is harmless");
+        assert_eq!((unpacked.entries, unpacked.bytes), (3, 7));
+        let mut plain = tar::Archive::new(tar.as_slice());
+        let entries = plain.entries().expect("a tar").map(|entry| {
+            let entry = entry.expect("an entry");
+            let header = entry.header();
+            let owner = (header.uid().expect("a user") as u32, header.gid().expect("a group") as u32);
+            assert_eq!((owner, header.mtime().expect("a time")), (rights.owner, rights.mtime));
+            (entry.path().expect("a name").display().to_string(), header.mode().expect("a mode"))
+        });
+        let expected = ["d/", "d/x", "l"].map(str::to_owned).into_iter().zip(modes);
+        assert_eq!(entries.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -272,11 +272,13 @@ fn nothing_harmful_is_relayed() {
         (Archive::new().entry("x", EntryType::Link, "y", b""), "hard link"),
         (Archive::new().entry("x", EntryType::Char, "", b""), "device"),
     ] {
-        let error = transfer::relay(Cursor::new(archive.zstd()), &Limits::default(), io::sink()).expect_err(why);
+        let error = transfer::relay(Cursor::new(archive.zstd()), &Limits::default(), &Rights::READ_ONLY, io::sink());
+        let error = error.expect_err(why);
         assert!(error.to_string().contains(why), "{why}: {error}");
     }
     // One that breaks off is no archive, and is told apart from one that can't be written.
     let whole = Archive::new().file("x", &long).zstd();
-    let error = transfer::relay(Cursor::new(&whole[..whole.len() - 6]), &Limits::default(), io::sink());
+    let error =
+        transfer::relay(Cursor::new(&whole[..whole.len() - 6]), &Limits::default(), &Rights::READ_ONLY, io::sink());
     assert!(matches!(error, Err(UnpackError::Garbled(_) | UnpackError::Cut)), "{error:?}");
 }
