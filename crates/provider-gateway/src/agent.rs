@@ -5,6 +5,7 @@
 //! server or a lost message cost time and nothing else.
 
 mod attempt;
+mod checkpoint;
 mod ending;
 mod lease;
 mod room;
@@ -69,6 +70,9 @@ pub struct Record {
     /// What it leaves was stored, or never will be: not looked at again.
     #[serde(default)]
     pub stored: bool,
+    /// Its directory of checkpoints is to be stored once more.
+    #[serde(default)]
+    pub last_checkpoint: bool,
     /// How it went wrong, told once what may be left of it is gone.
     #[serde(default)]
     pub clearing: Option<Ending>,
@@ -121,7 +125,12 @@ pub enum Event {
         attempt: AttemptId,
         outcome: Result<ExitFacts, Failure>,
     },
-    /// All outputs that are due are ready, or why one never will be.
+    /// A checkpoint was taken, or not. Not settled: it may be had soon, as the directory was being written to or the store was away.
+    CheckpointTried {
+        attempt: AttemptId,
+        is_settled: bool,
+    },
+    /// All outputs that are due are ready, or why one never will be. The last checkpoint was tried.
     OutputsStored {
         attempt: AttemptId,
         outcome: Result<(), Failure>,
@@ -169,13 +178,17 @@ pub enum Action {
         sent_at: Millis,
     },
     Collect(AttemptId),
+    /// Store the directory of a task's checkpoints as it is now.
+    Checkpoint(AttemptId),
     /// Drop what is being prepared or stored.
     Abort(AttemptId),
     Signal(AttemptId, Signal),
-    /// Store the outputs that are due after this exit. Safe to repeat: what is ready already stays as it is.
+    /// Store the outputs that are due after this exit, and where it is said a last checkpoint. Safe to repeat: what is ready already stays as it
+    /// is.
     StoreOutputs {
         attempt: AttemptId,
         exit: ExitFacts,
+        last_checkpoint: bool,
     },
     /// Say [`Event::LogAcknowledged`] as soon as it is true.
     AwaitLog(AttemptId),
@@ -209,6 +222,9 @@ impl Agent {
             Event::Prepared { attempt, outcome } => self.with(attempt, |a| a.prepared(outcome, &mut actions)),
             Event::Started { attempt, outcome } => self.with(attempt, |a| a.started(now, outcome, &mut actions)),
             Event::Collected { attempt, outcome } => self.with(attempt, |a| a.collected(now, outcome, &mut actions)),
+            Event::CheckpointTried { attempt, is_settled } => {
+                self.with(attempt, |a| a.checkpoint_tried(now, is_settled))
+            }
             Event::OutputsStored { attempt, outcome } => {
                 self.with(attempt, |a| a.outputs_stored(outcome, &mut actions))
             }
@@ -322,6 +338,7 @@ impl Agent {
         attempt.provenance = record.provenance;
         attempt.exit = record.exit;
         attempt.stored = record.stored;
+        attempt.last_checkpoint = record.last_checkpoint;
         if record.removed {
             attempt.step = Step::Released;
             // The end may not have arrived either.
@@ -369,6 +386,7 @@ impl Agent {
             ending: attempt.ending.clone().filter(|_| !is_clearing),
             clearing: attempt.ending.clone().filter(|_| is_clearing),
             stored: attempt.stored,
+            last_checkpoint: attempt.last_checkpoint,
             removed: attempt.step == Step::Released,
         })
     }

@@ -7,6 +7,7 @@ mod build;
 mod build_failure;
 mod buildkit;
 mod builds;
+mod checkpoints;
 mod collect;
 mod create;
 mod disk;
@@ -34,6 +35,7 @@ pub use docker::Facts as DockerFacts;
 use crate::{
     artifacts::{
         Inputs,
+        checkpoints::{Taken, Wanted},
         outputs::{Left, Unread},
     },
     executor::{Adopted, Executor, Failure, Job, Prepared, Signal},
@@ -293,6 +295,9 @@ impl Executor for ContainerExecutor {
     }
     fn output<'a>(&'a self, job: &'a Job, output: &'a Output) -> BoxFuture<'a, Result<Left, Unread>> {
         Box::pin(self.find_output(job, output))
+    }
+    fn checkpoint<'a>(&'a self, job: &'a Job, wanted: Wanted) -> BoxFuture<'a, Result<Taken, Unread>> {
+        Box::pin(self.take_checkpoint(job, wanted))
     }
     fn renew<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, ()> {
         Box::pin(self.renew_lease(job))

@@ -2,7 +2,10 @@
 //! here and nothing else: the agent, the protocol and the server know executors only by name.
 
 use crate::{
-    artifacts::outputs::{Left, Unread},
+    artifacts::{
+        checkpoints::{Known, Taken, Wanted},
+        outputs::{Left, Unread},
+    },
     log::AttemptLog,
 };
 use domain::{
@@ -21,6 +24,9 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+
+/// The variable with the directory that is kept while a task runs, as its program sees it.
+pub(crate) const CHECKPOINT_DIR: &str = "UNIDESK_CHECKPOINT_DIR";
 
 /// One attempt as an executor sees it.
 #[derive(Clone)]
@@ -43,6 +49,8 @@ pub struct Job {
     /// It was got ready, and perhaps started, before the machine's last restart: so the agent's record says, which no power loss
     /// takes back.
     pub is_of_earlier_boot: bool,
+    /// What is known of its checkpoints.
+    pub checkpoints: Known,
     /// Where all output goes: byte for byte, in the order of reading. Waits when the spool is full.
     pub log: AttemptLog,
 }
@@ -75,14 +83,17 @@ impl JobLease {
 impl Job {
     /// The variables that every task gets beside its own.
     pub fn platform_env(&self) -> BTreeMap<String, String> {
+        let checkpoints = self.spec.checkpoints.as_ref();
         [
             ("UNIDESK_TASK_ID", self.task.to_string()),
             ("UNIDESK_ATTEMPT", self.number.to_string()),
             ("UNIDESK_ATTEMPT_ID", self.held.attempt.to_string()),
             ("UNIDESK_FENCE", self.held.fence.to_string()),
         ]
+        .into_iter()
+        .chain(checkpoints.map(|checkpoints| (CHECKPOINT_DIR, checkpoints.path.clone())))
         .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .collect()
     }
 }
 
@@ -177,6 +188,10 @@ pub trait Executor: Send + Sync {
     /// What an attempt that has ended left at the path of an output. Reads no content yet.
     fn output<'a>(&'a self, _: &'a Job, _: &'a Output) -> BoxFuture<'a, Result<Left, Unread>> {
         Box::pin(async { Err(Failure::node("this executor keeps no outputs").into()) })
+    }
+    /// Packs the directory of the task's checkpoints, when it is still. Waits for that no longer than it takes to see it.
+    fn checkpoint<'a>(&'a self, _: &'a Job, _: Wanted) -> BoxFuture<'a, Result<Taken, Unread>> {
+        Box::pin(async { Err(Failure::node("this executor keeps no checkpoints").into()) })
     }
     /// Removes container, processes, trees: when it returns Ok the resources are free.
     fn remove<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>>;

@@ -26,7 +26,11 @@ use anyhow::Context as _;
 use artifacts::{Artifacts, Inputs, Platform, Shelf};
 use config::{Policy, ProviderSettings};
 use connection::Link;
-use domain::{node::NodeFacts, quantity};
+use domain::{
+    node::NodeFacts,
+    quantity,
+    spec::{ARTIFACTS_FEATURE, CHECKPOINTS_FEATURE},
+};
 use executor::Registry;
 use runtime::{AttemptsDir, Handle};
 use service_kit::Service;
@@ -117,14 +121,15 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     container_settings.disk.marks = marks.clone();
     let platform = Platform::new(&config.server, &config.token);
     let moves_artifacts = platform.is_ok();
-    let artifacts = match platform {
+    let mut artifacts = match platform {
         Ok(platform) => Artifacts::new(Arc::new(platform)),
         // As a line that can't be had: told, and no reason not to be there.
         Err(reason) => {
-            tracing::error!(reason, "tasks with inputs or outputs are not offered to run here");
+            tracing::error!(reason, "tasks with inputs, outputs or checkpoints are not offered to run here");
             Artifacts::none()
         }
     };
+    artifacts.marks = marks.clone();
     let shelf = |record: &str, disk: &Path| {
         let shelf = Shelf::open(&config.data_dir.join(record), config.settings.inputs.limit_bytes(disk));
         let shelf = Arc::new(shelf.context("opening the record of inputs")?);
@@ -255,7 +260,12 @@ impl Surveyor {
                 .filter(|executor| executor.self_fences())
                 .map(|executor| domain::lease::feature(executor.name()))
                 .chain([domain::placement::AHEAD.to_owned()])
-                .chain(self.moves_artifacts.then(|| domain::spec::ARTIFACTS_FEATURE.to_owned()))
+                .chain(
+                    [ARTIFACTS_FEATURE, CHECKPOINTS_FEATURE]
+                        .map(str::to_owned)
+                        .into_iter()
+                        .filter(|_| self.moves_artifacts),
+                )
                 .collect(),
             boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|id| id.trim().parse().ok()),
             limits: limits.into_iter().filter_map(|(name, limits)| Some((name.to_owned(), limits?))).collect(),

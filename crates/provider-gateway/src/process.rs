@@ -5,6 +5,7 @@
 //! Must not know: Git, Docker, the server. Begin at [`ProcessExecutor`], then `state` for that file and `supervisor` for the shim.
 
 mod adoption;
+mod checkpoints;
 mod environment;
 mod exit;
 mod inputs;
@@ -31,6 +32,7 @@ pub use state::STATE;
 use crate::{
     artifacts::{
         Inputs,
+        checkpoints::{Taken, Wanted},
         outputs::{Left, Unread},
     },
     disk::Watermarks,
@@ -215,6 +217,12 @@ impl Executor for ProcessExecutor {
                 "A process task works in a directory of its own, which it calls /workspace: workdir must be /workspace or below it.",
             );
         }
+        let lies_outside = |path: &str| scratch::below_workspace(path).is_none();
+        if spec.checkpoints.as_ref().is_some_and(|checkpoints| lies_outside(&checkpoints.path)) {
+            return refuse(
+                "The checkpoints of a process task lie in the directory that it calls /workspace, or below it.",
+            );
+        }
         if spec.user.is_some() {
             return refuse(
                 "A process task runs as a user that the node chooses. Leave user out, or use executor: container.",
@@ -279,6 +287,9 @@ impl Executor for ProcessExecutor {
     }
     fn output<'a>(&'a self, job: &'a Job, output: &'a Output) -> BoxFuture<'a, Result<Left, Unread>> {
         Box::pin(outputs::look(job, output))
+    }
+    fn checkpoint<'a>(&'a self, job: &'a Job, wanted: Wanted) -> BoxFuture<'a, Result<Taken, Unread>> {
+        Box::pin(checkpoints::take(job, wanted))
     }
 
     fn health<'a>(&'a self) -> BoxFuture<'a, Option<Condition>> {

@@ -232,9 +232,9 @@ impl World {
     fn populate(&mut self) {
         for (n, capacity) in self.plan.nodes.clone().into_iter().enumerate() {
             let id = NodeId::from_uuid(Uuid::from_u128((3 << 64) + n as u128));
-            let artifacts = domain::spec::ARTIFACTS_FEATURE.to_owned();
+            let kept = [domain::spec::ARTIFACTS_FEATURE, domain::spec::CHECKPOINTS_FEATURE].map(str::to_owned);
             let mut features: std::collections::BTreeSet<String> =
-                [domain::lease::feature("container"), artifacts].into();
+                kept.into_iter().chain([domain::lease::feature("container")]).collect();
             // Some agents are older.
             if Dice::new(self.plan.seed, 900 + n as u64).chance(0.7) {
                 features.insert(domain::placement::AHEAD.to_owned());

@@ -1,6 +1,6 @@
 //! One attempt on its way: what each event does to it. How it ends is in `ending`, what is said of it in `said`.
 
-use super::{Action, Millis, lease::LeaseClock};
+use super::{Action, Millis, checkpoint::CheckpointClock, lease::LeaseClock};
 use crate::executor::{Adopted, Failure, Signal};
 use domain::{
     attempt::Report,
@@ -51,6 +51,9 @@ pub(super) struct Attempt {
     pub(super) ending: Option<Ending>,
     /// What it leaves was stored, or never will be.
     pub(super) stored: bool,
+    pub(super) checkpoint: CheckpointClock,
+    /// Its directory of checkpoints is to be stored once more.
+    pub(super) last_checkpoint: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +107,8 @@ impl Attempt {
             exit: None,
             ending: None,
             stored: false,
+            checkpoint: CheckpointClock::default(),
+            last_checkpoint: false,
         }
     }
 
@@ -130,6 +135,7 @@ impl Attempt {
                 if found == Adopted::Exited {
                     // It ended by itself, however late that is found out.
                     self.timeout_at = None;
+                    self.drop_checkpoint(actions);
                 }
             }
             // A fenced or cancelled one need not begin.
@@ -223,6 +229,7 @@ impl Attempt {
             .as_ref()
             .and_then(|assign| assign.spec.timeout_ms)
             .map(|timeout| started_at.saturating_add(timeout));
+        self.count_to_checkpoint(now);
         self.report(Report::Started, actions);
         actions.push(Action::Collect(self.id()));
         self.renew_now(actions);
@@ -257,7 +264,13 @@ impl Attempt {
                 let ending = self.stopped_before_start();
                 self.finish(ending, actions);
             }
-            Step::Running if !asked_before => self.signal_stop(now, grace_ms, actions),
+            Step::Running if !asked_before => {
+                // Nobody goes on with what its user has cancelled.
+                if self.cancel {
+                    self.drop_checkpoint(actions);
+                }
+                self.signal_stop(now, grace_ms, actions);
+            }
             // A planned stop leaves it as it is: the agent that comes next goes on with it.
             Step::Storing if self.cancel => self.cancel_storing(actions),
             // A start is not torn apart; it is stopped once it is up. The rest has ended.
@@ -333,7 +346,10 @@ impl Attempt {
                 actions.push(Action::Abort(self.id()));
                 self.remove(actions);
             }
-            Step::Running => self.signal_stop(now, Some(FENCED_GRACE_MS), actions),
+            Step::Running => {
+                self.drop_checkpoint(actions);
+                self.signal_stop(now, Some(FENCED_GRACE_MS), actions);
+            }
             Step::Storing => {
                 actions.push(Action::Abort(self.id()));
                 self.remove(actions);
@@ -406,6 +422,7 @@ impl Attempt {
                     self.kill_at = Some(now + KILL_AGAIN_MS);
                     actions.push(Action::Signal(self.id(), Signal::Kill));
                 }
+                self.look_at_checkpoint(now, actions);
             }
             Step::Waiting { .. } if due(self.waits_until()) => {
                 self.give_back(
@@ -429,7 +446,7 @@ impl Attempt {
     pub(super) fn deadline(&self) -> Option<Millis> {
         let own = match self.step {
             Step::Adopting { again_at } | Step::Removing { again_at } | Step::Clearing { again_at } => again_at,
-            Step::Running => [self.timeout_at, self.kill_at].into_iter().flatten().min(),
+            Step::Running => [self.timeout_at, self.kill_at, self.checkpoint_at()].into_iter().flatten().min(),
             Step::Waiting { .. } => self.waits_until(),
             Step::Preparing | Step::Starting | Step::Storing | Step::Draining | Step::Ending | Step::Released => None,
         };

@@ -16,6 +16,7 @@ impl Attempt {
         if self.step != Step::Running {
             return;
         }
+        self.drop_checkpoint(actions);
         match outcome {
             Ok(mut exit) => {
                 exit.timed_out = self.timed_out && !self.ended_in_time(&exit);
@@ -33,11 +34,14 @@ impl Attempt {
                     ending.planned_stop = true;
                     ending.message = self.why_stopped().trim_end_matches(',').into();
                 }
-                if let Some(message) = self.self_fenced(now, &exit) {
+                let self_fenced = self.self_fenced(now, &exit);
+                let is_self_fenced = self_fenced.is_some();
+                if let Some(message) = self_fenced {
                     ending.failure = Some(FailureKind::NodeError);
                     ending.planned_stop = true;
                     ending.message = message;
                 }
+                self.last_checkpoint = self.leaves_checkpoint(&exit, &ending, is_self_fenced);
                 // What was stopped on purpose runs again, and leaves its outputs then.
                 if !ending.planned_stop && !self.fenced {
                     exit.outputs_due = self.outputs_due(&exit);
@@ -95,10 +99,11 @@ impl Attempt {
         if let Some(exit) = &exit {
             self.report(Report::Exited { exit: exit.clone() }, actions);
         }
-        match exit.filter(|exit| exit.outputs_due > 0 && !self.stored) {
+        let last_checkpoint = self.last_checkpoint;
+        match self.exit.clone().filter(|exit| (exit.outputs_due > 0 || last_checkpoint) && !self.stored) {
             Some(exit) => {
                 self.step = Step::Storing;
-                actions.push(Action::StoreOutputs { attempt: self.id(), exit });
+                actions.push(Action::StoreOutputs { attempt: self.id(), exit, last_checkpoint });
             }
             None => self.drain_log(actions),
         }
@@ -126,8 +131,10 @@ impl Attempt {
     pub(super) fn cancel_storing(&mut self, actions: &mut Vec<Action>) {
         actions.push(Action::Abort(self.id()));
         if let Some(ending) = &mut self.ending {
+            // It will not run again, wherever it was to be moved.
+            ending.planned_stop = false;
             ending.failure = Some(FailureKind::Cancelled);
-            ending.message = "cancelled while its outputs were being stored".into();
+            ending.message = "cancelled while what it leaves was being stored".into();
         }
         self.nothing_more_to_store(actions);
     }

@@ -18,9 +18,9 @@ use std::{
 use transfer::{AddressError, Observer, Source, TransferError, Uploads, patiently, upload};
 
 /// Uploads that are begun anew because the one of before was given up, or the store has lost a part of it.
-const ROUNDS: u32 = 5;
+pub(super) const ROUNDS: u32 = 5;
 /// Between two tries to read what a container has left, while Docker is away.
-const AWAY_PAUSE: Duration = Duration::from_secs(3);
+pub(super) const AWAY_PAUSE: Duration = Duration::from_secs(3);
 
 /// What is there at the path of an output.
 pub enum Left {

@@ -2,9 +2,11 @@
 
 use super::{Addresses, Refusal};
 use crate::connection::http_address;
-use api_types::artifact::{Artifact, CompleteArtifact, CreateOutput, PartAddress, PartsRequest, SignedRequest, Upload};
+use api_types::artifact::{
+    Artifact, CompleteArtifact, CreateOutput, Download, PartAddress, PartsRequest, SignedRequest, Upload,
+};
 use client::{Client, ClientError};
-use domain::ids::Held;
+use domain::ids::{ArtifactId, Held};
 use futures::{FutureExt, future::BoxFuture};
 use std::time::Duration;
 use transfer::AddressError;
@@ -59,6 +61,32 @@ impl Addresses for Platform {
     ) -> BoxFuture<'_, Result<Artifact, AddressError>> {
         async move { self.client.complete_attempt_output(held, index, &whole).await.map_err(explain) }.boxed()
     }
+
+    fn checkpoints(&self, held: Held) -> BoxFuture<'_, Result<Vec<Download>, AddressError>> {
+        async move { self.client.attempt_checkpoints(held).await.map_err(explain) }.boxed()
+    }
+
+    fn begin_checkpoint(&self, held: Held, checkpoint: CreateOutput) -> BoxFuture<'_, Result<Upload, AddressError>> {
+        async move { self.client.begin_checkpoint(held, &checkpoint).await.map_err(explain) }.boxed()
+    }
+
+    fn checkpoint_parts(
+        &self,
+        held: Held,
+        checkpoint: ArtifactId,
+        request: PartsRequest,
+    ) -> BoxFuture<'_, Result<Vec<PartAddress>, AddressError>> {
+        async move { self.client.checkpoint_parts(held, checkpoint, &request).await.map_err(explain) }.boxed()
+    }
+
+    fn complete_checkpoint(
+        &self,
+        held: Held,
+        checkpoint: ArtifactId,
+        whole: CompleteArtifact,
+    ) -> BoxFuture<'_, Result<Artifact, AddressError>> {
+        async move { self.client.complete_checkpoint(held, checkpoint, &whole).await.map_err(explain) }.boxed()
+    }
 }
 
 fn explain(error: ClientError) -> AddressError {
@@ -67,6 +95,7 @@ fn explain(error: ClientError) -> AddressError {
         Some("fenced") => Some(Refusal::Fenced),
         Some("already-ended") => Some(Refusal::Ended),
         Some("upload-ended" | "upload-conflict" | "upload-incomplete") => Some(Refusal::BeginAnew),
+        Some("no-object-store") => Some(Refusal::NoStore),
         _ => None,
     };
     let is_unauthorised = problem.is_some_and(|problem| matches!(problem.status, 401 | 403));
@@ -126,7 +155,7 @@ mod tests {
             (503, "object-store-away", true, None),
             (404, "no-such-artifact", false, None),
             (401, "unauthenticated", true, None),
-            (501, "no-object-store", false, None),
+            (501, "no-object-store", false, Some(Refusal::NoStore)),
         ] {
             let (asked, error) = ask(status, word).await;
             assert!(

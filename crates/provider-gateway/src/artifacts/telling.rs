@@ -58,6 +58,31 @@ pub(super) async fn tell_while<T, F>(
 where
     F: Future<Output = T>,
 {
+    tell(log, what, total, true, work).await
+}
+
+/// As [`tell_while`], and nothing is said as long as all goes well: for what happens again and again.
+pub(super) async fn tell_trouble_while<T, F>(
+    log: &AttemptLog,
+    what: &str,
+    work: impl FnOnce(Arc<dyn Observer>) -> F,
+) -> T
+where
+    F: Future<Output = T>,
+{
+    tell(log, what, None, false, work).await
+}
+
+async fn tell<T, F>(
+    log: &AttemptLog,
+    what: &str,
+    total: Option<u64>,
+    tells_progress: bool,
+    work: impl FnOnce(Arc<dyn Observer>) -> F,
+) -> T
+where
+    F: Future<Output = T>,
+{
     let (sender, mut lines) = mpsc::unbounded_channel();
     let teller = Arc::new(Teller {
         what: what.to_owned(),
@@ -73,7 +98,7 @@ where
         tokio::select! {
             done = &mut work => break done,
             Some(line) = lines.recv() => log.note(&line).await,
-            _ = ticks.tick() => {
+            _ = ticks.tick(), if tells_progress => {
                 let moved = teller.moved.load(Relaxed);
                 if moved > told {
                     told = moved;

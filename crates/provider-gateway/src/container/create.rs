@@ -85,8 +85,8 @@ impl ContainerExecutor {
         shim_volume.map(guard::shim_mount).into_iter().chain(self.input_mounts(inputs)).collect()
     }
 
-    /// Makes `/workspace` the user's own and puts the code there, and what stands for inputs beside it.
-    pub(super) async fn copy_code(&self, job: &Job, ready: &Ready, inputs: &[Brought]) -> Result<(), Failure> {
+    /// Makes `/workspace` the user's own and puts the code there, and what stands for inputs beside it. Gives that user and its group.
+    pub(super) async fn copy_code(&self, job: &Job, ready: &Ready, inputs: &[Brought]) -> Result<(u32, u32), Failure> {
         let (uid, gid) = self.user_ids(job, ready).await?;
         let own_dirs = owned_directories(job, uid, gid)
             .map_err(|error| Failure::node(format!("A tar could not be made: {error}.")))?;
@@ -96,10 +96,10 @@ impl ContainerExecutor {
         }
         let links = Self::input_links(inputs, uid, gid)
             .map_err(|error| Failure::node(format!("A tar could not be made: {error}.")))?;
-        match links {
-            Some(links) => self.upload(job, "/", futures::stream::iter([Ok(links)])).await,
-            None => Ok(()),
+        if let Some(links) = links {
+            self.upload(job, "/", futures::stream::iter([Ok(links)])).await?;
         }
+        Ok((uid, gid))
     }
 
     async fn copy_tree(&self, job: &Job, code: &Pinned, uid: u32, gid: u32) -> Result<(), Failure> {
@@ -116,7 +116,7 @@ impl ContainerExecutor {
         }
     }
 
-    async fn upload(
+    pub(super) async fn upload(
         &self,
         job: &Job,
         path: &str,
@@ -133,7 +133,7 @@ impl ContainerExecutor {
                     let why = format!("The code has files where an input lies, which is read-only: {error}.");
                     return Failure::new(FailureKind::InputUnavailable, why);
                 }
-                error.into_failure("copying the code into the container")
+                error.into_failure("copying files into the container")
             })
     }
 

@@ -42,16 +42,17 @@ const GLANCE_NAMES: usize = 10;
 const BUFFER: usize = 256 << 10;
 
 /// As Go tells it.
-mod mode {
-    pub(super) const DIRECTORY: u32 = 1 << 31;
+pub(super) mod mode {
+    pub(in super::super) const DIRECTORY: u32 = 1 << 31;
     pub(super) const LINK: u32 = 1 << 27;
     /// Devices, pipes, sockets, and what has no name.
     pub(super) const OTHERS: u32 = 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19;
 }
 
-struct Stat {
-    path: String,
-    mode: u32,
+pub(super) struct Stat {
+    /// After links.
+    pub(super) path: String,
+    pub(super) mode: u32,
     size: u64,
 }
 
@@ -63,12 +64,7 @@ impl ContainerExecutor {
             return Ok(Left::Nothing { instead: self.instead(job, root).await? });
         };
         let file_name = root.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(&output.name).to_owned();
-        let archive = Archive {
-            socket: self.engine.socket().to_owned(),
-            container: name(job),
-            handle: Handle::current(),
-            seen: Seen::default(),
-        };
+        let archive = self.archive(job, Seen::default());
         let (seen, what, path) = (archive.seen.clone(), output.path.clone(), stat.path);
         let unreadable = move |source| TransferError::Unreadable { what, source };
         if stat.mode & mode::DIRECTORY != 0 {
@@ -92,8 +88,14 @@ impl ContainerExecutor {
         Ok(Left::Found(Found { kind: ArtifactKind::File, size: Some(size), file_name, source, seen }))
     }
 
+    /// For a thread where it may block.
+    pub(super) fn archive(&self, job: &Job, seen: Seen) -> Archive {
+        let socket = self.engine.socket().to_owned();
+        Archive { socket, container: name(job), handle: Handle::current(), seen }
+    }
+
     /// What lies at a path, after links: Docker follows them within the container.
-    async fn stat(&self, job: &Job, path: &str) -> Result<Option<Stat>, Unread> {
+    pub(super) async fn stat(&self, job: &Job, path: &str) -> Result<Option<Stat>, Unread> {
         let mut path = path.to_owned();
         // Docker names the end of a chain of links at once.
         for _ in 0..3 {
@@ -135,12 +137,7 @@ impl ContainerExecutor {
             let Some(stat) = self.stat(job, &level).await?.filter(|stat| stat.mode & mode::DIRECTORY != 0) else {
                 continue;
             };
-            let archive = Archive {
-                socket: self.engine.socket().to_owned(),
-                container: name(job),
-                handle: Handle::current(),
-                seen: Seen::default(),
-            };
+            let archive = self.archive(job, Seen::default());
             let names = tokio::task::spawn_blocking(move || archive.glance(&stat.path).unwrap_or_default()).await;
             return Ok(format!("in {level} {}", list(&names.unwrap_or_default())));
         }
@@ -148,16 +145,16 @@ impl ContainerExecutor {
     }
 }
 
-fn unread(error: DockerError) -> Unread {
+pub(super) fn unread(error: DockerError) -> Unread {
     if error.is_away() { Unread::Away(error.to_string()) } else { error.into_failure("reading outputs").into() }
 }
 
 /// Reads one container's files, from a thread where it may block.
-struct Archive {
+pub(super) struct Archive {
     socket: PathBuf,
     container: String,
     handle: Handle,
-    seen: Seen,
+    pub(super) seen: Seen,
 }
 
 impl Archive {
@@ -184,57 +181,77 @@ impl Archive {
         if copied == size { Ok(()) } else { Err(io::Error::other("it changed while it was read")) }
     }
 
-    fn pack(&self, root: &str, out: &mut dyn Write, matcher: Option<Matcher>, without: Vec<Vec<u8>>) -> io::Result<()> {
-        let mut selection = Selection::new(out, matcher, without, self.seen.clone())?;
+    /// Every entry of a directory: its name below that, and what stands before it in the archive. The directory itself comes first, without a name.
+    pub(super) fn each(&self, root: &str, visit: &mut Visit<'_>) -> io::Result<()> {
         let mut archive = self.open(root)?;
-        // Its first entry is the directory itself; all names begin with that.
+        // All names begin with that of the first entry.
         let mut prefix: Option<Vec<u8>> = None;
         for entry in archive.entries()? {
             let mut entry = entry?;
             let full = entry.path_bytes().into_owned();
-            let Some(prefix) = &prefix else {
-                let mut own = full;
-                if own.last() != Some(&b'/') {
-                    own.push(b'/');
+            match &prefix {
+                None => {
+                    let mut own = full;
+                    if own.last() != Some(&b'/') {
+                        own.push(b'/');
+                    }
+                    visit(b"", &own, &mut entry)?;
+                    prefix = Some(own);
                 }
-                prefix = Some(own);
-                continue;
-            };
-            let below = |name: &[u8]| {
-                let below = name.strip_prefix(prefix.as_slice()).map(|name| name.strip_suffix(b"/").unwrap_or(name));
-                below.filter(|name| !name.is_empty()).map(<[u8]>::to_vec)
-            };
-            let Some(name) = below(&full) else { continue };
-            if !selection.wants(&name) {
-                continue;
-            }
-            match entry.header().entry_type() {
-                EntryType::Directory => selection.directory(&name)?,
-                EntryType::Symlink => {
-                    let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
-                    selection.link(&name, &target)?;
+                Some(prefix) => {
+                    if let Some(name) = below(&full, prefix) {
+                        visit(name, prefix, &mut entry)?;
+                    }
                 }
-                EntryType::Regular | EntryType::Continuous => {
-                    let (size, is_executable) = (entry.size(), entry.header().mode()? & 0o100 != 0);
-                    selection.file(&name, size, is_executable, buffered(&mut entry, size))?;
-                }
-                // Another name of a file that came before, which may not have been wanted: asked for by itself.
-                EntryType::Link => {
-                    let target = entry.link_name_bytes().and_then(|target| below(&target));
-                    let target =
-                        target.ok_or_else(|| io::Error::other("Docker's archive names no file for a hard link"))?;
-                    let path = format!("{}/{}", root.trim_end_matches('/'), String::from_utf8_lossy(&target));
-                    let mut other = self.open(&path)?;
-                    let mut file = first_file(&mut other)?;
-                    let (size, is_executable) = (file.size(), file.header().mode()? & 0o100 != 0);
-                    selection.file(&name, size, is_executable, buffered(&mut file, size))?;
-                }
-                EntryType::Fifo => selection.seen.leave_out(&name, "it is a named pipe"),
-                EntryType::Char | EntryType::Block => selection.seen.leave_out(&name, "it is a device"),
-                _ => {}
             }
         }
+        Ok(())
+    }
+
+    fn pack(&self, root: &str, out: &mut dyn Write, matcher: Option<Matcher>, without: Vec<Vec<u8>>) -> io::Result<()> {
+        let mut selection = Selection::new(out, matcher, without, self.seen.clone())?;
+        self.each(root, &mut |name, prefix, entry| self.add(&mut selection, root, name, prefix, entry))?;
         selection.finish()
+    }
+
+    /// One entry of a directory, if it is wanted.
+    pub(super) fn add(
+        &self,
+        selection: &mut Selection<&mut dyn Write>,
+        root: &str,
+        name: &[u8],
+        prefix: &[u8],
+        entry: &mut tar::Entry<'_, Pieces<'_>>,
+    ) -> io::Result<()> {
+        if name.is_empty() || !selection.wants(name) {
+            return Ok(());
+        }
+        match entry.header().entry_type() {
+            EntryType::Directory => selection.directory(name)?,
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
+                selection.link(name, &target)?;
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                let (size, is_executable) = (entry.size(), entry.header().mode()? & 0o100 != 0);
+                selection.file(name, size, is_executable, buffered(entry, size))?;
+            }
+            // Another name of a file that came before, which may not have been wanted: asked for by itself.
+            EntryType::Link => {
+                let target = entry.link_name_bytes().and_then(|target| below(&target, prefix).map(<[u8]>::to_vec));
+                let target =
+                    target.ok_or_else(|| io::Error::other("Docker's archive names no file for a hard link"))?;
+                let path = format!("{}/{}", root.trim_end_matches('/'), String::from_utf8_lossy(&target));
+                let mut other = self.open(&path)?;
+                let mut file = first_file(&mut other)?;
+                let (size, is_executable) = (file.size(), file.header().mode()? & 0o100 != 0);
+                selection.file(name, size, is_executable, buffered(&mut file, size))?;
+            }
+            EntryType::Fifo => selection.seen.leave_out(name, "it is a named pipe"),
+            EntryType::Char | EntryType::Block => selection.seen.leave_out(name, "it is a device"),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The first names in a directory.
@@ -258,6 +275,13 @@ impl Archive {
     }
 }
 
+pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8], &mut tar::Entry<'_, Pieces<'_>>) -> io::Result<()> + 'a;
+
+fn below<'a>(name: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let below = name.strip_prefix(prefix).map(|name| name.strip_suffix(b"/").unwrap_or(name));
+    below.filter(|name| !name.is_empty())
+}
+
 fn buffered<R: Read>(content: R, size: u64) -> impl Read {
     BufReader::with_capacity(usize::try_from(size).unwrap_or(BUFFER).clamp(512, BUFFER), content)
 }
@@ -273,7 +297,7 @@ fn first_file<'a, 'b>(archive: &'a mut tar::Archive<Pieces<'b>>) -> io::Result<t
 }
 
 /// What Docker sends, as it comes.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     archive: &'a Archive,
     arriving: Arriving,
     current: Bytes,

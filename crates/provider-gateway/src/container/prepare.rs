@@ -3,11 +3,12 @@
 use super::{
     ContainerExecutor, FetchedTree,
     build::{Ready, elapsed_ms},
+    checkpoints::Fetched,
     docker::DockerError,
     image::Identity,
 };
 use crate::{
-    artifacts::inputs::bring_all,
+    artifacts::{checkpoints::beginning, inputs::bring_all},
     executor::{Failure, Job, Prepared},
 };
 use domain::{outcome::FailureKind, source::Pinned};
@@ -31,8 +32,10 @@ impl ContainerExecutor {
         let code = self.fetch_code(job);
         let image = self.ensure_image(job, environment, &identity);
         let inputs = bring_all(self, self.inputs.get(), job);
+        let fetched = Fetched::of(job);
+        let checkpoint = beginning::bring(&fetched, self.inputs.get().map(|inputs| &inputs.artifacts), job);
         // The first failure ends the others: a build for code that can't be had is wasted.
-        let (code, mut ready, inputs) = tokio::try_join!(code, image, inputs)?;
+        let (code, mut ready, inputs, checkpoint) = tokio::try_join!(code, image, inputs, checkpoint)?;
 
         let began = Instant::now();
         let is_empty = |ready: &Ready| {
@@ -59,7 +62,8 @@ impl ContainerExecutor {
                 .map_err(refusal)?;
         }
         drop(pin);
-        self.copy_code(job, &ready, &inputs).await?;
+        let user = self.copy_code(job, &ready, &inputs).await?;
+        self.place_checkpoint(job, user, &fetched, checkpoint.is_some()).await?;
 
         let mut provenance = serde_json::Map::new();
         if let Some(code) = code {
@@ -69,6 +73,7 @@ impl ContainerExecutor {
             let facts: Vec<_> = inputs.into_iter().map(|input| input.provenance).collect();
             provenance.insert("inputs".into(), facts.into());
         }
+        provenance.extend(checkpoint.map(|facts| ("checkpoint".to_owned(), facts)));
         provenance.insert("environment".into(), ready.environment);
         provenance.insert("image".into(), ready.provenance);
         provenance.insert("container".into(), json!({ "name": super::create::name(job), "ms": elapsed_ms(began) }));

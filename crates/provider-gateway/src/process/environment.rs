@@ -1,7 +1,7 @@
 //! The environment of a task's process: made from nothing, so that the agent's own (its token, say) can't leak.
 
-use super::{Settings, state::Record};
-use crate::executor::Job;
+use super::{Settings, checkpoints, state::Record};
+use crate::executor::{CHECKPOINT_DIR, Job};
 use std::collections::BTreeMap;
 
 pub(super) fn environment(job: &Job, record: &Record, settings: &Settings) -> BTreeMap<String, String> {
@@ -29,5 +29,7 @@ pub(super) fn environment(job: &Job, record: &Record, settings: &Settings) -> BT
     env.insert("NVIDIA_VISIBLE_DEVICES".into(), if gpus.is_empty() { "void".into() } else { gpus.clone() });
     env.insert("CUDA_VISIBLE_DEVICES".into(), gpus);
     env.extend(job.platform_env());
+    let checkpoints = checkpoints::real_path(job, record);
+    env.extend(checkpoints.map(|path| (CHECKPOINT_DIR.to_owned(), path.display().to_string())));
     env
 }

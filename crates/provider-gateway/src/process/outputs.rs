@@ -105,7 +105,8 @@ fn instead(work: &OwnedFd, path: &Path) -> String {
     "its directory can't be read".to_owned()
 }
 
-fn pack(
+/// Packs what lies in a directory, in the one form of an archive.
+pub(super) fn pack(
     dir: OwnedFd,
     out: &mut dyn Write,
     matcher: Option<Matcher>,

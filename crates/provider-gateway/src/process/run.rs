@@ -1,7 +1,7 @@
 //! The steps of an attempt: prepare, start, collect, signal, remove.
 
 use super::{
-    ProcessExecutor, adoption, blocking,
+    ProcessExecutor, adoption, blocking, checkpoints,
     environment::environment,
     exit::ExitFile,
     leftovers::Traces,
@@ -12,7 +12,7 @@ use super::{
     supervisor::{self, Doorbell, Rang},
 };
 use crate::{
-    artifacts::inputs::bring_all,
+    artifacts::{checkpoints::beginning, inputs::bring_all},
     executor::{Adopted, Failure, Job, Prepared, Signal},
 };
 use domain::{
@@ -53,13 +53,22 @@ pub(super) async fn prepare(executor: &ProcessExecutor, job: &Job) -> Result<Pre
             None => Err(Failure::new(FailureKind::Rejected, "this agent brings no inputs")),
         }
     };
-    // The first failure ends the other.
-    let (mut provenance, brought) = tokio::try_join!(write_code(executor, job, &record), bringing)?;
+    let staging = checkpoints::Staging::of(&record);
+    let artifacts = executor.shared.inputs.get().map(|(inputs, _)| &inputs.artifacts);
+    let beginning = beginning::bring(&staging, artifacts, job);
+    // The first failure ends the others.
+    let (mut provenance, brought, checkpoint) =
+        tokio::try_join!(write_code(executor, job, &record), bringing, beginning)?;
     if let Some((_, cellar)) = executor.shared.inputs.get().cloned().filter(|_| !brought.is_empty()) {
         let facts: Vec<_> = brought.iter().map(|input| input.provenance.clone()).collect();
         provenance.insert("inputs".into(), facts.into());
         let placing = record.clone();
         blocking(move || cellar.place_all(&placing, &brought)).await??;
+    }
+    if let Some(checkpoints) = job.spec.checkpoints.clone() {
+        let (placing, has_landed) = (record.clone(), checkpoint.is_some());
+        provenance.extend(checkpoint.map(|facts| ("checkpoint".to_owned(), facts)));
+        blocking(move || checkpoints::place(&checkpoints, &placing, has_landed)).await??;
     }
     conclude(executor, job, record, provenance)
 }
@@ -87,7 +96,8 @@ async fn write_code(
 
 /// As [`prepare`], where no code is to be fetched and an earlier attempt has left its directories.
 pub(super) fn prepare_at_once(executor: &ProcessExecutor, job: &Job) -> Option<Result<Prepared, Failure>> {
-    if job.spec.source.code.is_some() || !job.spec.inputs.is_empty() || Record::read(&job.dir).is_some() {
+    let needs_more = job.spec.source.code.is_some() || !job.spec.inputs.is_empty() || job.spec.checkpoints.is_some();
+    if needs_more || Record::read(&job.dir).is_some() {
         return None;
     }
     match plan(executor, job) {

@@ -3,7 +3,10 @@
 use super::{AttemptsDir, Input, Logs, Parts, attempts_dir::SPOOL, journal::Kept};
 use crate::{
     agent::{Action, Event, Record},
-    artifacts::outputs,
+    artifacts::{
+        checkpoints::{self, Known},
+        outputs,
+    },
     executor::{Adopted, Executor, Failure, Job, JobLease},
     log::AttemptLog,
 };
@@ -28,7 +31,7 @@ pub(super) struct Jobs {
     inputs: mpsc::UnboundedSender<Input>,
     service: Service,
     jobs: BTreeMap<AttemptId, (Job, Arc<dyn Executor>)>,
-    /// Drops what is being prepared or stored.
+    /// Drops what is being prepared or stored: one thing at a time, and here stands the newest.
     abortable: BTreeMap<AttemptId, CancellationToken>,
     adopting: BTreeSet<AttemptId>,
     /// Executors that could not be asked about an attempt.
@@ -85,6 +88,7 @@ impl Jobs {
             dir,
             lease: assign.lease.map(JobLease::new),
             is_of_earlier_boot: false,
+            checkpoints: Known::default(),
             log,
         };
         let executor =
@@ -125,9 +129,6 @@ impl Jobs {
                     (Adopted::Unknown, Some((_, executor))) => self.unknown.insert(*attempt, executor.name()),
                     _ => self.unknown.remove(attempt),
                 };
-            }
-            Event::Prepared { attempt, .. } | Event::OutputsStored { attempt, .. } => {
-                self.abortable.remove(attempt);
             }
             _ => {}
         }
@@ -208,12 +209,14 @@ impl Jobs {
                     executor.release_inputs(&job);
                     job.project
                 });
+                self.abortable.remove(&attempt);
                 self.logs.remove(attempt);
                 if let Err(error) = self.parts.attempts.remove(attempt, project) {
                     tracing::warn!(attempt.id = %attempt, %error, "an attempt's directory could not be deleted");
                 }
             }
-            Action::StoreOutputs { attempt, exit } => self.store_outputs(attempt, exit),
+            Action::Checkpoint(attempt) => self.checkpoint(attempt),
+            Action::StoreOutputs { attempt, exit, last_checkpoint } => self.store_outputs(attempt, exit, last_checkpoint),
             // The runtime's own.
             Action::Persist(_) | Action::Report { .. } => {}
         }
@@ -225,10 +228,23 @@ impl Jobs {
         });
     }
 
-    fn store_outputs(&mut self, attempt: AttemptId, exit: ExitFacts) {
+    fn checkpoint(&mut self, attempt: AttemptId) {
+        let artifacts = self.parts.artifacts.clone();
+        self.run_abortable(attempt, "checkpoint", move |job, executor| async move {
+            Event::CheckpointTried { attempt, is_settled: checkpoints::take(&job, &*executor, &artifacts).await }
+        });
+    }
+
+    fn store_outputs(&mut self, attempt: AttemptId, exit: ExitFacts, last_checkpoint: bool) {
         let artifacts = self.parts.artifacts.clone();
         self.run_abortable(attempt, "store outputs", move |job, executor| async move {
-            let outcome = outputs::store(&job, &*executor, &artifacts, &exit).await;
+            if last_checkpoint {
+                checkpoints::take_last(&job, &*executor, &artifacts).await;
+            }
+            let outcome = match exit.outputs_due {
+                0 => Ok(()),
+                _ => outputs::store(&job, &*executor, &artifacts, &exit).await,
+            };
             Event::OutputsStored { attempt, outcome }
         });
     }

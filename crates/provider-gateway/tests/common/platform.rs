@@ -1,6 +1,8 @@
 //! A platform that hands out addresses, and the object store that they lead to: each may be away.
 
-use api_types::artifact::{Artifact, CompleteArtifact, CreateOutput, PartAddress, PartsRequest, SignedRequest, Upload};
+use api_types::artifact::{
+    Artifact, CompleteArtifact, CreateOutput, Download, PartAddress, PartsRequest, SignedRequest, Upload,
+};
 use domain::{
     artifact::{ArtifactKind, ArtifactState, Sha256Digest},
     ids::{ArtifactId, AttemptId, Held},
@@ -35,6 +37,10 @@ pub(crate) struct State {
     /// What inputs are, by their place in the list of every task.
     pub(crate) inputs: BTreeMap<usize, Vec<u8>>,
     pub(crate) outputs: BTreeMap<(AttemptId, usize), Stored>,
+    /// Of all attempts, the oldest first.
+    pub(crate) checkpoints: Vec<Stored>,
+    /// The bytes of this one are others than they were.
+    pub(crate) rotten: Option<ArtifactId>,
     versions: u32,
     /// Bytes of inputs that were given out.
     pub(crate) given: usize,
@@ -53,8 +59,9 @@ pub(crate) struct State {
     pub(crate) refuses: Option<String>,
 }
 
-/// An output that was announced.
+/// An output or a checkpoint that was announced.
 pub(crate) struct Stored {
+    pub(crate) id: ArtifactId,
     pub(crate) create: CreateOutput,
     parts: BTreeMap<u32, Vec<u8>>,
     pub(crate) ready: Option<Artifact>,
@@ -63,6 +70,17 @@ pub(crate) struct Stored {
 impl Stored {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.parts.values().flatten().copied().collect()
+    }
+    /// What is left of the upload: which parts are known and where others go.
+    fn answer(&self, request: &PartsRequest, sign: impl Fn(u32) -> SignedRequest) -> Vec<PartAddress> {
+        let parts = request.wanted.iter().map(|part| {
+            let is_known = self.parts.get(&part.number).is_some_and(|bytes| {
+                assert_eq!(part.sha256.0, Sha256::digest(bytes).as_slice(), "the same part has the same bytes");
+                true
+            });
+            PartAddress { number: part.number, put: (!is_known).then(|| sign(part.number)) }
+        });
+        parts.collect()
     }
     /// What is in it, where it is a directory: files with their content's length.
     pub(crate) fn names(&self) -> Vec<String> {
@@ -190,6 +208,7 @@ impl Addresses for Platform {
             let mut state = self.state();
             let kind = create.kind;
             let stored = state.outputs.entry((held.attempt, index)).or_insert_with(|| Stored {
+                id: ArtifactId::from_uuid(Uuid::now_v7()),
                 create,
                 parts: BTreeMap::new(),
                 ready: None,
@@ -209,15 +228,8 @@ impl Addresses for Platform {
             self.check()?;
             let state = self.state();
             let stored = &state.outputs[&(held.attempt, index)];
-            let parts = request.wanted.iter().map(|part| {
-                let is_known = stored.parts.get(&part.number).is_some_and(|bytes| {
-                    assert_eq!(part.sha256.0, Sha256::digest(bytes).as_slice(), "the same part has the same bytes");
-                    true
-                });
-                let path = format!("output/{}/{index}/{}", held.attempt, part.number);
-                PartAddress { number: part.number, put: (!is_known).then(|| self.sign("PUT", &path)) }
-            });
-            Ok(parts.collect())
+            let path = format!("output/{}/{index}", held.attempt);
+            Ok(stored.answer(&request, |number| self.sign("PUT", &format!("{path}/{number}"))))
         }
         .boxed()
     }
@@ -240,6 +252,80 @@ impl Addresses for Platform {
         }
         .boxed()
     }
+    fn checkpoints(&self, _: Held) -> BoxFuture<'_, Result<Vec<Download>, AddressError>> {
+        async move {
+            self.check()?;
+            let state = self.state();
+            let ready = state.checkpoints.iter().rev().filter_map(|stored| {
+                let get = self.sign("GET", &format!("checkpoint/{}", stored.id));
+                Some(Download { artifact: stored.ready.clone()?, get })
+            });
+            Ok(ready.take(2).collect())
+        }
+        .boxed()
+    }
+    fn begin_checkpoint(&self, _: Held, create: CreateOutput) -> BoxFuture<'_, Result<Upload, AddressError>> {
+        async move {
+            self.check()?;
+            let mut announced = artifact("checkpoint", None, create.kind, create.size);
+            announced.id = ArtifactId::from_uuid(Uuid::now_v7());
+            let stored = Stored { id: announced.id, create, parts: BTreeMap::new(), ready: None };
+            self.state().checkpoints.push(stored);
+            Ok(Upload { artifact: announced, part_size: PART })
+        }
+        .boxed()
+    }
+    fn checkpoint_parts(
+        &self,
+        _: Held,
+        id: ArtifactId,
+        request: PartsRequest,
+    ) -> BoxFuture<'_, Result<Vec<PartAddress>, AddressError>> {
+        async move {
+            self.check()?;
+            let mut state = self.state();
+            Ok(state.checkpoint(id).answer(&request, |number| self.sign("PUT", &format!("checkpoint/{id}/{number}"))))
+        }
+        .boxed()
+    }
+    fn complete_checkpoint(
+        &self,
+        held: Held,
+        id: ArtifactId,
+        whole: CompleteArtifact,
+    ) -> BoxFuture<'_, Result<Artifact, AddressError>> {
+        async move {
+            self.check()?;
+            let mut state = self.state();
+            state.versions += 1;
+            let version = state.versions;
+            let stored = state.checkpoint(id);
+            assert_eq!(whole.sha256.0, Sha256::digest(stored.bytes()).as_slice());
+            let mut ready = artifact("checkpoint", Some(version), stored.create.kind, Some(whole.size));
+            (ready.id, ready.sha256, ready.attempt) = (id, Some(whole.sha256), Some(held.attempt));
+            stored.ready = Some(ready.clone());
+            Ok(ready)
+        }
+        .boxed()
+    }
+}
+
+impl State {
+    fn checkpoint(&mut self, id: ArtifactId) -> &mut Stored {
+        self.checkpoints.iter_mut().find(|stored| stored.id == id).expect("it was announced")
+    }
+    /// A checkpoint of these bytes, ready.
+    pub(crate) fn plant(&mut self, create: CreateOutput, bytes: &[u8]) {
+        self.versions += 1;
+        let mut ready = artifact("checkpoint", Some(self.versions), create.kind, Some(bytes.len() as u64));
+        ready.sha256 = Some(Sha256Digest(Sha256::digest(bytes).into()));
+        let (id, parts) = (ready.id, BTreeMap::from([(1, bytes.to_vec())]));
+        self.checkpoints.push(Stored { id, create, parts, ready: Some(ready) });
+    }
+    /// Those that are whole, the oldest first.
+    pub(crate) fn ready(&self) -> Vec<&Stored> {
+        self.checkpoints.iter().filter(|stored| stored.ready.is_some()).collect()
+    }
 }
 
 async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
@@ -255,12 +341,22 @@ async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<(
     let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned));
     let target: Vec<&str> = head.split(' ').nth(1).expect("a target").split('/').skip(1).collect();
     let (status, extra, body) = match target[..] {
-        ["input", index] => {
+        [kind @ ("input" | "checkpoint"), which] => {
             let range = header("range").expect("a range");
             let (start, end) = range["bytes=".len()..].split_once('-').expect("a range");
             let (start, end): (usize, usize) = (start.parse().expect("a number"), end.parse().expect("a number"));
             let mut state = state();
-            let content = &state.inputs[&index.parse::<usize>().expect("an index")];
+            let content = match kind {
+                "input" => state.inputs[&which.parse::<usize>().expect("an index")].clone(),
+                _ => {
+                    let id = which.parse().expect("an artifact");
+                    let is_rotten = state.rotten == Some(id);
+                    let mut content = state.checkpoint(id).bytes();
+                    let middle = content.len() / 2;
+                    content[middle] ^= u8::from(is_rotten);
+                    content
+                }
+            };
             let (end, length) = ((end + 1).min(content.len()), content.len());
             let mut body = content[start..end].to_vec();
             state.given += body.len();
@@ -274,14 +370,20 @@ async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<(
             }
             ("206 Partial Content", format!("content-range: bytes {start}-{}/{length}\r\n", end - 1), body)
         }
-        ["output", attempt, index, part] => {
+        ["output", .., part] | ["checkpoint", _, part] => {
             let length: usize = header("content-length").expect("a length").parse().expect("a number");
             let mut body = vec![0; length];
             socket.read_exact(&mut body).await?;
             let mut state = state();
             state.puts += 1;
-            let key = (attempt.parse().expect("an attempt"), index.parse().expect("an index"));
-            let stored = state.outputs.get_mut(&key).expect("it was announced");
+            let stored = match target[..] {
+                [_, attempt, index, _] => {
+                    let key = (attempt.parse().expect("an attempt"), index.parse().expect("an index"));
+                    state.outputs.get_mut(&key).expect("it was announced")
+                }
+                [_, id, _] => state.checkpoint(id.parse().expect("an artifact")),
+                _ => return Ok(()),
+            };
             stored.parts.insert(part.parse().expect("a number"), body);
             if state.away_after.is_some_and(|after| state.puts >= after) {
                 state.is_away = true;

@@ -170,6 +170,7 @@ impl Rig {
             node_name: "rig".into(),
             lease: None,
             is_of_earlier_boot: false,
+            checkpoints: Default::default(),
             dir: dir.path().to_owned(),
             log,
         };

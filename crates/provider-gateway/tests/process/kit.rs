@@ -76,6 +76,7 @@ impl Rig {
             node_name: "here".into(),
             lease: None,
             is_of_earlier_boot: false,
+            checkpoints: Default::default(),
             dir,
         }
     }

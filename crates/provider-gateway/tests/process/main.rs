@@ -2,6 +2,7 @@
 
 mod kit;
 
+mod checkpoints;
 mod ending;
 mod files;
 mod isolation;

@@ -12,7 +12,7 @@ use crate::{
 use domain::{
     ids::{DEFAULT_PROJECT, ProjectId, TaskId},
     resources::Amounts,
-    spec::{Output, OutputOn, TaskSpec, parse_spec},
+    spec::{Checkpoints, Output, OutputOn, TaskSpec, parse_spec},
 };
 use std::{collections::BTreeMap, rc::Rc};
 use uuid::Uuid;
@@ -58,11 +58,15 @@ impl World {
         // By itself, so that older seeds keep their plans.
         let mut exclusive = Dice::new(self.plan.seed, 6);
         let mut leaving = Dice::new(self.plan.seed, 8);
+        let mut keeping = Dice::new(self.plan.seed, 9);
         for number in 0..self.plan.tasks {
             let mut spec = self.a_spec(&mut dice);
             spec.on_node_loss.exclusive = exclusive.chance(0.25);
             let count = if leaving.chance(0.3) { leaving.between(1, 2) } else { 0 };
             spec.outputs = (0..count).map(|at| an_output(at, leaving.chance(0.3))).collect();
+            spec.checkpoints = keeping
+                .chance(0.3)
+                .then(|| Checkpoints { path: "/ckpt".into(), every_ms: keeping.log_uniform(500, 20_000) });
             let spec = Rc::new(spec);
             let project = if number % 3 == 0 { SECOND_PROJECT } else { DEFAULT_PROJECT };
             let hash = number;

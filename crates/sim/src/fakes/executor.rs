@@ -79,7 +79,10 @@ pub(crate) enum Op {
     /// What it leaves travels to the object store.
     Store {
         due: u32,
+        last_checkpoint: bool,
     },
+    /// The directory of what runs does.
+    Checkpoint,
     Signal {
         signal: Signal,
         since: Ms,
@@ -138,7 +141,7 @@ impl World {
             Op::Prepare => self.docker_latency() * self.dice.between(1, 10),
             Op::Remove if self.has(Fault::SlowRemoval) && self.dice.chance(0.3) => self.dice.log_uniform(1_000, 40_000),
             // As large as they are.
-            Op::Store { .. } => self.docker_latency() + self.dice.log_uniform(10, 60_000),
+            Op::Store { .. } | Op::Checkpoint => self.docker_latency() + self.dice.log_uniform(10, 60_000),
             Op::Start | Op::Adopt | Op::Remove | Op::Signal { .. } | Op::Renew { .. } => self.docker_latency(),
         };
         let run = self.nodes[n].process.run;
@@ -179,6 +182,7 @@ impl World {
                 let is_dropped = match op {
                     Op::Prepare => !self.nodes[n].preparing.contains(&attempt),
                     Op::Store { .. } => !self.nodes[n].storing.remove(&attempt),
+                    Op::Checkpoint => !self.nodes[n].checkpointing.remove(&attempt),
                     _ => false,
                 };
                 if self.nodes[n].asked.get(&attempt) == Some(&op) {
@@ -254,8 +258,22 @@ impl World {
                 };
                 Done::Removed { attempt, outcome }
             }
-            Op::Store { due } => match self.store_outputs(n, attempt, due) {
-                Storing::Over(outcome) => Done::OutputsStored { attempt, outcome },
+            Op::Checkpoint => {
+                // Docker or the store may be away, or something be written just then.
+                let is_settled = is_up && self.nodes[n].partitioned_until <= self.now && self.dice.chance(0.7);
+                if is_settled {
+                    self.hit(Sometimes::CheckpointTaken);
+                }
+                Done::CheckpointTried { attempt, is_settled }
+            }
+            Op::Store { due, last_checkpoint } => match self.store_outputs(n, attempt, due) {
+                Storing::Over(outcome) => {
+                    let record = self.nodes[n].agent.record(attempt);
+                    if last_checkpoint && record.is_some_and(|record| record.planned_stop.is_some()) {
+                        self.hit(Sometimes::LastCheckpointOfMoved);
+                    }
+                    Done::OutputsStored { attempt, outcome }
+                }
                 Storing::Later => {
                     self.nodes[n].storing.insert(attempt);
                     self.ask_executor(n, attempt, op);

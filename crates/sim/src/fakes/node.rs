@@ -2,7 +2,7 @@
 //! feeds back what came of them. The core itself is the product's.
 
 use crate::{
-    Ms,
+    Ms, Violation,
     fakes::{
         disk::{Cursor, FakeDisk, slot},
         executor::{Container, Op},
@@ -56,6 +56,9 @@ pub(crate) struct Node {
     pub(crate) unknown: BTreeSet<AttemptId>,
     pub(crate) preparing: BTreeSet<AttemptId>,
     pub(crate) storing: BTreeSet<AttemptId>,
+    pub(crate) checkpointing: BTreeSet<AttemptId>,
+    /// By this run of the agent.
+    pub(crate) asked_to_stop: BTreeSet<AttemptId>,
     pub(crate) collecting: BTreeSet<AttemptId>,
     pub(crate) awaiting_log: BTreeSet<AttemptId>,
     /// Requests that Docker has not answered.
@@ -111,6 +114,8 @@ impl Node {
             unknown: BTreeSet::new(),
             preparing: BTreeSet::new(),
             storing: BTreeSet::new(),
+            checkpointing: BTreeSet::new(),
+            asked_to_stop: BTreeSet::new(),
             collecting: BTreeSet::new(),
             awaiting_log: BTreeSet::new(),
             asked: BTreeMap::new(),
@@ -196,6 +201,8 @@ impl World {
             &mut node.unknown,
             &mut node.preparing,
             &mut node.storing,
+            &mut node.checkpointing,
+            &mut node.asked_to_stop,
             &mut node.collecting,
             &mut node.awaiting_log,
         ] {
@@ -347,10 +354,14 @@ impl World {
             Action::Abort(attempt) => {
                 self.nodes[n].preparing.remove(&attempt);
                 self.nodes[n].storing.remove(&attempt);
+                if self.nodes[n].checkpointing.remove(&attempt) {
+                    self.hit(crate::Sometimes::CheckpointCut);
+                }
             }
-            Action::StoreOutputs { attempt, exit } => {
+            Action::Checkpoint(attempt) => self.begin_checkpoint(n, attempt),
+            Action::StoreOutputs { attempt, exit, last_checkpoint } => {
                 self.nodes[n].storing.insert(attempt);
-                self.ask_executor(n, attempt, Op::Store { due: exit.outputs_due });
+                self.ask_executor(n, attempt, Op::Store { due: exit.outputs_due, last_checkpoint });
             }
             Action::Start(attempt) => self.ask_executor(n, attempt, Op::Start),
             Action::Renew { attempt, sent_at } => self.ask_executor(n, attempt, Op::Renew { sent_at }),
@@ -360,6 +371,7 @@ impl World {
             }
             Action::Signal(attempt, signal) => {
                 let since = self.now;
+                self.nodes[n].asked_to_stop.insert(attempt);
                 self.ask_executor(n, attempt, Op::Signal { signal, since });
             }
             Action::AwaitLog(attempt) => {
@@ -377,6 +389,17 @@ impl World {
                 self.nodes[n].awaiting_log.remove(&attempt);
             }
         }
+    }
+
+    fn begin_checkpoint(&mut self, n: usize, attempt: AttemptId) {
+        let node = &mut self.nodes[n];
+        let is_asked_to_stop = node.asked_to_stop.contains(&attempt);
+        let is_second = !node.checkpointing.insert(attempt);
+        if is_asked_to_stop || is_second {
+            let detail = format!("{attempt:?} on node {n}: asked to stop {is_asked_to_stop}, two at once {is_second}");
+            self.violate(Violation::new("checkpoints are taken one at a time, and of what is to go on", detail));
+        }
+        self.ask_executor(n, attempt, Op::Checkpoint);
     }
 
     fn persist(&mut self, n: usize, attempt: AttemptId) {

@@ -36,6 +36,7 @@ pub(in crate::runtime) fn record(number: u128, started_at: u64) -> Record {
         ending: None,
         clearing: None,
         stored: false,
+        last_checkpoint: false,
         removed: false,
     }
 }
