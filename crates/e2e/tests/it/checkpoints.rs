@@ -9,7 +9,6 @@ use crate::{
 use api_types::{node::Node, task::Task};
 use domain::{ids::TaskId, task::TaskState};
 use serde_json::json;
-use std::{fs, time::Duration};
 
 impl World {
     async fn node_named(&self, name: &str) -> Option<Node> {
@@ -19,6 +18,10 @@ impl World {
     /// A second machine, once it is there.
     async fn add_node(&self, name: &str) -> (String, Program) {
         let token = self.client.create_node_token(name).await.expect("a token").token;
+        let dir = self.home.path().join("nodes").join(name);
+        std::fs::create_dir_all(&dir).expect("made");
+        // These tests may run in a container, where an agent leaves processes alone unless its owner allows them.
+        std::fs::write(dir.join("policy.toml"), "executors = ['process']\n").expect("written");
         let agent = self.start_agent(name, &token);
         let is_there = async || self.node_named(name).await.filter(|node| node.connected_since.is_some());
         until("the node is there", SOON, is_there).await;
@@ -74,12 +77,6 @@ async fn a_task_goes_on_on_another_node_where_its_last_checkpoint_was() {
     assert_eq!(world.went_on_from(id).await["artifact"], format!("checkpoint-{id}@{}", checkpoint.version));
     let told = world.log_of(id, "system").await;
     assert!(told.contains(&format!("goes on from checkpoint {}", checkpoint.version)), "{told}");
-    // Nobody needs it any more.
-    until("its checkpoint is gone", SOON, async || {
-        world.client.task(id).await.expect("a task").checkpoint.is_none().then_some(())
-    })
-    .await;
-
     // The laptop comes back, hears that another has done it, and stops what still runs there.
     let mut laptop_again = world.start_agent("laptop", &token);
     let is_idle = async || {

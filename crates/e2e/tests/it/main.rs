@@ -7,6 +7,7 @@ mod agent_restart;
 mod artifacts;
 mod bad_input;
 mod cancel;
+mod checkpoints;
 mod database_away;
 mod deployment;
 mod docker_away;

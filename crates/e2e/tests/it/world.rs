@@ -177,6 +177,10 @@ impl World {
 
     /// With this `provider.toml`.
     pub(crate) async fn start_with(provider_toml: &str) -> Self {
+        Self::start_as(provider_toml, node_registry::Config::default()).await
+    }
+
+    pub(crate) async fn start_as(provider_toml: &str, registry: node_registry::Config) -> Self {
         let home = Home::create();
         let node = home.path().join("nodes/local");
         fs::create_dir_all(&node).expect("making the node's directory");
@@ -188,7 +192,7 @@ impl World {
             nodes: 1,
             scheduler: Default::default(),
             objects: artifact_service::Config::default(),
-            registry: Default::default(),
+            registry,
             shim: Some(programs::shim()),
         };
         let repositories = Repositories::start().await;
