@@ -288,11 +288,17 @@ async fn of_a_checkpoint_and_a_rule_that_removes_it_at_one_moment_nobody_waits_f
 async fn what_a_checkpoint_costs_does_not_grow_with_those_before_it() {
     let world = World::start().await;
     let node = world.node("n").await;
+    // Of what is known to be empty each index seems the same to the planner, and a plan of then is kept while the table grows.
+    world.database.execute("VACUUM ANALYZE").await;
     let (task, who) = running(&world, node).await;
-    take(&world, who, 1).await;
+    for seed in 0..8 {
+        take(&world, who, seed).await;
+        versions(&world, task).await;
+        walk(&world, WEEK).await;
+    }
     // A month of one every two minutes, of this attempt; and those that thousands of others keep.
     let many = format!(
-        "CREATE TEMP TABLE one AS SELECT a.* FROM artifacts a;
+        "CREATE TEMP TABLE one AS SELECT * FROM artifacts WHERE state = 'ready' LIMIT 1;
          CREATE TEMP TABLE old AS SELECT o.* FROM one o, generate_series(2, 20000);
          UPDATE old SET id = gen_random_uuid(), version = NULL, state = 'deleted', is_dropped = true;
          INSERT INTO artifacts SELECT * FROM old;
@@ -305,7 +311,6 @@ async fn what_a_checkpoint_costs_does_not_grow_with_those_before_it() {
          UPDATE artifact_names SET newest = 20000 WHERE name = 'checkpoint-{task}'; DROP TABLE one, old, others, hot"
     );
     world.database.execute(&many).await;
-    world.database.execute("VACUUM ANALYZE").await;
     let mut statements = Statements::of(&world.database).await;
     statements.forget().await;
     for seed in 2..=8 {
@@ -316,9 +321,14 @@ async fn what_a_checkpoint_costs_does_not_grow_with_those_before_it() {
             world.store.expire_checkpoints(Some((task, 0)), WEEK, NO_GRACE, 50, &origin()).await.expect("walked");
         assert_eq!(walked.expired, 0);
     }
+    let mut costs = statements.costs().await;
+    // Outputs are as they were: their statements are planned for what autovacuum has seen.
+    world.database.execute("VACUUM ANALYZE").await;
+    statements.forget().await;
     store_output(&world, who, 0).await.expect("held");
     assert_eq!(world.store.outputs_of(&[who.held.attempt]).await.expect("read").len(), 1);
-    let dearest = statements.costs().await.remove(0);
-    assert!(dearest.buffers <= 500, "{dearest:?}");
+    costs.extend(statements.costs().await);
+    let dear: Vec<_> = costs.into_iter().filter(|cost| cost.buffers > 500).collect();
+    assert!(dear.is_empty(), "{dear:#?}");
     assert_eq!(versions(&world, task).await, [20_007, 20_006]);
 }
