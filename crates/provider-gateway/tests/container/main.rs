@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod build;
+mod checkpoints;
 mod daemon;
 mod disk;
 #[expect(dead_code, reason = "shared with the tests of the disk, which need more of it")]
