@@ -25,13 +25,13 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, BufWriter, ErrorKind, Write},
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tar::EntryType;
 use transfer::{Limits, Rights, TransferError, UnpackError, relay, to_file};
 
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+/// Seconds since 1970, by the clock that containers have.
+fn now() -> u64 {
+    chrono::Utc::now().timestamp().try_into().unwrap_or_default()
 }
 
 impl ContainerExecutor {
@@ -69,7 +69,7 @@ impl ContainerExecutor {
         if !has_landed {
             return Ok(());
         }
-        let rights = Rights { owner: (uid, gid), is_writable: true, mtime: since_1970().as_secs() };
+        let rights = Rights { owner: (uid, gid), is_writable: true, mtime: now() };
         let (pipe, pieces, is_over) = pipe();
         let packed = landing.0.clone();
         let unpacking = tokio::task::spawn_blocking(move || {
@@ -117,7 +117,7 @@ struct TooNew;
 fn read(archive: &Archive, path: &str, wanted: Wanted) -> io::Result<Taken> {
     let mut packing = wanted.packing;
     // Docker leaves out the fractions: what is changed from now on has a later time than all that this lets pass.
-    let newest = if wanted.is_last { u64::MAX } else { since_1970().saturating_sub(STILL_FOR).as_secs() };
+    let newest = if wanted.is_last { u64::MAX } else { now().saturating_sub(STILL_FOR.as_secs()) };
     let mut looking = Looking::default();
     let mut selection = Selection::new(&mut packing as &mut dyn Write, None, Vec::new(), archive.seen.clone())?;
     let read = archive.each(path, &mut |name, prefix, entry| {

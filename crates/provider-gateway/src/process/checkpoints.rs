@@ -96,15 +96,7 @@ fn look(work: &Path, below: &Path) -> io::Result<Seen> {
 /// All that changes when an entry does: no program can set the time of its last change.
 fn told(stat: &Stat) -> [u64; 7] {
     let Stat { st_mode, st_size, st_ino, st_mtime, st_mtime_nsec, st_ctime, st_ctime_nsec, .. } = *stat;
-    [
-        u64::from(st_mode),
-        st_size as u64,
-        st_ino,
-        st_mtime as u64,
-        st_mtime_nsec as u64,
-        st_ctime as u64,
-        st_ctime_nsec as u64,
-    ]
+    [u64::from(st_mode), st_size as u64, st_ino, st_mtime as u64, st_mtime_nsec, st_ctime as u64, st_ctime_nsec]
 }
 
 /// Looked at before and after, it is what it was at the first look.

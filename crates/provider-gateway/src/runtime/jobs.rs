@@ -122,16 +122,12 @@ impl Jobs {
 
     /// Keeps books on what is being looked up.
     pub(super) fn note(&mut self, event: &Event) {
-        match event {
-            Event::Adopted { attempt, found } => {
-                self.adopting.remove(attempt);
-                match (found, self.jobs.get(attempt)) {
-                    (Adopted::Unknown, Some((_, executor))) => self.unknown.insert(*attempt, executor.name()),
-                    _ => self.unknown.remove(attempt),
-                };
-            }
-            _ => {}
-        }
+        let Event::Adopted { attempt, found } = event else { return };
+        self.adopting.remove(attempt);
+        match (found, self.jobs.get(attempt)) {
+            (Adopted::Unknown, Some((_, executor))) => self.unknown.insert(*attempt, executor.name()),
+            _ => self.unknown.remove(attempt),
+        };
     }
 
     pub(super) fn is_adopting(&self) -> bool {

@@ -180,7 +180,8 @@ async fn a_damaged_or_hostile_newest_is_passed_over_and_nothing_of_it_is_left() 
 #[tokio::test]
 async fn what_a_program_saves_when_it_is_asked_to_stop_is_its_last_checkpoint() {
     let kept = Kept::new().await;
-    let command = "trap 'echo last > ckpt/step; exit 75' TERM; echo 1 > ckpt/step; touch /tmp/on; while :; do sleep 0.05; done";
+    let command =
+        "trap 'echo last > ckpt/step; exit 75' TERM; echo 1 > ckpt/step; touch /tmp/on; while :; do sleep 0.05; done";
     let body = json!({"command": command, "checkpoints": {"path": "ckpt"}, "outputs": [{"path": "ckpt/step", "name": "step", "on": "always"}]});
     let attempt = kept.attempt_with(1, body, &[]);
     kept.until_it_makes(&attempt, "/tmp/on").await;
@@ -188,7 +189,12 @@ async fn what_a_program_saves_when_it_is_asked_to_stop_is_its_last_checkpoint() 
     let exit = kept.rig.executor.collect(&attempt.job).await.unwrap();
     assert!(domain::spec::Checkpoints::is_due_at_end(&exit), "{exit:?}");
     checkpoints::take_last(&attempt.job, &*kept.rig.executor, &kept.platform.artifacts()).await;
-    assert_eq!(kept.platform.state().ready()[0].bytes(), packed(&[("step", "last\n")]), "{}", attempt.text(Stream::System));
+    assert_eq!(
+        kept.platform.state().ready()[0].bytes(),
+        packed(&[("step", "last\n")]),
+        "{}",
+        attempt.text(Stream::System)
+    );
     // Outputs go their own way.
     outputs::store(&attempt.job, &*kept.rig.executor, &kept.platform.artifacts(), &exit).await.unwrap();
     assert_eq!(kept.platform.state().outputs[&(attempt.job.held.attempt, 0)].bytes(), b"last\n");

@@ -12,3 +12,4 @@ mod platform;
 mod restart;
 mod running;
 mod starter;
+mod whole;
