@@ -51,7 +51,7 @@ use domain::{
 };
 use futures::{future::BoxFuture, stream::BoxStream};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -59,6 +59,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Where the code lies inside a container.
 pub const WORKSPACE: &str = "/workspace";
@@ -175,6 +176,8 @@ pub struct ContainerExecutor {
     filled_shim: tokio::sync::Mutex<bool>,
     /// Attempts whose first process was told of its first lease by this agent.
     introduced: Mutex<HashSet<AttemptId>>,
+    /// Checkpoints that are being read.
+    readings: Mutex<HashMap<AttemptId, CancellationToken>>,
     inputs: OnceLock<Inputs>,
     /// What an earlier agent left half done of inputs is gone.
     has_cleaned_inputs: tokio::sync::Mutex<bool>,
@@ -199,6 +202,7 @@ impl ContainerExecutor {
             shim: guard::StaticShim::find(settings.shim.as_deref()),
             filled_shim: tokio::sync::Mutex::new(false),
             introduced: Mutex::default(),
+            readings: Mutex::default(),
             inputs: OnceLock::new(),
             has_cleaned_inputs: tokio::sync::Mutex::new(false),
             making_helper_image: tokio::sync::Mutex::default(),
@@ -272,10 +276,12 @@ impl Executor for ContainerExecutor {
     }
     fn signal<'a>(&'a self, job: &'a Job, signal: Signal) -> BoxFuture<'a, ()> {
         self.signalled.lock().unwrap_or_else(PoisonError::into_inner).insert(job.held.attempt);
+        self.stop_reading(job.held.attempt);
         Box::pin(run::send_signal(&self.engine, job, signal))
     }
     fn remove<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
+            self.stop_reading(job.held.attempt);
             run::remove(&self.engine, job).await?;
             self.signalled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.held.attempt);
             self.introduced.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.held.attempt);

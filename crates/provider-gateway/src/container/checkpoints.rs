@@ -19,14 +19,18 @@ use crate::{
     executor::{Failure, Job},
 };
 use bytes::Bytes;
-use domain::spec::Checkpoints;
+use domain::{ids::AttemptId, spec::Checkpoints};
 use futures::{FutureExt, future::BoxFuture};
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, BufReader, BufWriter, ErrorKind, Write},
     path::PathBuf,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
 };
 use tar::EntryType;
+use tokio_util::sync::CancellationToken;
 use transfer::{Limits, Rights, TransferError, UnpackError, relay, to_file};
 
 /// Seconds since 1970, by the clock that containers have.
@@ -34,7 +38,22 @@ fn now() -> u64 {
     chrono::Utc::now().timestamp().try_into().unwrap_or_default()
 }
 
+/// A renewal of a lease that waits for longer is given up.
+const LONGEST_OF_EXCLUSIVE: Duration = Duration::from_secs(15);
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 impl ContainerExecutor {
+    fn readings(&self) -> MutexGuard<'_, HashMap<AttemptId, CancellationToken>> {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be done with the container comes before its checkpoint.
+    pub(super) fn stop_reading(&self, attempt: AttemptId) {
+        if let Some(is_over) = self.readings().remove(&attempt) {
+            is_over.cancel();
+        }
+    }
+
     pub(super) async fn take_checkpoint(&self, job: &Job, wanted: Wanted) -> Result<Taken, Unread> {
         let Some(checkpoints) = &job.spec.checkpoints else { return Ok(Taken::Nothing) };
         let Some(stat) = self.stat(job, &checkpoints.path).await? else { return Ok(Taken::Nothing) };
@@ -42,10 +61,21 @@ impl ContainerExecutor {
             return Ok(Taken::NoDirectory);
         }
         let seen = wanted.packing.seen.clone();
-        let archive = self.archive(job, seen.clone());
+        let is_over = wanted.packing.is_dropped().child_token();
+        let archive = self.archive(job, seen.clone(), is_over.clone());
         let reading = tokio::task::spawn_blocking(move || read(&archive, &stat.path, wanted));
-        let read = reading.await.map_err(|error| Failure::node(format!("A step of the agent broke off: {error}.")))?;
-        match read {
+        // Docker does nothing else with a container while it gives out its files: a signal has to wait, and so has a renewed lease.
+        self.readings().insert(job.held.attempt, is_over.clone());
+        let limit =
+            job.lease.as_ref().map(|lease| Duration::from_millis(lease.terms.period_ms / 3).min(LONGEST_OF_EXCLUSIVE));
+        let read = tokio::time::timeout(limit.unwrap_or(FOR_EVER), reading).await;
+        self.readings().remove(&job.held.attempt);
+        let Ok(read) = read else {
+            is_over.cancel();
+            let why = "an exclusive task has to hear of its lease all the time, and reading the directory takes too long for that";
+            return Err(Failure::node(why).into());
+        };
+        match read.map_err(|error| Failure::node(format!("A step of the agent broke off: {error}.")))? {
             Ok(taken) => Ok(taken),
             Err(error) => match seen.met().away.take() {
                 Some(why) => Err(Unread::Away(why)),

@@ -31,6 +31,7 @@ use std::{
 };
 use tar::EntryType;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use transfer::{Source, TransferError};
 
 /// Docker says nothing for so long in the middle of an archive.
@@ -64,7 +65,7 @@ impl ContainerExecutor {
             return Ok(Left::Nothing { instead: self.instead(job, root).await? });
         };
         let file_name = root.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(&output.name).to_owned();
-        let archive = self.archive(job, Seen::default());
+        let archive = self.archive(job, Seen::default(), CancellationToken::new());
         let (seen, what, path) = (archive.seen.clone(), output.path.clone(), stat.path);
         let unreadable = move |source| TransferError::Unreadable { what, source };
         if stat.mode & mode::DIRECTORY != 0 {
@@ -89,9 +90,9 @@ impl ContainerExecutor {
     }
 
     /// For a thread where it may block.
-    pub(super) fn archive(&self, job: &Job, seen: Seen) -> Archive {
+    pub(super) fn archive(&self, job: &Job, seen: Seen, is_over: CancellationToken) -> Archive {
         let socket = self.engine.socket().to_owned();
-        Archive { socket, container: name(job), handle: Handle::current(), seen }
+        Archive { socket, container: name(job), handle: Handle::current(), seen, is_over }
     }
 
     /// What lies at a path, after links: Docker follows them within the container.
@@ -137,7 +138,7 @@ impl ContainerExecutor {
             let Some(stat) = self.stat(job, &level).await?.filter(|stat| stat.mode & mode::DIRECTORY != 0) else {
                 continue;
             };
-            let archive = self.archive(job, Seen::default());
+            let archive = self.archive(job, Seen::default(), CancellationToken::new());
             let names = tokio::task::spawn_blocking(move || archive.glance(&stat.path).unwrap_or_default()).await;
             return Ok(format!("in {level} {}", list(&names.unwrap_or_default())));
         }
@@ -155,15 +156,28 @@ pub(super) struct Archive {
     container: String,
     handle: Handle,
     pub(super) seen: Seen,
+    /// Once it is cancelled, nothing more is read.
+    is_over: CancellationToken,
 }
 
 impl Archive {
+    /// What Docker answers, unless it says nothing for long or nothing more is wanted.
+    fn wait_for<T>(&self, answer: impl Future<Output = Result<T, DockerError>>) -> io::Result<T> {
+        self.handle.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.is_over.cancelled() => Err(io::Error::other("nothing more of it is read")),
+                answer = tokio::time::timeout(STALLED, answer) => {
+                    answer.unwrap_or(Err(DockerError::Late(STALLED))).map_err(|error| self.broken(&error))
+                }
+            }
+        })
+    }
+
     fn open(&self, path: &str) -> io::Result<tar::Archive<Pieces<'_>>> {
         let engine = Engine::new(self.socket.clone());
         let path = format!("/containers/{}/archive?path={}", self.container, raw::escape(path));
-        let asking = raw::send(&engine, Method::GET, &path, futures::stream::empty().boxed());
-        let asked = self.handle.block_on(async { tokio::time::timeout(STALLED, asking).await });
-        let arriving = asked.unwrap_or(Err(DockerError::Late(STALLED))).map_err(|error| self.broken(&error))?;
+        let arriving = self.wait_for(raw::send(&engine, Method::GET, &path, futures::stream::empty().boxed()))?;
         Ok(tar::Archive::new(Pieces { archive: self, arriving, current: Bytes::new() }))
     }
 
@@ -305,15 +319,15 @@ pub(super) struct Pieces<'a> {
 
 impl Read for Pieces<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let archive = self.archive;
         while self.current.is_empty() {
-            let next = self.arriving.piece();
-            let next = self.archive.handle.block_on(async { tokio::time::timeout(STALLED, next).await });
-            let engine = Engine::new(self.archive.socket.clone());
-            match next {
-                Ok(Ok(Some(piece))) => self.current = piece,
-                Ok(Ok(None)) => return Ok(0),
-                Ok(Err(error)) => return Err(self.archive.broken(&engine.away(&error))),
-                Err(_) => return Err(self.archive.broken(&DockerError::Late(STALLED))),
+            let next = async {
+                let engine = Engine::new(archive.socket.clone());
+                self.arriving.piece().await.map_err(|error| engine.away(&error))
+            };
+            match archive.wait_for(next)? {
+                Some(piece) => self.current = piece,
+                None => return Ok(0),
             }
         }
         let length = into.len().min(self.current.len());

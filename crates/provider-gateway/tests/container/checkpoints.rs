@@ -199,3 +199,25 @@ async fn what_a_program_saves_when_it_is_asked_to_stop_is_its_last_checkpoint() 
     outputs::store(&attempt.job, &*kept.rig.executor, &kept.platform.artifacts(), &exit).await.unwrap();
     assert_eq!(kept.platform.state().outputs[&(attempt.job.held.attempt, 0)].bytes(), b"last\n");
 }
+
+#[tokio::test]
+async fn a_signal_does_not_wait_for_a_checkpoint_that_is_being_read() {
+    let kept = Kept::new().await;
+    // Of nothing but holes, and still so much to read that it takes minutes.
+    let command = "trap 'exit 75' TERM; truncate -s 200G ckpt/huge; touch -d '2020-01-01 00:00:00' ckpt/huge ckpt; touch /tmp/on; while :; do sleep 0.05; done";
+    let attempt = kept.attempt(1, "ckpt", command);
+    kept.until_it_makes(&attempt, "/tmp/on").await;
+    let mut taking = Box::pin(kept.take(&attempt));
+    tokio::select! {
+        taken = &mut taking => panic!("{taken} {}", attempt.text(Stream::System)),
+        () = tokio::time::sleep(Duration::from_secs(2)) => {}
+    }
+    let stopping = async {
+        kept.rig.executor.signal(&attempt.job, Signal::Stop).await;
+        kept.rig.executor.collect(&attempt.job).await
+    };
+    let (taken, exit) =
+        tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(taking, stopping) }).await.unwrap();
+    assert!(!taken);
+    assert_eq!(exit.unwrap().code, Some(75));
+}

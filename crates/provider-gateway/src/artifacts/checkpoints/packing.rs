@@ -52,6 +52,11 @@ impl Packing {
         Ok(Self { file, dir, marks, is_dropped, hasher, size: 0, seen: Seen::default() })
     }
 
+    /// Cancelled once nobody waits for it any more.
+    pub(crate) fn is_dropped(&self) -> &CancellationToken {
+        &self.is_dropped
+    }
+
     /// All of it is written.
     pub(crate) fn finish(self) -> Packed {
         let Self { file, hasher, size, seen, .. } = self;
