@@ -15,6 +15,7 @@ use provider_gateway::{
 };
 use sha2::{Digest, Sha256};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io::Cursor,
     path::Path,
@@ -346,19 +347,20 @@ async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<(
             let (start, end) = range["bytes=".len()..].split_once('-').expect("a range");
             let (start, end): (usize, usize) = (start.parse().expect("a number"), end.parse().expect("a number"));
             let mut state = state();
-            let content = match kind {
-                "input" => state.inputs[&which.parse::<usize>().expect("an index")].clone(),
+            // Inputs are large, and asked for piece by piece.
+            let content: Cow<'_, [u8]> = match kind {
+                "input" => state.inputs[&which.parse::<usize>().expect("an index")].as_slice().into(),
                 _ => {
                     let id = which.parse().expect("an artifact");
-                    let is_rotten = state.rotten == Some(id);
                     let mut content = state.checkpoint(id).bytes();
                     let middle = content.len() / 2;
-                    content[middle] ^= u8::from(is_rotten);
-                    content
+                    content[middle] ^= u8::from(state.rotten == Some(id));
+                    content.into()
                 }
             };
             let (end, length) = ((end + 1).min(content.len()), content.len());
             let mut body = content[start..end].to_vec();
+            drop(content);
             state.given += body.len();
             if state.given_at_most.is_some_and(|most| state.given >= most) {
                 state.is_away = true;
