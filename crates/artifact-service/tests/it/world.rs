@@ -132,8 +132,8 @@ impl World {
             url: format!("http://{address}/api/v1"),
             _dir: Arc::new(dir),
         };
-        // SeaweedFS listens for some seconds before it takes the first byte.
-        eventually("the store takes an object", async || {
+        // SeaweedFS listens for some seconds before it takes the first byte, on a busy machine for a minute.
+        eventually_within(Duration::from_secs(120), "the store takes an object", async || {
             let key = format!("objects/{}", Uuid::new_v4());
             world.objects.ensure_bucket().await.is_ok()
                 && world.raw.put_object().bucket(&world.bucket).key(&key).body(vec![7].into()).send().await.is_ok()
@@ -428,10 +428,14 @@ pub(crate) async fn word(response: impl Future<Output = Response>) -> String {
     refusal(response.await).await.0
 }
 
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    eventually_within(Duration::from_secs(60), what, holds).await;
+}
+
+async fn eventually_within(within: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
-        assert!(began.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        assert!(began.elapsed() < within, "not within {within:?}: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
