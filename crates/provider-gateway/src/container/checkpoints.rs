@@ -145,6 +145,9 @@ fn directory(checkpoints: &Checkpoints, uid: u32, gid: u32) -> io::Result<Bytes>
 struct TooNew;
 
 fn read(archive: &Archive, path: &str, wanted: Wanted) -> io::Result<Taken> {
+    if wanted.stored.as_ref().is_some_and(|stored| looks_as(archive, path, stored)) {
+        return Ok(Taken::Unchanged);
+    }
     let mut packing = wanted.packing;
     // Docker leaves out the fractions: what is changed from now on has a later time than all that this lets pass.
     let newest = if wanted.is_last { u64::MAX } else { now().saturating_sub(STILL_FOR.as_secs()) };
@@ -171,13 +174,20 @@ fn read(archive: &Archive, path: &str, wanted: Wanted) -> io::Result<Taken> {
     if look.is_of_nothing() {
         return Ok(Taken::Nothing);
     }
-    if wanted.stored.as_ref() == Some(&look) {
-        return Ok(Taken::Unchanged);
-    }
     if !wanted.is_last && look_again(archive, path)? != look {
         return Ok(Taken::Unstill);
     }
     Ok(Taken::Packed(packing.finish(), look))
+}
+
+/// Ends at the first entry that is newer than all were: most often that is the directory itself, where something new has got its name.
+fn looks_as(archive: &Archive, path: &str, stored: &Look) -> bool {
+    let mut looking = Looking::default();
+    let looked = archive.each(path, &mut |name, _, entry| match entry.header().mtime()? {
+        mtime if mtime > stored.newest => Err(io::Error::other(TooNew)),
+        _ => look_at(&mut looking, name, entry),
+    });
+    looked.is_ok() && looking.finish() == *stored
 }
 
 fn look_again(archive: &Archive, path: &str) -> io::Result<Look> {
@@ -193,8 +203,9 @@ fn look_at(looking: &mut Looking, name: &[u8], entry: &tar::Entry<'_, Pieces<'_>
         called.push(0);
         called.extend_from_slice(&target);
     }
-    let kind = header.entry_type().as_byte().into();
-    looking.add(&called, &[kind, entry.size(), header.mode()?.into(), header.mtime()?, header.uid()?, header.gid()?]);
+    let (kind, mtime) = (header.entry_type().as_byte().into(), header.mtime()?);
+    looking.newest = looking.newest.max(mtime);
+    looking.add(&called, &[kind, entry.size(), header.mode()?.into(), mtime, header.uid()?, header.gid()?]);
     Ok(())
 }
 

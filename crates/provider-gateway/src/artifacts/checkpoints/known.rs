@@ -66,6 +66,8 @@ impl Known {
 pub struct Look {
     digest: [u8; 32],
     entries: u64,
+    /// Where times are told in seconds: of the newest entry.
+    pub(crate) newest: u64,
 }
 
 impl Look {
@@ -80,6 +82,7 @@ impl Look {
 pub(crate) struct Looking {
     hasher: Sha256,
     entries: u64,
+    pub(crate) newest: u64,
 }
 
 impl Looking {
@@ -93,7 +96,7 @@ impl Looking {
     }
 
     pub(crate) fn finish(self) -> Look {
-        Look { digest: self.hasher.finalize().into(), entries: self.entries }
+        Look { digest: self.hasher.finalize().into(), entries: self.entries, newest: self.newest }
     }
 }
 
