@@ -30,6 +30,9 @@ use transfer::{AddressError, Options, Store, TransferError};
 /// Transfers at one time: each holds up to 64 MiB in memory, and more of them are not faster.
 const AT_ONCE: usize = 4;
 
+/// Who is told that it holds its task no more is about to be stopped. It asks again after so long, since a database that is restored may have
+/// forgotten the loss.
+pub(crate) const FENCED_PAUSE: Duration = Duration::from_secs(60);
 /// What is packed waits so long for a store that takes nothing.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(10 * 60);
 

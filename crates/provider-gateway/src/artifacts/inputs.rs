@@ -1,6 +1,6 @@
 //! An input gets here once, whole and verified, and stays for the tasks that come after: by content, whatever it is called.
 
-use super::{Addresses, Artifacts, Refusal, Shelf, refusal, telling::tell_while};
+use super::{Addresses, Artifacts, FENCED_PAUSE, Refusal, Shelf, refusal, telling::tell_while};
 use crate::{
     disk::{Watermarks, used_percent},
     executor::{Failure, Job},
@@ -146,8 +146,8 @@ pub(crate) async fn bring_all(place: &dyn Place, inputs: Option<&Inputs>, job: &
 
 /// Returns once it is here: whole, compared with its digest and on disk. Trouble is told and waited for.
 ///
-/// Errors: `input_unavailable` for what is gone, damaged, no archive or too large for this node. Never returns for an attempt that holds its
-/// task no more.
+/// Errors: `input_unavailable` for what is gone, damaged, no archive or too large for this node. Does not return while the attempt
+/// holds its task no more.
 async fn bring(place: &dyn Place, inputs: &Inputs, job: &Job, index: usize, input: &Input) -> Result<Brought, Failure> {
     let pinned = input.pinned.as_ref().ok_or_else(|| {
         Failure::new(FailureKind::Rejected, format!("the platform did not say which version {} is", input.artifact))
@@ -233,7 +233,7 @@ async fn fetch(
             }
             Err(Unfilled::Failed(failure)) => return Err(failure),
             Err(Unfilled::Transfer(error)) => match &error {
-                _ if refusal(&error) == Some(Refusal::Fenced) => return std::future::pending().await,
+                _ if refusal(&error) == Some(Refusal::Fenced) => tokio::time::sleep(FENCED_PAUSE).await,
                 TransferError::Busy { .. } if began.elapsed() < BUSY_FOR => tokio::time::sleep(BUSY_PAUSE).await,
                 TransferError::NoAddress(_)
                 | TransferError::StoreRefuses { .. }

@@ -1,6 +1,6 @@
 //! What an ended attempt has left is stored: one output after the other, each until it is ready.
 
-use super::{Addresses, Artifacts, Refusal, refusal, selection::Seen, telling::tell_while};
+use super::{Addresses, Artifacts, FENCED_PAUSE, Refusal, refusal, selection::Seen, telling::tell_while};
 use crate::executor::{Executor, Failure, Job};
 use api_types::artifact::{Artifact, CompleteArtifact, CreateOutput, PartAddress, PartsRequest};
 use domain::{
@@ -59,15 +59,20 @@ impl From<Failure> for Unread {
 /// Stores all outputs that are due after this exit. Safe to repeat: what is ready already is not read again, and of what was begun the parts
 /// that are stored are not sent again.
 ///
-/// Errors: the first output that will never be ready, in words; the others are stored all the same. Never returns for an attempt that holds
-/// its task no more: whoever waits is told to stop.
+/// Errors: the first output that will never be ready, in words; the others are stored all the same. Does not return while the attempt holds its
+/// task no more: whoever waits is told to stop.
 pub async fn store(job: &Job, executor: &dyn Executor, artifacts: &Artifacts, exit: &ExitFacts) -> Result<(), Failure> {
     let mut first = Ok(());
     for (index, output) in job.spec.outputs.iter().enumerate().filter(|(_, output)| output.is_due(exit)) {
         let storing = Storing { job, executor, artifacts, index, output };
-        let line = match storing.run().await {
+        let stored = loop {
+            match storing.run().await {
+                Err(Stop::Fenced) => tokio::time::sleep(FENCED_PAUSE).await,
+                stored => break stored,
+            }
+        };
+        let line = match stored {
             Ok(line) => line,
-            Err(Stop::Fenced) => return std::future::pending().await,
             // By its exit facts, while this node was away: all that was due was stored, and nobody will tell it to stop.
             Err(Stop::Ended) => return Ok(()),
             // After a failure of its own, what is missing is no second one.

@@ -488,7 +488,8 @@ impl Checker {
             self.hits.add(Sometimes::LostOutputsRanAgain);
         }
         if attempt.fence.epoch() != self.epoch {
-            // Taken up again after a restore: it was placed before.
+            // Taken up again after a restore: it was placed before, and if that was after an exit, for a reason that went with the rest.
+            self.books.exited.remove(&attempt.task);
             return None;
         }
         let last = self.fences.insert(attempt.task, attempt.fence);

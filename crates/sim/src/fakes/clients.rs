@@ -65,7 +65,7 @@ impl World {
             let count = if leaving.chance(0.3) { leaving.between(1, 2) } else { 0 };
             spec.outputs = (0..count).map(|at| an_output(at, leaving.chance(0.3))).collect();
             spec.checkpoints = keeping
-                .chance(0.3)
+                .chance(0.5)
                 .then(|| Checkpoints { path: "/ckpt".into(), every_ms: keeping.log_uniform(500, 20_000) });
             let spec = Rc::new(spec);
             let project = if number % 3 == 0 { SECOND_PROJECT } else { DEFAULT_PROJECT };

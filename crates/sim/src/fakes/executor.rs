@@ -79,7 +79,6 @@ pub(crate) enum Op {
     /// What it leaves travels to the object store.
     Store {
         due: u32,
-        last_checkpoint: bool,
     },
     /// The directory of what runs does.
     Checkpoint,
@@ -97,8 +96,6 @@ enum Storing {
     Over(Result<(), Failure>),
     /// Docker is away, or the platform can't be reached: the agent waits.
     Later,
-    /// The attempt does not hold its task any more: the agent waits to be told to stop it.
-    Fenced,
 }
 
 impl World {
@@ -125,7 +122,12 @@ impl World {
             writes,
             is_stubborn: self.plan.has(Fault::Stubborn) && dice.chance(0.3),
             stops_in_ms: dice.log_uniform(1, 3_000),
-            code_when_stopped: if dice.chance(0.3) { 0 } else { 143 },
+            code_when_stopped: match () {
+                () if dice.chance(0.3) => 0,
+                // It has saved what it did.
+                () if dice.chance(0.6) => 75,
+                () => 143,
+            },
         }
     }
 
@@ -266,21 +268,13 @@ impl World {
                 }
                 Done::CheckpointTried { attempt, is_settled }
             }
-            Op::Store { due, last_checkpoint } => match self.store_outputs(n, attempt, due) {
-                Storing::Over(outcome) => {
-                    let record = self.nodes[n].agent.record(attempt);
-                    if last_checkpoint && record.is_some_and(|record| record.planned_stop.is_some()) {
-                        self.hit(Sometimes::LastCheckpointOfMoved);
-                    }
-                    Done::OutputsStored { attempt, outcome }
-                }
+            Op::Store { due } => match self.store_outputs(n, attempt, due) {
+                Storing::Over(outcome) => Done::OutputsStored { attempt, outcome },
                 Storing::Later => {
                     self.nodes[n].storing.insert(attempt);
                     self.ask_executor(n, attempt, op);
                     return None;
                 }
-                // The server says what is to become of it.
-                Storing::Fenced => return None,
             },
             Op::Signal { .. } | Op::Renew { .. } => return None,
         })
@@ -309,7 +303,8 @@ impl World {
                 OutputAnswer::NotYet => return Storing::Later,
                 OutputAnswer::Fenced => {
                     self.hit(Sometimes::OutputFenced);
-                    return Storing::Fenced;
+                    // The agent is told to stop, unless the platform forgets it: so it asks again.
+                    return Storing::Later;
                 }
                 OutputAnswer::Ended | OutputAnswer::Forgotten => {
                     let failure = Failure::new(FailureKind::OutputFailed, "the platform keeps nothing more of it");

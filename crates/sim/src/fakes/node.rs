@@ -361,7 +361,11 @@ impl World {
             Action::Checkpoint(attempt) => self.begin_checkpoint(n, attempt),
             Action::StoreOutputs { attempt, exit, last_checkpoint } => {
                 self.nodes[n].storing.insert(attempt);
-                self.ask_executor(n, attempt, Op::Store { due: exit.outputs_due, last_checkpoint });
+                let record = self.nodes[n].agent.record(attempt);
+                if last_checkpoint && record.is_some_and(|record| record.planned_stop.is_some()) {
+                    self.hit(crate::Sometimes::LastCheckpointOfMoved);
+                }
+                self.ask_executor(n, attempt, Op::Store { due: exit.outputs_due });
             }
             Action::Start(attempt) => self.ask_executor(n, attempt, Op::Start),
             Action::Renew { attempt, sent_at } => self.ask_executor(n, attempt, Op::Renew { sent_at }),

@@ -1,7 +1,7 @@
 //! What an attempt begins with: the newest checkpoint of its task that can be had whole.
 
 use crate::{
-    artifacts::{Addresses, Artifacts, Refusal, inputs::Unfilled, refusal, telling::tell_while},
+    artifacts::{Addresses, Artifacts, FENCED_PAUSE, Refusal, inputs::Unfilled, refusal, telling::tell_while},
     executor::{Failure, Job},
 };
 use api_types::artifact::{Download, SignedRequest};
@@ -55,7 +55,7 @@ impl Downloads for Address<'_> {
 /// Has the newest checkpoint fetched: what is kept of that for ever. None: it begins from the beginning. Whoever is away is waited for.
 ///
 /// Errors: there is no room for it, or nobody can say which checkpoints there are; to go on without would lose them to those that come after.
-/// Never returns for an attempt that holds its task no more.
+/// Does not return while the attempt holds its task no more.
 pub(crate) async fn bring(
     landing: &dyn Landing,
     artifacts: Option<&Artifacts>,
@@ -66,16 +66,18 @@ pub(crate) async fn bring(
     }
     let refused = || Failure::new(FailureKind::Rejected, "this agent keeps no checkpoints");
     let artifacts = artifacts.ok_or_else(refused)?;
-    let asked = tell_while(&job.log, "checkpoints", None, |observer| async move {
-        patiently(&artifacts.options, &*observer, || artifacts.addresses.checkpoints(job.held)).await
-    });
-    let found = match asked.await {
-        Ok(found) => found,
-        Err(error) => match refusal(&error) {
-            Some(Refusal::Fenced) => return std::future::pending().await,
-            Some(Refusal::NoStore) => Vec::new(),
-            _ => return Err(Failure::node(format!("The checkpoints of the task can't be asked for: {error}."))),
-        },
+    let found = loop {
+        let asked = tell_while(&job.log, "checkpoints", None, |observer| async move {
+            patiently(&artifacts.options, &*observer, || artifacts.addresses.checkpoints(job.held)).await
+        });
+        match asked.await {
+            Ok(found) => break found,
+            Err(error) => match refusal(&error) {
+                Some(Refusal::Fenced) => tokio::time::sleep(FENCED_PAUSE).await,
+                Some(Refusal::NoStore) => break Vec::new(),
+                _ => return Err(Failure::node(format!("The checkpoints of the task can't be asked for: {error}."))),
+            },
+        }
     };
     let has_any = !found.is_empty();
     for checkpoint in found {
@@ -99,13 +101,21 @@ async fn fetch(
     let artifact = checkpoint.artifact;
     let (name, began) = (super::named(&artifact), Instant::now());
     let (Some(size), Some(sha256)) = (artifact.size, artifact.sha256) else { return Ok(None) };
-    let slot = artifacts.slot().await;
-    let landed = tell_while(&job.log, &name, Some(size), |observer| {
-        let addresses = Address { addresses: &*artifacts.addresses, held: job.held, id: artifact.id };
-        landing.land(Arriving { content: Content { size, sha256 }, artifacts, addresses, observer })
-    });
-    let landed = landed.await;
-    drop(slot);
+    let landed = loop {
+        let slot = artifacts.slot().await;
+        let landed = tell_while(&job.log, &name, Some(size), |observer| {
+            let addresses = Address { addresses: &*artifacts.addresses, held: job.held, id: artifact.id };
+            landing.land(Arriving { content: Content { size, sha256 }, artifacts, addresses, observer })
+        });
+        let landed = landed.await;
+        drop(slot);
+        match &landed {
+            Err(Unfilled::Transfer(error)) if refusal(error) == Some(Refusal::Fenced) => {
+                tokio::time::sleep(FENCED_PAUSE).await;
+            }
+            _ => break landed,
+        }
+    };
     let why = match landed {
         Ok(()) => {
             job.checkpoints.begins_with(sha256);
@@ -125,7 +135,6 @@ async fn fetch(
         }
         Err(Unfilled::Failed(failure)) => return Err(failure),
         Err(Unfilled::Transfer(error)) => match &error {
-            _ if refusal(&error) == Some(Refusal::Fenced) => return std::future::pending().await,
             TransferError::NoAddress(_)
             | TransferError::StoreRefuses { .. }
             | TransferError::WrongDigest { .. }
