@@ -70,7 +70,7 @@ pub struct Args {
     /// The same, also when it fails
     #[arg(long = "output-always", value_name = "GLOB:NAME", value_parser = body::read_output, help_heading = "Files")]
     outputs_always: Vec<(String, String)>,
-    /// A directory that is stored while it runs, every 10 minutes or so often: an attempt after a lost node goes on from there. ckpt, ckpt:5m
+    /// A directory that is stored every 10 minutes while it runs, from which the next attempt goes on; with another time: ckpt:5m
     #[arg(long, value_name = "PATH[:TIME]", value_parser = body::read_checkpoint, help_heading = "Files")]
     checkpoint: Option<(String, Option<String>)>,
 
