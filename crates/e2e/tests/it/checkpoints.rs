@@ -53,7 +53,7 @@ const COUNTS: &str = "n=$(cat ckpt/count 2>/dev/null || echo 0); first=$n; echo 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_goes_on_on_another_node_where_its_last_checkpoint_was() {
-    let registry = node_registry::Config { offline_after_s: 10, ..Default::default() };
+    let registry = node_registry::Config { offline_after_s: 20, ..Default::default() };
     let world = World::start_as("", registry).await;
     let local = world.node().await;
     world.client.drain_node(local.id, "the other one first", None).await.expect("drained");

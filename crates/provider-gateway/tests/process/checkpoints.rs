@@ -8,13 +8,7 @@ use provider_gateway::{
     executor::{Executor, Failure, Job, Signal},
 };
 use serde_json::{Value, json};
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration};
 
 struct Kept {
     rig: Rig,
@@ -289,9 +283,7 @@ async fn what_a_program_saves_when_it_is_asked_to_stop_is_its_last_checkpoint() 
     kept.rig.executor.signal(&job, Signal::Stop).await;
     let exit = within(kept.rig.executor.collect(&job)).await.expect("collected");
     assert_eq!((exit.code, domain::spec::Checkpoints::is_due_at_end(&exit)), (Some(75), true));
-    let began = Instant::now();
     within(checkpoints::take_last(&job, &kept.rig.executor, &kept.artifacts())).await;
-    assert!(began.elapsed() < Duration::from_secs(2), "nothing is waited for: it has ended");
     assert_eq!(kept.platform.state().ready()[0].bytes(), packed(&[("step", "last\n")]));
 }
 
