@@ -4,10 +4,10 @@ use crate::{
     Times,
     download::address_of,
     looking::view,
-    nodes::{file_name, held, holder},
+    nodes::{announced, held, holder},
     refusals::{bad_field, failed, in_time, no_such_artifact, not_held, objects},
     routes::Shared,
-    upload::{finish, fresh_key, hand_out},
+    upload::{finish, hand_out},
 };
 use api_types::artifact::{
     Artifact, CheckpointsAnswer, CompleteArtifact, CreateOutput, Download, PartsRequest, Upload,
@@ -19,17 +19,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use domain::{
-    artifact::{ArtifactKind, MAX_SIZE, part_size},
+    artifact::{ArtifactKind, MAX_SIZE},
     ids::{ArtifactId, NodeId, TaskId},
     principal::Origin,
     spec::CHECKPOINTS_KEPT,
 };
 use service_kit::{ApiError, request_body};
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
-use store::{ArtifactView, HeldTask, Holder, NewArtifact, Store, StoreError};
+use std::sync::{Arc, Mutex, PoisonError};
+use store::{ArtifactView, HeldTask, Holder, Store, StoreError};
 
 /// The attempt, and its fence.
 type Attempt = Path<(String, String)>;
@@ -77,20 +74,7 @@ pub(crate) async fn begin(
         return Err(bad_field("#/size", "out_of_range", format!("An artifact has at most {MAX_SIZE} bytes.")));
     }
     let task = keeping(&shared, who).await?;
-    let name = name_of(task.id);
-    let new = NewArtifact {
-        project: task.project,
-        kind: wanted.kind,
-        size: wanted.size,
-        media_type: "application/octet-stream".to_owned(),
-        file_name: file_name(&wanted.file_name, &name),
-        name,
-        labels: BTreeMap::new(),
-        pinned: false,
-        part_size: part_size(wanted.size),
-        key: fresh_key(),
-        idempotency: None,
-    };
+    let new = announced(&task, name_of(task.id), &wanted);
     let by = (task.created_by, task.created_by_name.as_str());
     let begun = in_time(shared.store.begin_checkpoint(who, &new, by, shared.times.grace)).await.map_err(failed)?;
     let Some(artifact) = begun else { return Err(not_held(&shared, who).await) };

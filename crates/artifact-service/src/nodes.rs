@@ -89,19 +89,7 @@ pub(crate) async fn begin(
     }
     let task = held(&shared, who).await?;
     let output = task.spec.outputs.get(index as usize).ok_or_else(|| no_such_place("output", index))?;
-    let new = NewArtifact {
-        project: task.project,
-        name: output.name.clone(),
-        kind: wanted.kind,
-        size: wanted.size,
-        media_type: "application/octet-stream".to_owned(),
-        file_name: file_name(&wanted.file_name, &output.name),
-        labels: BTreeMap::new(),
-        pinned: false,
-        part_size: part_size(wanted.size),
-        key: fresh_key(),
-        idempotency: None,
-    };
+    let new = announced(&task, output.name.clone(), &wanted);
     let by = (task.created_by, task.created_by_name.as_str());
     let begun = in_time(shared.store.begin_output(who, index, &new, by, shared.times.grace)).await.map_err(failed)?;
     let Some(artifact) = begun else { return Err(not_held(&shared, who).await) };
@@ -109,8 +97,25 @@ pub(crate) async fn begin(
     Ok(Json(Upload { artifact: view(artifact), part_size }))
 }
 
+/// What an attempt is about to upload.
+pub(crate) fn announced(task: &HeldTask, name: String, wanted: &CreateOutput) -> NewArtifact {
+    NewArtifact {
+        project: task.project,
+        kind: wanted.kind,
+        size: wanted.size,
+        media_type: "application/octet-stream".to_owned(),
+        file_name: file_name(&wanted.file_name, &name),
+        name,
+        labels: BTreeMap::new(),
+        pinned: false,
+        part_size: part_size(wanted.size),
+        key: fresh_key(),
+        idempotency: None,
+    }
+}
+
 /// What a task calls its files is its own business: what can't be a file's name everywhere is replaced, and nothing is refused for it.
-pub(crate) fn file_name(given: &str, otherwise: &str) -> String {
+fn file_name(given: &str, otherwise: &str) -> String {
     let mut name: String = given.chars().map(|c| if c.is_control() || c == '/' { '_' } else { c }).collect();
     while name.len() > 255 {
         name.pop();
