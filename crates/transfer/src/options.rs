@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Options {
     /// Requests at one time.
     pub parallel: usize,
-    /// Bytes of content that are held in memory at one time, at most.
+    /// Bytes of content that are held in memory at one time, at most. By default 40 MiB, so that the whole process stays below 64.
     pub memory: u64,
     /// Bytes that are asked for at one time.
     pub range: u64,
@@ -23,8 +23,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             parallel: 4,
-            memory: 64 << 20,
-            range: 8 << 20,
+            memory: 40 << 20,
+            range: 4 << 20,
             limit: None,
             pauses: Pauses::default(),
             slow_after: Duration::from_secs(30),

@@ -89,9 +89,25 @@ pub(crate) struct Part {
     /// From 1 on.
     pub(crate) number: u32,
     pub(crate) size: u64,
-    pub(crate) sha256: Sha256Digest,
     pub(crate) content: PartContent,
+    /// Of content that was not kept, and so was hashed while it passed by.
+    sha256: Option<Sha256Digest>,
     _held: Held,
+}
+
+impl Part {
+    /// What is in memory is hashed by whoever sends it: the reading thread, of which there is one, has the whole to hash.
+    pub(crate) async fn checksum(&self) -> Result<Sha256Digest, TransferError> {
+        match (&self.sha256, &self.content) {
+            (Some(sha256), _) => Ok(*sha256),
+            (None, PartContent::Bytes(bytes)) => {
+                let bytes = bytes.clone();
+                let hashing = tokio::task::spawn_blocking(move || digest(Sha256::new_with_prefix(&bytes)));
+                hashing.await.map_err(|error| TransferError::Broken(format!("a part can't be hashed: {error}")))
+            }
+            (None, PartContent::InFile { .. }) => Err(TransferError::Broken("a part was not hashed".to_owned())),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -129,7 +145,7 @@ impl Drop for Held {
     }
 }
 
-/// Cuts what is written to it into parts, and hashes them and the whole.
+/// Cuts what is written to it into parts, and hashes the whole; parts too, where they are not held.
 pub(crate) struct Cutter {
     part_size: u64,
     held: bool,
@@ -194,7 +210,9 @@ impl Cutter {
     /// What stands in the buffer from `before` on was just read.
     fn taken(&mut self, before: usize) -> io::Result<()> {
         let fresh = &self.buffer[before..];
-        self.part.update(fresh);
+        if !self.held {
+            self.part.update(fresh);
+        }
         self.whole.update(fresh);
         self.filled += fresh.len() as u64;
         self.size += fresh.len() as u64;
@@ -216,9 +234,10 @@ impl Cutter {
         } else {
             self.buffer_held.take().unwrap_or_else(|| self.gauge.hold(0))
         };
-        let part =
-            Part { number: self.number, size: self.filled, sha256: digest(self.part.clone()), content, _held: held };
-        (self.filled, self.part) = (0, Sha256::new());
+        let part = std::mem::take(&mut self.part);
+        let sha256 = self.file.is_some().then(|| digest(part));
+        let part = Part { number: self.number, size: self.filled, content, sha256, _held: held };
+        self.filled = 0;
         self.parts.blocking_send(part).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 

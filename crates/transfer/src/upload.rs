@@ -96,9 +96,10 @@ impl Sending<'_> {
 
     async fn store(&self, part: Part) -> Result<(), TransferError> {
         let (mut failures, mut refusals) = (0, 0);
+        let wanted = WantedPart { number: part.number, size: part.size, sha256: part.checksum().await? };
         loop {
             // A fresh address for every try: an expired one looks like a cut connection to whoever is still sending.
-            let Some(address) = self.address(&part).await? else {
+            let Some(address) = self.address(&wanted).await? else {
                 self.had.fetch_add(1, Relaxed);
                 self.wire.observer.had(part.size);
                 self.wire.observer.part_stored();
@@ -127,11 +128,11 @@ impl Sending<'_> {
     }
 
     /// Where the part goes; None when the store has it.
-    async fn address(&self, part: &Part) -> Result<Option<SignedRequest>, TransferError> {
+    async fn address(&self, part: &WantedPart) -> Result<Option<SignedRequest>, TransferError> {
         let mut failures = 0;
         loop {
             let stored = std::mem::take(&mut *self.untold());
-            let wanted = vec![WantedPart { number: part.number, size: part.size, sha256: part.sha256 }];
+            let wanted = vec![part.clone()];
             let error = match self.addresses.parts(PartsRequest { stored: stored.clone(), wanted }).await {
                 Ok(mut parts) if parts.len() == 1 && parts[0].number == part.number => return Ok(parts.remove(0).put),
                 Ok(_) => AddressError {
