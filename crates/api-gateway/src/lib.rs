@@ -6,7 +6,9 @@
 
 mod audit;
 mod auth;
+mod checks;
 mod cluster;
+mod echo;
 mod events;
 mod failed;
 mod fleet;

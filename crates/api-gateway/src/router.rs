@@ -1,6 +1,6 @@
 //! Which route is whose, and what every request passes through.
 
-use crate::{AppState, audit, auth, cluster, events, middleware, providers, tasks};
+use crate::{AppState, audit, auth, checks, cluster, echo, events, middleware, providers, tasks};
 use axum::{
     Router,
     extract::Request,
@@ -30,6 +30,8 @@ pub fn router(state: AppState, extra: Router, for_nodes: Router) -> Router {
         .route("/api/v1/tasks/{id}/why", get(tasks::why::why))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/cluster/status", get(cluster::status))
+        .route("/api/v1/cluster/checks", get(checks::checks))
+        .route("/api/v1/cluster/echo", get(echo::echo))
         .route("/api/v1/audit/invariants", get(audit::invariants))
         .with_state(state.clone());
     let api = ours.merge(extra).route_layer(from_fn_with_state(state.clone(), auth::require));

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod artifact;
 pub mod audit;
+pub mod check;
 pub mod event;
 pub mod log;
 pub mod node;

@@ -18,6 +18,7 @@ mod looking;
 mod nodes;
 mod object_store;
 mod presign;
+mod probe;
 mod refusals;
 mod routes;
 mod rules;

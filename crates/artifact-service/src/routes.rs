@@ -1,7 +1,7 @@
 //! REST of artifacts. The routes carry their whole paths; whoever serves them has authenticated the caller and put its `Principal` and `Origin` into
 //! the request.
 
-use crate::{ObjectStore, Times, checkpoints, download, fsck, looking, nodes, rules, upload};
+use crate::{ObjectStore, Times, checkpoints, download, fsck, looking, nodes, probe, rules, upload};
 use axum::{
     Router,
     routing::{delete, get, post},
@@ -21,6 +21,7 @@ pub fn routes(store: Store, objects: Option<ObjectStore>, times: Times) -> Route
     Router::new()
         .route("/api/v1/artifacts", post(upload::create).get(looking::list))
         .route("/api/v1/artifacts:fsck", post(fsck::fsck))
+        .route("/api/v1/artifacts:probe", post(probe::probe))
         .route("/api/v1/artifacts/{ref}", get(looking::get).delete(looking::remove))
         .route("/api/v1/artifacts/{ref}/parts", post(upload::parts))
         .route("/api/v1/artifacts/{ref}/complete", post(upload::complete))

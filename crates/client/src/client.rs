@@ -64,6 +64,8 @@ impl Client {
             // No certificate is looked at, so a machine without a set of them must not fail for it.
             http = http.tls_certs_only(std::iter::empty());
         }
+        // For `look`: when the certificate ends.
+        http = http.tls_info(url.scheme() == "https");
         let http =
             http.build().map_err(|error| wrong(format!("TLS can't be set up: {}", crate::error::reason(&error))))?;
         Ok(Self {

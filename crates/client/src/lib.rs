@@ -5,6 +5,7 @@
 
 mod access;
 mod artifacts;
+mod checks;
 mod client;
 mod error;
 pub mod follow;

@@ -52,7 +52,7 @@ use domain::{
 use futures::{future::BoxFuture, stream::BoxStream};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -116,6 +116,8 @@ pub enum Builder {
     Classic,
 }
 
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Docker's Unix socket. It need not exist yet.
@@ -139,7 +141,7 @@ pub struct Settings {
 impl Settings {
     pub fn new(data_dir: impl Into<PathBuf>, instance: InstanceId) -> Self {
         Self {
-            socket: "/var/run/docker.sock".into(),
+            socket: DOCKER_SOCKET.into(),
             data_dir: data_dir.into(),
             instance,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -182,6 +184,12 @@ pub struct ContainerExecutor {
     /// What an earlier agent left half done of inputs is gone.
     has_cleaned_inputs: tokio::sync::Mutex<bool>,
     making_helper_image: tokio::sync::Mutex<()>,
+}
+
+/// What the daemon at this socket, or at the usual one, says of itself. Errors: in words for a person.
+pub async fn look_at_docker(socket: Option<&Path>) -> Result<DockerFacts, String> {
+    let engine = docker::Engine::new(socket.unwrap_or(Path::new(DOCKER_SOCKET)).to_owned());
+    engine.facts().await.map(|facts| (*facts).clone()).map_err(|error| error.to_string())
 }
 
 impl ContainerExecutor {

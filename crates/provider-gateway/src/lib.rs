@@ -11,6 +11,7 @@ pub mod config;
 pub mod connection;
 pub mod container;
 pub mod disk;
+pub mod doctor;
 pub mod executor;
 mod identity;
 pub mod log;

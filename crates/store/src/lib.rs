@@ -8,6 +8,7 @@ mod access;
 mod artifacts;
 mod attempts;
 mod carried;
+mod checks;
 mod clock;
 mod error;
 mod group;
@@ -46,6 +47,7 @@ pub use attempts::{
     queue_heads::{CLASSES_PER_LOOK, QueueHeads, QueueLook, QueuePlace},
     record_reports::{NodeReport, ReportVerdict, SessionReports},
 };
+pub use checks::DatabaseFacts;
 pub use error::StoreError;
 pub use group::Group;
 pub use groups::{IdleSessions, Logs, Reports, Submissions, Tokens};

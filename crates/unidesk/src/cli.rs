@@ -111,6 +111,8 @@ pub enum Command {
     Artifact(commands::artifact::Args),
     /// Check that all holds in the live database that always should
     Audit(commands::audit::Args),
+    /// Check an installation: the way to the server, the server, this machine as a node
+    Doctor(commands::doctor::Args),
     /// Store a credential for a server
     Login(commands::login::Args),
     /// Who the server takes you for
@@ -138,7 +140,7 @@ Tasks      run  submit  list  status  logs  events  why  wait  cancel  retry
 Machines   node  node-token  provider
 Data       artifact  get
 Access     login  whoami  api-key
-Platform   up  server  migrate  audit
+Platform   up  server  migrate  doctor  audit
 
 Everywhere: -o json, --color, --progress, --server, -h short help, --help with examples
 Exit codes: unidesk help exit

@@ -4,6 +4,7 @@ pub mod api_key;
 pub mod artifact;
 pub mod audit;
 pub mod cancel;
+pub mod doctor;
 pub mod events;
 pub mod get;
 pub mod help;
@@ -47,6 +48,7 @@ pub async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, F
         Command::ApiKey(args) => api_key::run(args, context).await,
         Command::Artifact(args) => artifact::run(args, context).await,
         Command::Audit(args) => audit::run(args, context).await,
+        Command::Doctor(args) => doctor::run(args, context).await,
         Command::Login(args) => login::run(args, context).await,
         Command::Whoami => whoami::run(context).await,
         Command::Up(args) => up::run(*args).await.map_err(of_service),

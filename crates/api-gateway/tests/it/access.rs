@@ -92,6 +92,8 @@ async fn every_route_asks_who_it_is() {
         (Method::GET, format!("/tasks/{id}/logs")),
         (Method::GET, format!("/tasks/{id}/why")),
         (Method::GET, "/cluster/status".into()),
+        (Method::GET, "/cluster/checks".into()),
+        (Method::GET, "/cluster/echo".into()),
         (Method::GET, "/events".into()),
         (Method::GET, "/audit/invariants".into()),
         (Method::GET, "/auth/whoami".into()),

@@ -176,6 +176,7 @@ async fn no_statement_reads_more_the_more_there_is() {
         }
         assert!(Instant::now() < deadline, "{cluster}");
     };
+    large.ask("/cluster/checks").await;
     assert_eq!(cluster["tasks"]["pending"].as_u64(), Some(waiting));
     assert_eq!(cluster["tasks"]["running"].as_u64(), Some(running));
     assert_eq!(cluster["cpu_millis_reserved"].as_u64(), Some(1_000 * running));

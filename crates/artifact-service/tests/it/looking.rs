@@ -63,6 +63,7 @@ async fn a_viewer_looks_and_changes_nothing() {
         (Method::POST, format!("/artifacts/{half}/complete"), whole),
         (Method::DELETE, "/artifacts/shown".to_owned(), Value::Null),
         (Method::POST, "/artifacts:fsck".to_owned(), json!({})),
+        (Method::POST, "/artifacts:probe".to_owned(), json!({})),
     ] {
         assert_eq!(word(world.ask(VIEWER, method, &path, Some(body))).await, "not-permitted", "{path}");
     }

@@ -68,6 +68,7 @@ async fn no_statement_reads_more_the_more_there_is() {
         (MEMBER, Method::POST, format!("/artifacts/{id}/complete"), whole),
         (MEMBER, Method::DELETE, "/artifacts/same".into(), Value::Null),
         (ADMIN, Method::POST, "/artifacts:fsck".into(), json!({})),
+        (ADMIN, Method::POST, "/artifacts:probe".into(), json!({})),
     ];
     for (caller, method, path, body) in asked {
         statements.forget().await;

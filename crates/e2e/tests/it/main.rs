@@ -11,6 +11,7 @@ mod checkpoints;
 mod database_away;
 mod deployment;
 mod docker_away;
+mod doctor;
 mod endings;
 mod every_route;
 mod far;

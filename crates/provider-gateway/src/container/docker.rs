@@ -62,6 +62,8 @@ pub struct Facts {
     /// Containers outlive the daemon.
     pub has_live_restore: bool,
     pub has_buildkit: bool,
+    /// What gives containers the GPUs of NVIDIA.
+    pub has_nvidia_runtime: bool,
 }
 
 impl Facts {
@@ -195,6 +197,7 @@ impl Engine {
             has_buildkit: os == "linux"
                 && (version.major_version, version.minor_version) >= (1, 39)
                 && raw::builder_version(self).await?.as_deref() != Some("1"),
+            has_nvidia_runtime: info.runtimes.unwrap_or_default().contains_key("nvidia"),
             os,
             arch: info.architecture.unwrap_or_default(),
             data_root: info.docker_root_dir.unwrap_or_default().into(),

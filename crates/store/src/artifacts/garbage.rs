@@ -33,6 +33,14 @@ impl Store {
         Ok(looked_at)
     }
 
+    /// What is or will be at this key belongs to nothing, and is deleted after `grace`.
+    pub async fn delete_later(&self, key: &str, grace: Duration) -> Result<(), StoreError> {
+        let mut transaction = self.begin_for(1).await?;
+        add(&mut transaction, key, None, None, grace).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
     /// What may be deleted now.
     pub async fn due_garbage(&self, limit: i64) -> Result<Vec<Garbage>, StoreError> {
         let due = sqlx::query_as!(
