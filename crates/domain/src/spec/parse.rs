@@ -81,10 +81,11 @@ pub fn parse_spec(body: &Value) -> Result<TaskSpec, Vec<Fault>> {
         );
     }
     let workdir = workdir(&top, &mut faults);
+    let inputs = files::inputs(&top, &executor, &workdir, &mut faults);
     let spec = TaskSpec {
-        inputs: files::inputs(&top, &executor, &workdir, &mut faults),
-        outputs: files::outputs(&top, &executor, &workdir, &mut faults),
+        outputs: files::outputs(&top, &executor, &workdir, &inputs, &mut faults),
         checkpoints: files::checkpoints(&top, &executor, &workdir, &mut faults),
+        inputs,
         workdir,
         name: top
             .text("name", 200, &mut faults)

@@ -209,6 +209,28 @@ fn what_can_be_no_input_or_output_is_refused_where_it_stands() {
         pointers(json!({"source": source(), "outputs": twice})),
         [("#/outputs/1/name".into(), "bad_artifact".into())]
     );
+    // What is read can't be changed, so nothing is left there. What has an input in it may well be left.
+    let beside = |path: &str| {
+        json!({
+            "source": source(),
+            "inputs": [{"artifact": "x", "path": "data"}, {"artifact": "y", "path": "lib/words.txt"}],
+            "outputs": [{"path": "out", "name": "fine"}, {"path": path, "name": "o"}],
+        })
+    };
+    for (path, said) in [
+        ("data", "/workspace/data is the path of an input; inputs can't be changed, so a task leaves nothing there."),
+        ("/workspace/data/out/x", "/workspace/data/out/x lies in the input /workspace/data; inputs can't"),
+        ("data/**/*.pt", "/workspace/data/**/*.pt lies in the input /workspace/data;"),
+        ("lib/words.txt", "/workspace/lib/words.txt is the path of an input;"),
+    ] {
+        let faults = parse_spec(&beside(path)).expect_err(path);
+        let [fault] = &faults[..] else { panic!("{faults:?}") };
+        assert_eq!((fault.pointer.as_str(), fault.code.as_str()), ("#/outputs/1/path", "bad_path"), "{path}");
+        assert!(fault.detail.starts_with(said), "{}", fault.detail);
+    }
+    for path in ["lib", "lib/*.txt", "database", "**/*.pt"] {
+        assert!(parse_spec(&beside(path)).is_ok(), "{path}");
+    }
     let missing = pointers(json!({"source": source(), "outputs": [{"paht": "x"}], "inputs": {}}));
     for expected in [
         ("#/outputs/0/path", "required"),

@@ -1,15 +1,20 @@
 //! Exclusive work in containers: it ends by itself, and is as other work until then.
 
-use crate::rig::{Attempt, Rig, docker, inspect, until};
-use domain::lease::Lease;
+use crate::{
+    platform::{Platform, packed},
+    rig::{Attempt, Rig, docker, inspect, until},
+};
+use domain::{artifact::ArtifactKind, lease::Lease};
 use protocol::Stream;
 use provider_gateway::{
     agent::SELF_FENCED,
+    artifacts::outputs,
+    container::ContainerExecutor,
     executor::{Executor, JobLease, Signal},
     runtime::boot_millis,
 };
 use serde_json::json;
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 const BUSYBOX: &str = "FROM unidesk-test/busybox:latest\n";
 const PERIOD_MS: u64 = 6_000;
@@ -144,6 +149,34 @@ async fn streams_exit_codes_signals_and_zombies_are_as_in_other_containers() {
         rig.executor.signal(&attempt.job, Signal::Stop).await;
     });
     assert_eq!((exit.unwrap().code, attempt.text(Stream::Stdout).as_str()), (Some(9), "up\nasked\n"));
+}
+
+#[tokio::test]
+async fn inputs_and_outputs_are_as_in_other_containers() {
+    let mut rig = rig();
+    let platform = Platform::start().await;
+    let executor = ContainerExecutor::new(rig.settings.clone(), rig.trees.clone()).unwrap();
+    let inputs = platform.inputs(&rig.settings.data_dir.join("inputs.json"), 1 << 40);
+    rig.executor = Arc::new(executor.with_inputs(inputs));
+    let line = "cat /data/set/a/b in/one; touch /data/set/new; echo x > in/one; mkdir out && cat in/one > out/copy";
+    let task = json!({
+        "command": line,
+        "inputs": [{"artifact": "set@3", "path": "/data/set"}, {"artifact": "one@3", "path": "in/one"}],
+        "outputs": [{"path": "out/copy", "name": "copy"}],
+    });
+    let attempt = exclusive(rig.job(&rig.environment(BUSYBOX), &[], task), 60_000);
+    let contents = vec![
+        (ArtifactKind::Directory, "set", packed(&[("a/b", "first ")])),
+        (ArtifactKind::File, "one", b"second\n".to_vec()),
+    ];
+    let attempt = Attempt { job: platform.pin(attempt.job.clone(), contents), ..attempt };
+    run(&rig, &attempt).await;
+    let exit = rig.executor.collect(&attempt.job).await.unwrap();
+    assert_eq!(attempt.text(Stream::Stdout), "first second\n", "{exit:?} {}", attempt.text(Stream::Stderr));
+    assert_eq!(attempt.text(Stream::Stderr).matches("Read-only file system").count(), 2);
+    outputs::store(&attempt.job, &*rig.executor, &platform.artifacts(), &exit).await.unwrap();
+    let stored = platform.state().outputs[&(attempt.job.held.attempt, 0)].bytes();
+    assert_eq!(stored, b"second\n");
 }
 
 #[tokio::test]

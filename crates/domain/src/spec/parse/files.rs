@@ -59,7 +59,13 @@ pub(super) fn inputs(top: &Reader<'_>, executor: &str, workdir: &str, faults: &m
     inputs
 }
 
-pub(super) fn outputs(top: &Reader<'_>, executor: &str, workdir: &str, faults: &mut Faults) -> Vec<Output> {
+pub(super) fn outputs(
+    top: &Reader<'_>,
+    executor: &str,
+    workdir: &str,
+    inputs: &[Input],
+    faults: &mut Faults,
+) -> Vec<Output> {
     let mut outputs: Vec<Output> = Vec::new();
     for (at, item) in items(top, "outputs", faults).iter().enumerate() {
         let reader = Reader::open(item, &format!("#/outputs/{at}"), &["path", "name", "on"], faults);
@@ -87,7 +93,9 @@ pub(super) fn outputs(top: &Reader<'_>, executor: &str, workdir: &str, faults: &
         };
         let Some((name, path)) = name.zip(path) else { continue };
         let output = Output { path, name: name.to_owned(), on };
-        match output.pattern().1.map(Matcher::new) {
+        let (root, pattern) = output.pattern();
+        let input = inputs.iter().find(|input| lies_in(root, &input.path));
+        match pattern.map(Matcher::new) {
             Some(Err(error)) => {
                 let detail = format!("{} is no pattern: {error}.", quote(&output.path));
                 faults
@@ -97,7 +105,23 @@ pub(super) fn outputs(top: &Reader<'_>, executor: &str, workdir: &str, faults: &
                 let fault = Fault::new(reader.at("path"), "bad_path", "The whole file system is no output.");
                 faults.push(fault.hint("out/model.pt, out, or out/**/*.pt"));
             }
-            _ => outputs.push(output),
+            _ => match input {
+                Some(input) => {
+                    let is_it = output.path == input.path;
+                    let place = if is_it {
+                        "is the path of an input".into()
+                    } else {
+                        format!("lies in the input {}", input.path)
+                    };
+                    let detail =
+                        format!("{} {place}; inputs can't be changed, so a task leaves nothing there.", output.path);
+                    faults.push(
+                        Fault::new(reader.at("path"), "bad_path", detail)
+                            .hint("a path of its own, as out/model.pt or out"),
+                    );
+                }
+                None => outputs.push(output),
+            },
         }
     }
     outputs
