@@ -3,6 +3,7 @@
 use crate::ObjectStore;
 use anyhow::Context as _;
 use std::{path::PathBuf, time::Duration};
+use trust::Trust;
 
 /// How to reach an S3 object store.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,19 +51,19 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The object store that is set. None: none is. Errors: half of it is, or the file of certificates is not readable.
+    /// Who vouches for the store.
+    pub fn trust(&self) -> anyhow::Result<Trust> {
+        let file = self.s3_ca_file.as_deref().map(Trust::with_file).transpose().context("UNIDESK_S3_CA_FILE")?;
+        Ok(file.unwrap_or_default())
+    }
+
+    /// The object store that is set. None: none is. Errors: half of it is, or the file of certificates is of no use.
     pub fn object_store(&self, times: Times) -> anyhow::Result<Option<ObjectStore>> {
         let Some(endpoint) = self.s3_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
             return Ok(None);
         };
         let key = |value: &Option<String>, name: &str| {
             value.clone().with_context(|| format!("UNIDESK_S3_ENDPOINT is set, and {name} is not; both are needed"))
-        };
-        let ca = match &self.s3_ca_file {
-            Some(path) => {
-                Some(std::fs::read(path).with_context(|| format!("reading the certificates in {}", path.display()))?)
-            }
-            None => None,
         };
         let place = crate::object_store::Place {
             endpoint: endpoint.to_owned(),
@@ -71,7 +72,7 @@ impl Config {
             access_key_id: key(&self.s3_access_key_id, "UNIDESK_S3_ACCESS_KEY_ID")?,
             secret_access_key: key(&self.s3_secret_access_key, "UNIDESK_S3_SECRET_ACCESS_KEY")?,
             path_style: self.s3_path_style,
-            ca,
+            trust: self.trust()?,
         };
         let public = self.s3_public_endpoint.clone().filter(|public| !public.is_empty());
         Ok(Some(ObjectStore::new(

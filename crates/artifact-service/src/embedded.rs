@@ -77,7 +77,7 @@ impl Embedded {
             access_key_id: self.access_key_id.clone(),
             secret_access_key: self.secret_access_key.clone(),
             path_style: true,
-            ca: None,
+            trust: trust::Trust::default(),
         };
         ObjectStore::new(place, Public::WhereAsked, times)
     }

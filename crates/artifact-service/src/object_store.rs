@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 use domain::artifact::Sha256Digest;
 use std::{sync::Arc, time::Duration};
 use store::Part;
+use trust::Trust;
 
 /// Keys of artifacts begin so.
 pub(crate) const PREFIX: &str = "objects/";
@@ -36,8 +37,7 @@ pub(crate) struct Place {
     pub(crate) access_key_id: String,
     pub(crate) secret_access_key: String,
     pub(crate) path_style: bool,
-    /// PEM.
-    pub(crate) ca: Option<Vec<u8>>,
+    pub(crate) trust: Trust,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -274,8 +274,8 @@ const PUT_WITHIN: Duration = Duration::from_secs(40);
 /// A client of the store at this endpoint.
 pub(crate) fn client(place: &Place, endpoint: &str) -> Client {
     let mut trusted = tls::TrustStore::default();
-    if let Some(ca) = &place.ca {
-        trusted = trusted.with_pem_certificate(ca.as_slice());
+    if let Some(pem) = place.trust.pem() {
+        trusted = trusted.with_pem_certificate(pem);
     }
     let tls = tls::TlsContext::builder().with_trust_store(trusted).build().unwrap_or_default();
     let http = aws_smithy_http_client::Builder::new()
@@ -318,6 +318,10 @@ fn failed<E>(doing: &str, error: SdkError<E, Answer>) -> ObjectStoreError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
+    // It may come back by itself from anything but this.
+    if let Some(why) = trust::refusal(&error, "UNIDESK_S3_CA_FILE") {
+        return ObjectStoreError::Refused(format!("{doing}: {why}"));
+    }
     let status = error.raw_response().map(|answer| answer.status().as_u16());
     let said = match (error.code(), error.message()) {
         (Some(code), message) => format!("{doing}: {code} {}", message.unwrap_or_default()),

@@ -3,6 +3,7 @@
 use crate::ClientError;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use std::{sync::Arc, time::Duration};
+use trust::Trust;
 
 /// A request that did not get through and is about to be tried again. For a line on the terminal.
 #[derive(Clone, Debug)]
@@ -35,6 +36,11 @@ impl Client {
     ///
     /// Errors: `Protocol` when the address is not one.
     pub fn new(base_url: impl AsRef<str>, token: impl AsRef<str>) -> Result<Self, ClientError> {
+        Self::trusting(base_url, token, &Trust::default())
+    }
+
+    /// The same, for a server whose certificate may be of these authorities.
+    pub fn trusting(base_url: impl AsRef<str>, token: impl AsRef<str>, trust: &Trust) -> Result<Self, ClientError> {
         let base_url = base_url.as_ref().trim().trim_end_matches('/').to_owned();
         let wrong = |what: String| ClientError::Protocol { url: base_url.clone(), what };
         let url = reqwest::Url::parse(&base_url).map_err(|error| wrong(format!("this is not an address: {error}")))?;
@@ -60,12 +66,14 @@ impl Client {
         if is_loopback(&host) {
             http = http.no_proxy();
         }
-        if url.scheme() == "http" {
+        http = match url.scheme() {
             // No certificate is looked at, so a machine without a set of them must not fail for it.
-            http = http.tls_certs_only(std::iter::empty());
-        }
-        // For `look`: when the certificate ends.
-        http = http.tls_info(url.scheme() == "https");
+            "http" => http.tls_certs_only(std::iter::empty()),
+            // What was shown is kept for `look`: when it ends.
+            _ => http
+                .tls_certs_merge(trust.certificates().flat_map(reqwest::Certificate::from_der))
+                .tls_info(true),
+        };
         let http =
             http.build().map_err(|error| wrong(format!("TLS can't be set up: {}", crate::error::reason(&error))))?;
         Ok(Self {

@@ -56,6 +56,9 @@ fn show_seconds(waited: Duration) -> String {
 
 /// A failure of the transport in a few words. The causes repeat one another, so only the telling one is named.
 pub(crate) fn reason(error: &reqwest::Error) -> String {
+    if let Some(words) = trust::refusal(error, trust::CA_FILE) {
+        return words;
+    }
     let mut cause: Option<&dyn Error> = Some(error);
     let mut last = error.to_string();
     while let Some(current) = cause {

@@ -119,6 +119,7 @@ impl Artifacts {
         let mut options = Options::default();
         // A store that is away comes back. What an attempt has left is worth more than its place here.
         options.pauses.give_up_after = Duration::from_secs(100 * 365 * 24 * 3_600);
+        options.waits_for_trust = true;
         Self {
             addresses,
             store: Store::new(),

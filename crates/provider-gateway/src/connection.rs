@@ -40,6 +40,7 @@ const REFUSED_WAIT: Duration = Duration::from_secs(300);
 pub struct Link {
     pub url: String,
     pub token: String,
+    pub trust: trust::Trust,
     /// The longest pause between two dials.
     pub reconnect_cap_ms: u64,
     pub instance: InstanceId,

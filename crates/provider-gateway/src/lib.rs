@@ -41,6 +41,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+use trust::Trust;
 
 /// How often the machine is measured again.
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
@@ -52,6 +53,8 @@ pub struct Config {
     pub server: String,
     /// The node's token.
     pub token: String,
+    /// Who vouches for the server and its object store.
+    pub trust: Trust,
     /// Everything that the agent keeps.
     pub data_dir: PathBuf,
     pub settings: ProviderSettings,
@@ -73,6 +76,7 @@ impl Config {
         Ok(Self {
             server,
             token,
+            trust: Trust::default(),
             settings,
             policy: config::read(&data_dir.join("policy.toml"))?,
             data_dir: data_dir.to_owned(),
@@ -120,7 +124,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     container_settings.shim = config.shim.clone();
     let marks = config.settings.watermarks.clone();
     container_settings.disk.marks = marks.clone();
-    let platform = Platform::new(&config.server, &config.token);
+    let platform = Platform::new(&config.server, &config.token, &config.trust);
     let moves_artifacts = platform.is_ok();
     let mut artifacts = match platform {
         Ok(platform) => Artifacts::new(Arc::new(platform)),
@@ -130,6 +134,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
             Artifacts::none()
         }
     };
+    artifacts.store = transfer::Store::trusting(config.trust.clone());
     artifacts.marks = marks.clone();
     let shelf = |record: &str, disk: &Path| {
         let shelf = Shelf::open(&config.data_dir.join(record), config.settings.inputs.limit_bytes(disk));
@@ -196,6 +201,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     let link = Link {
         url: config.server.clone(),
         token: config.token.clone(),
+        trust: config.trust.clone(),
         reconnect_cap_ms: config.settings.reconnect_cap_ms.unwrap_or(connection::BACKOFF_CAP_MS),
         instance,
         facts,

@@ -1,4 +1,4 @@
-//! What tests share: a database a test, a proxy that cuts it off, a Git server over HTTP, an object store, tiny Docker images. A dev-dependency only.
+//! What tests share: a database a test, a proxy that cuts it off, a Git server over HTTP, an object store, a certificate authority, tiny Docker images. A dev-dependency only.
 
 pub mod database;
 pub mod docker;
@@ -7,6 +7,7 @@ pub mod git_host;
 pub mod pg_proxy;
 pub mod seaweedfs;
 pub mod statements;
+pub mod tls;
 
 /// Runs a script of `scripts/` that prepares something for tests, and gives the line that it prints.
 fn script(name: &str) -> String {

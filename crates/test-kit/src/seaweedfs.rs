@@ -1,16 +1,19 @@
 //! A real S3 object store: SeaweedFS, one process, its data in a directory that goes with it.
 
-use crate::script;
+use crate::{script, tls::Authority};
 use std::{
     net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
 pub struct SeaweedFs {
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or https.
     pub endpoint: String,
+    /// With TLS: the certificate of the authority that vouches for it.
+    pub ca_file: Option<PathBuf>,
     process: Child,
     _dir: TempDir,
 }
@@ -18,9 +21,20 @@ pub struct SeaweedFs {
 impl SeaweedFs {
     pub const ACCESS_KEY_ID: &str = "AKTEST";
     pub const SECRET_ACCESS_KEY: &str = "SKTEST";
+    /// It takes buckets before this name too, where somebody has the name lead to it.
+    pub const DOMAIN: &str = "s3.test";
 
     /// Starts one, and waits until it takes requests. Panics where there is none, and says how to get it: a test is never skipped.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// One that speaks TLS, with a certificate of this authority for 127.0.0.1 and for [`Self::DOMAIN`] with its buckets before it.
+    pub async fn start_tls(authority: &Authority) -> Self {
+        Self::start_with(Some(authority)).await
+    }
+
+    async fn start_with(authority: Option<&Authority>) -> Self {
         let weed = script("test-seaweedfs.sh");
         let dir = tempfile::tempdir().expect("a directory");
         let identity = format!(
@@ -34,16 +48,25 @@ impl SeaweedFs {
         let [s3, master, volume, filer] = ports();
         // Each bucket takes some volumes for itself, and a test one bucket.
         let log = std::fs::File::create(dir.path().join("log")).expect("a file");
-        let process = Command::new(weed)
-            .args([
-                "server",
-                "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1",
-                "-s3",
-                "-volume.max=500",
-                "-master.volumeSizeLimitMB=64",
-            ])
+        let mut command = Command::new(weed);
+        command.arg("server");
+        let mut scheme = "http";
+        if let Some(authority) = authority {
+            let any_bucket = format!("*.{}", Self::DOMAIN);
+            let (certificate, key) = authority.certificate_for(&["127.0.0.1", Self::DOMAIN, &any_bucket]);
+            for (name, text) in [("cert", certificate), ("key", key)] {
+                let path = dir.path().join(format!("{name}.pem"));
+                std::fs::write(&path, text).expect("a file");
+                command.arg(format!("-s3.{name}.file={}", path.display()));
+            }
+            scheme = "https";
+        }
+        let process = command
+            .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-volume.max=500", "-master.volumeSizeLimitMB=64"])
+            // These have fixed numbers: a second SeaweedFS on this machine would end over them.
+            .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"])
             .arg(format!("-dir={}", dir.path().display()))
+            .arg(format!("-s3.domainName={}", Self::DOMAIN))
             .arg(format!("-s3.config={}", config.display()))
             .args([format!("-s3.port={s3}"), format!("-master.port={master}")])
             .args([format!("-volume.port={volume}"), format!("-filer.port={filer}")])
@@ -52,8 +75,9 @@ impl SeaweedFs {
             .stderr(log)
             .spawn()
             .expect("SeaweedFS starts");
-        let endpoint = format!("http://127.0.0.1:{s3}");
-        let this = Self { endpoint, process, _dir: dir };
+        let endpoint = format!("{scheme}://127.0.0.1:{s3}");
+        let ca_file = authority.map(|authority| authority.file(dir.path()));
+        let this = Self { endpoint, ca_file, process, _dir: dir };
         this.until_listening(s3).await;
         this
     }

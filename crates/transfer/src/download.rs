@@ -168,6 +168,10 @@ impl<'a> Fetching<'a> {
                     }
                     (why, None)
                 }
+                Fault::Untrusted { why } if !self.wire.options.waits_for_trust => {
+                    return Err(TransferError::Untrusted(why));
+                }
+                Fault::Untrusted { why } => (why, None),
                 Fault::WrongSize { found } => {
                     return Err(TransferError::WrongSize { wanted: self.content.size, found });
                 }

@@ -15,6 +15,9 @@ pub enum TransferError {
     /// The store has answered, and says no whatever is tried.
     #[error("the object store refuses {what}: {said}")]
     StoreRefuses { what: String, said: String },
+    /// What answers at its address has no certificate that is trusted here.
+    #[error("{0}")]
+    Untrusted(String),
     #[error("{what} can't be read: {source}")]
     Unreadable {
         what: String,

@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, MissedTickBehavior};
+use trust::Trust;
 
 /// What is given to the connection at one time.
 const PIECE: usize = 64 << 10;
@@ -29,6 +30,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// The object store as an HTTP client knows it: no credential but what an address has in it. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Store {
+    trust: Trust,
     /// By whether TLS is spoken, and whether a proxy is passed by.
     clients: Arc<Mutex<HashMap<(bool, bool), reqwest::Client>>>,
 }
@@ -40,6 +42,8 @@ pub(crate) enum Fault {
     Passing { why: String, retry_after: Option<Duration> },
     /// The store understood and said no. A fresh address may help.
     Refused { why: String },
+    /// What answers there has no certificate that is trusted here.
+    Untrusted { why: String },
     /// There are more or fewer bytes than there should be.
     WrongSize { found: Option<u64> },
 }
@@ -179,6 +183,11 @@ impl Store {
         Self::default()
     }
 
+    /// One whose certificate may be of these authorities.
+    pub fn trusting(trust: Trust) -> Self {
+        Self { trust, clients: Arc::default() }
+    }
+
     fn request(&self, signed: &SignedRequest) -> Result<reqwest::RequestBuilder, Fault> {
         let wrong = |why: String| Fault::Refused { why };
         let url = reqwest::Url::parse(&signed.url).map_err(|error| wrong(format!("its address is none: {error}")))?;
@@ -213,10 +222,11 @@ impl Store {
         if is_local {
             builder = builder.no_proxy();
         }
-        if !is_tls {
+        builder = match is_tls {
+            true => builder.tls_certs_merge(self.trust.certificates().flat_map(reqwest::Certificate::from_der)),
             // No certificate is looked at, so a machine without a set of them must not fail for it.
-            builder = builder.tls_certs_only(std::iter::empty());
-        }
+            false => builder.tls_certs_only(std::iter::empty()),
+        };
         let client = builder.build()?;
         clients.insert((is_tls, is_local), client.clone());
         Ok(client)
@@ -293,9 +303,13 @@ async fn refusal(response: reqwest::Response) -> Fault {
     }
 }
 
-/// A failure of the transport in a few words, and never with the address: whoever reads that may use it.
+/// A failure of the transport in a few words, and never with the address: whoever reads that may use it. A host alone is of no use.
 fn unreachable(error: reqwest::Error) -> Fault {
+    let host = error.url().and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
     let error = error.without_url();
+    if let Some(why) = trust::refusal(&error, trust::CA_FILE) {
+        return Fault::Untrusted { why: format!("object store at {}: {why}", host.unwrap_or_default()) };
+    }
     let mut cause: Option<&dyn Error> = Some(&error);
     let mut why = error.to_string();
     while let Some(current) = cause {

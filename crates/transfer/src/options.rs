@@ -16,6 +16,8 @@ pub struct Options {
     pub pauses: Pauses,
     /// A request that has moved fewer than `least_bytes` in so long is given up and tried anew.
     pub slow_after: Duration,
+    /// A store whose certificate is not trusted is waited for as one that is away, for somebody may mend that; else it ends the transfer at once.
+    pub waits_for_trust: bool,
     pub least_bytes: u64,
 }
 
@@ -28,6 +30,7 @@ impl Default for Options {
             limit: None,
             pauses: Pauses::default(),
             slow_after: Duration::from_secs(30),
+            waits_for_trust: false,
             least_bytes: 4 << 10,
         }
     }

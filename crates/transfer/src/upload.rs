@@ -120,6 +120,10 @@ impl Sending<'_> {
                     }
                     (why, None)
                 }
+                Err(Fault::Untrusted { why }) if !self.wire.options.waits_for_trust => {
+                    return Err(TransferError::Untrusted(why));
+                }
+                Err(Fault::Untrusted { why }) => (why, None),
                 Err(Fault::WrongSize { .. }) => ("it takes another size".to_owned(), None),
             };
             failures += 1;

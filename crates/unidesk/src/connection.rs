@@ -4,7 +4,13 @@
 use crate::{exit, failure::Failure, paths::Places, text::clean};
 use client::Client;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+use trust::Trust;
 
 /// `~/.config/unidesk/credentials`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +78,8 @@ pub struct Inputs {
     /// As shown to people.
     pub credentials_path: String,
     pub local: Option<LocalUp>,
+    /// UNIDESK_CA_FILE.
+    pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +99,8 @@ pub struct Connection {
     /// Of the stored login, when another address won.
     stored: Option<String>,
     credentials_path: String,
+    /// Who vouches for the server and its object store.
+    pub trust: Trust,
 }
 
 impl Inputs {
@@ -117,6 +127,7 @@ impl Inputs {
             credentials,
             credentials_path,
             local,
+            ca_file: text(trust::CA_FILE).map(PathBuf::from),
         })
     }
 
@@ -146,8 +157,15 @@ impl Inputs {
             (String::new(), TokenFrom::Nowhere)
         };
         let stored = self.credentials.current.filter(|stored| normal(stored) != url);
-        Ok(Connection { url, url_from, token, token_from, stored, credentials_path: self.credentials_path })
+        let trust = self.ca_file.as_deref().map(trusted).transpose()?.unwrap_or_default();
+        Ok(Connection { url, url_from, token, token_from, stored, credentials_path: self.credentials_path, trust })
     }
+}
+
+/// The system's certificates and those of this file.
+fn trusted(file: &Path) -> Result<Trust, Failure> {
+    Trust::with_file(file)
+        .map_err(|error| Failure::usage(error.to_string()).note(format!("the file is from {}", trust::CA_FILE)))
 }
 
 impl Connection {
@@ -156,7 +174,7 @@ impl Connection {
     }
 
     pub fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.url, &self.token).map_err(|error| Failure::of_client(&error, self))
+        Client::trusting(&self.url, &self.token, &self.trust).map_err(|error| Failure::of_client(&error, self))
     }
 
     /// Where the address came from.

@@ -53,6 +53,11 @@ impl Context {
 }
 
 impl Server {
+    /// Where the bytes of its artifacts are.
+    pub fn store(&self) -> transfer::Store {
+        transfer::Store::trusting(self.connection.trust.clone())
+    }
+
     /// The failure in words, with the settings that led there.
     pub fn failure(&self, error: &ClientError) -> Failure {
         Failure::of_client(error, &self.connection)

@@ -142,11 +142,12 @@ async fn start_services(
     node_registry::run(&services, &options.registry, store.clone());
     artifact_service::run(&services, times, store.clone(), Some(objects));
 
+    let trust = options.objects.trust()?;
     let mut nodes = Vec::new();
     for number in 1..=options.nodes {
         let name = if number == 1 { "local".to_owned() } else { format!("local-{number}") };
         progress.step(&format!("node {name}"));
-        nodes.push(LocalNode::start(&store, &options.data_dir, &name, url, options.shim.clone()).await?);
+        nodes.push(LocalNode::start(&store, &options.data_dir, &name, url, trust.clone(), options.shim.clone()).await?);
     }
     for node in &mut nodes {
         node.connected().await?;

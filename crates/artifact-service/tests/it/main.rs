@@ -9,6 +9,7 @@ mod logs;
 mod looking;
 mod reads;
 mod rules;
+mod tls;
 mod uploads;
 mod world;
 

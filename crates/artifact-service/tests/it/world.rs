@@ -2,6 +2,7 @@
 
 use artifact_service::{Config, Embedded, ObjectStore, Times};
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 use axum::{extract::Request, middleware::Next};
 use domain::{
     ids::{DEFAULT_PROJECT, NodeId, PrincipalId, ProjectId},
@@ -13,6 +14,7 @@ use service_kit::{Service, problem_response, request_id};
 use sha2::{Digest as _, Sha256};
 use std::{
     future::Future,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -93,26 +95,31 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let dir = tempfile::tempdir().expect("a directory");
+        let mut trusted = Vec::new();
         let (gate, backend, raw, bucket) = match kind {
             Kind::Embedded => {
                 let embedded = Embedded::open(dir.path()).expect("opened");
                 let secret = std::fs::read_to_string(dir.path().join("objects.secret")).expect("its credentials");
                 let (id, secret) = secret.trim().split_once('\n').expect("two lines");
-                let raw = client(&format!("http://{address}"), id, secret);
+                let raw = client(&format!("http://{address}"), id, secret, None);
                 (Gate::before(address).await, Backend::Embedded(Arc::new(embedded)), raw, "unidesk-objects".to_owned())
             }
             Kind::SeaweedFs(seaweedfs) => {
-                let server = seaweedfs.endpoint.strip_prefix("http://").expect("plain").parse().expect("an address");
-                let gate = Gate::before(server).await;
+                let (scheme, server) = seaweedfs.endpoint.split_once("://").expect("an address");
+                let gate = Gate::before(server.parse().expect("an address")).await;
                 let bucket = format!("t{}", Uuid::new_v4().simple());
                 let config = Config {
-                    s3_endpoint: Some(format!("http://{}", gate.address)),
+                    s3_endpoint: Some(format!("{scheme}://{}", gate.address)),
+                    s3_ca_file: seaweedfs.ca_file.clone(),
                     s3_bucket: bucket.clone(),
                     s3_access_key_id: Some(SeaweedFs::ACCESS_KEY_ID.to_owned()),
                     s3_secret_access_key: Some(SeaweedFs::SECRET_ACCESS_KEY.to_owned()),
                     ..Config::default()
                 };
-                let raw = client(&seaweedfs.endpoint, SeaweedFs::ACCESS_KEY_ID, SeaweedFs::SECRET_ACCESS_KEY);
+                let (id, secret) = (SeaweedFs::ACCESS_KEY_ID, SeaweedFs::SECRET_ACCESS_KEY);
+                let raw = client(&seaweedfs.endpoint, id, secret, seaweedfs.ca_file.as_deref());
+                let ca = seaweedfs.ca_file.as_ref().map(|file| std::fs::read(file).expect("certificates"));
+                trusted.extend(ca.map(|pem| reqwest::Certificate::from_pem(&pem).expect("a certificate")));
                 (gate, Backend::Apart(config), raw, bucket)
             }
         };
@@ -126,7 +133,11 @@ impl World {
             objects,
             raw,
             bucket,
-            http: reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client"),
+            http: reqwest::Client::builder()
+                .pool_max_idle_per_host(0)
+                .tls_certs_merge(trusted)
+                .build()
+                .expect("a client"),
             is_embedded: matches!(kind, Kind::Embedded),
             backend,
             url: format!("http://{address}/api/v1"),
@@ -332,7 +343,9 @@ fn serve(
     service
 }
 
-fn client(endpoint: &str, id: &str, secret: &str) -> aws_sdk_s3::Client {
+fn client(endpoint: &str, id: &str, secret: &str, ca: Option<&Path>) -> aws_sdk_s3::Client {
+    let pem = ca.map(|file| std::fs::read(file).expect("certificates"));
+    let trusted = pem.map(|pem| TrustStore::default().with_pem_certificate(pem)).unwrap_or_default();
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
@@ -345,6 +358,7 @@ fn client(endpoint: &str, id: &str, secret: &str) -> aws_sdk_s3::Client {
                 .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
                     aws_smithy_http_client::tls::rustls_provider::CryptoMode::AwsLc,
                 ))
+                .tls_context(TlsContext::builder().with_trust_store(trusted).build().expect("trust"))
                 .build_https(),
         );
     aws_sdk_s3::Client::from_conf(config.build())

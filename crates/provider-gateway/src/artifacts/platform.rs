@@ -10,6 +10,7 @@ use domain::ids::{ArtifactId, Held};
 use futures::{FutureExt, future::BoxFuture};
 use std::time::Duration;
 use transfer::AddressError;
+use trust::Trust;
 
 /// A token that is not taken now may be taken later, but there is no hurry.
 const UNAUTHORISED_WAIT: Duration = Duration::from_secs(30);
@@ -20,8 +21,8 @@ pub struct Platform {
 
 impl Platform {
     /// `url`: as the agent dials it. Does not connect. Errors: it is no address, or the token would be readable on the way.
-    pub fn new(url: &str, token: &str) -> Result<Self, String> {
-        let client = Client::new(http_address(url)?, token).map_err(|error| error.to_string())?;
+    pub fn new(url: &str, token: &str, trust: &Trust) -> Result<Self, String> {
+        let client = Client::trusting(http_address(url)?, token, trust).map_err(|error| error.to_string())?;
         Ok(Self { client: client.with_pauses([]) })
     }
 }
@@ -126,7 +127,8 @@ mod tests {
     /// Asks for an input of a server that gives this answer: what was asked, and what came of it.
     async fn ask(status: u16, word: &str) -> (String, AddressError) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let platform = Platform::new(&format!("ws://{}/", listener.local_addr().expect("bound")), "node-token");
+        let platform =
+            Platform::new(&format!("ws://{}/", listener.local_addr().expect("bound")), "node-token", &Trust::default());
         let held = Held { attempt: AttemptId::from_uuid(Uuid::from_u128(7)), fence: Fence::from_i64(3) };
         let platform = platform.expect("an address");
         let answering = async {
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_token_never_travels_in_plain_text_to_another_machine() {
-        assert!(Platform::new("http://unidesk.example", "t").is_err());
-        assert!(Platform::new("https://unidesk.example", "t").is_ok());
+        assert!(Platform::new("http://unidesk.example", "t", &Trust::default()).is_err());
+        assert!(Platform::new("https://unidesk.example", "t", &Trust::default()).is_ok());
     }
 }

@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Dials, says hello, and carries messages until the session ends.
 pub(super) async fn run(link: &Link) -> SessionEnd {
-    let mut transport = match dial(&link.url, &link.token).await {
+    let mut transport = match dial(&link.url, &link.token, &link.trust).await {
         Dialled::Open(transport) => transport,
         Dialled::Unauthorised(detail) => return SessionEnd::Unauthorised(detail),
         Dialled::RetryAfter(after) => return SessionEnd::RetryAfter(after),

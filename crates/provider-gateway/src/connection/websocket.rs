@@ -13,9 +13,10 @@ use std::{
 };
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream,
+    Connector, MaybeTlsStream, WebSocketStream,
     tungstenite::{self, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
+use trust::Trust;
 
 /// What came of dialling.
 pub enum Dialled {
@@ -27,7 +28,7 @@ pub enum Dialled {
 
 /// Connects to `url` (http, https, ws or wss; the path is the protocol's own). Plain text is taken for loopback only: the token
 /// would be readable on the way.
-pub async fn dial(url: &str, token: &str) -> Dialled {
+pub async fn dial(url: &str, token: &str, trust: &Trust) -> Dialled {
     let request = match request(url, token) {
         Ok(request) => request,
         Err(reason) => return Dialled::Failed(TransportError::Protocol(reason)),
@@ -39,7 +40,12 @@ pub async fn dial(url: &str, token: &str) -> Dialled {
         .read_buffer_size(4 * 1024)
         .write_buffer_size(4 * 1024)
         .max_write_buffer_size(4 << 20);
-    let connecting = tokio_tungstenite::connect_async_with_config(request, Some(config), true);
+    let is_tls = request.uri().scheme_str() == Some("wss");
+    let connector = match is_tls.then(|| trust.tls()).transpose() {
+        Ok(tls) => tls.map_or(Connector::Plain, Connector::Rustls),
+        Err(error) => return Dialled::Failed(TransportError::Broken(error.into())),
+    };
+    let connecting = tokio_tungstenite::connect_async_tls_with_config(request, Some(config), true, Some(connector));
     match tokio::time::timeout(Duration::from_secs(20), connecting).await {
         Err(_) => Dialled::Failed(TransportError::Silent),
         Ok(Ok((socket, _))) => {
@@ -47,7 +53,10 @@ pub async fn dial(url: &str, token: &str) -> Dialled {
             Dialled::Open(Box::new(Socket { inner: socket }))
         }
         Ok(Err(tungstenite::Error::Http(response))) => refused(&response),
-        Ok(Err(error)) => Dialled::Failed(TransportError::Broken(Box::new(error))),
+        Ok(Err(error)) => {
+            let refused = trust::refusal(&error, trust::CA_FILE);
+            Dialled::Failed(TransportError::Broken(refused.map_or_else(|| Box::new(error) as _, Into::into)))
+        }
     }
 }
 

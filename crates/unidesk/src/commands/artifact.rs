@@ -173,6 +173,7 @@ fn failed(error: TransferError, server: &Server) -> Failure {
             exit::REFUSED,
             "the same command tries it again; an administrator knows the store's settings (docs/artifacts.md)",
         ),
+        TransferError::Untrusted(_) => Failure::new(exit::UNREACHABLE, said),
         TransferError::WrongDigest { .. } | TransferError::WrongSize { .. } => told(
             exit::FAULT,
             "nothing of it was kept. An administrator finds what is damaged: unidesk artifact fsck --read",

@@ -6,6 +6,7 @@ use provider_gateway::Config;
 use service_kit::Service;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
+use trust::Trust;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,6 +16,9 @@ pub struct Args {
     /// Where the agent keeps caches and what the server has not acknowledged; `provider` in the data directory by default
     #[arg(long, env = "UNIDESK_PROVIDER_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// PEM file with certificates that are trusted besides the system's, for the server and for its object store
+    #[arg(long, env = trust::CA_FILE, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// How long running work may take to stop when the agent is stopped; it runs again elsewhere. 0s leaves it to the next agent
     #[arg(long, env = "UNIDESK_PROVIDER_GRACE", default_value = "10s", value_name = "DURATION", value_parser = duration)]
     pub grace: Duration,
@@ -36,8 +40,9 @@ pub async fn run(args: Args, server: Option<String>) -> anyhow::Result<ExitCode>
     let data_dir =
         std::path::absolute(args.data_dir.unwrap_or_else(|| Places::from_env().data_dir().join("provider")))?;
     let service = Service::new();
-    let mut agent =
-        provider_gateway::start(&service, Config::load(server, token.trim().to_owned(), &data_dir)?).await?;
+    let mut config = Config::load(server, token.trim().to_owned(), &data_dir)?;
+    config.trust = args.ca_file.as_deref().map(Trust::with_file).transpose()?.unwrap_or_default();
+    let mut agent = provider_gateway::start(&service, config).await?;
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let mut is_told = false;

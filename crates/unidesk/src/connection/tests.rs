@@ -3,6 +3,7 @@ use super::*;
 fn all() -> Inputs {
     let login = Login { token: "stored-token".into() };
     Inputs {
+        ca_file: None,
         flag_url: Some("http://flag/".into()),
         env_url: Some("http://env".into()),
         env_token: Some("env-token".into()),

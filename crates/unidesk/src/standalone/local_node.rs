@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 use store::Store;
+use trust::Trust;
 
 pub struct LocalNode {
     pub name: String,
@@ -22,6 +23,7 @@ impl LocalNode {
         data_dir: &Path,
         name: &str,
         url: &str,
+        trust: Trust,
         shim: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let dir = data_dir.join("nodes").join(name);
@@ -31,7 +33,7 @@ impl LocalNode {
         }
         let token = token(store, &dir, name).await?;
         let service = Service::new();
-        let mut config = Config { shim, ..Config::load(url.to_owned(), token, &dir)? };
+        let mut config = Config { shim, trust, ..Config::load(url.to_owned(), token, &dir)? };
         // Whoever starts the platform here owns the machine.
         config.policy.executors.get_or_insert_with(|| ["container", "process"].map(str::to_owned).into());
         let agent = provider_gateway::start(&service, config).await.with_context(|| format!("starting node {name}"))?;

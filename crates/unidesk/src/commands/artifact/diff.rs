@@ -19,7 +19,7 @@ use client::ArtifactDownload;
 use domain::artifact::{ArtifactKind, ArtifactRef};
 use serde_json::json;
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Instant};
-use transfer::{Limits, Listed, Options, Store, list, stream};
+use transfer::{Limits, Listed, Options, list, stream};
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -89,7 +89,7 @@ async fn listed(
         word: "reading",
         began: Instant::now(),
     };
-    let (store, source) = (Store::new(), ArtifactDownload::new(&server.client, artifact.id));
+    let (store, source) = (server.store(), ArtifactDownload::new(&server.client, artifact.id));
     let reading =
         stream(&store, content, &source, options, &*shown.counts, |incoming| Ok(list(incoming, &Limits::default())?));
     match shown.until(reading).await {

@@ -27,7 +27,7 @@ use std::{
     sync::Arc,
     time::Instant,
 };
-use transfer::{Content, Limits, Options, Store, to_directory, to_file};
+use transfer::{Content, Limits, Options, to_directory, to_file};
 
 /// How artifacts are fetched.
 pub(in crate::commands) struct Fetch<'a> {
@@ -82,7 +82,7 @@ impl<'a> Fetch<'a> {
             }
         }
         let (store, source, options) =
-            (Store::new(), ArtifactDownload::new(&self.server.client, artifact.id), self.options());
+            (self.server.store(), ArtifactDownload::new(&self.server.client, artifact.id), self.options());
         let fetching = async {
             let observer = &*shown.counts;
             match artifact.kind {

@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
-use transfer::{Content, Store, TransferError, stream};
+use transfer::{Content, TransferError, stream};
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -78,7 +78,7 @@ async fn to_stdout(fetch: &Fetch<'_>, artifact: &Artifact) -> Result<ExitCode, F
         );
     }
     let shown = fetch.shown(content);
-    let (store, source) = (Store::new(), ArtifactDownload::new(&fetch.server.client, artifact.id));
+    let (store, source) = (fetch.server.store(), ArtifactDownload::new(&fetch.server.client, artifact.id));
     let options = fetch.options();
     match shown.until(stream(&store, content, &source, &options, &*shown.counts, write_out)).await {
         Ok(Ok(())) => {}

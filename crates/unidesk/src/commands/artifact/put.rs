@@ -29,7 +29,7 @@ use std::{
     sync::Arc,
     time::Instant,
 };
-use transfer::{Observer, Options, Source, Store, TransferError, patiently, survey, upload};
+use transfer::{Observer, Options, Source, TransferError, patiently, survey, upload};
 
 /// Uploads that are begun anew because what was sent is not what was announced: a file changed in between, or the store lost a part.
 const ROUNDS: u32 = 3;
@@ -263,7 +263,8 @@ impl Put<'_> {
         let parts = ArtifactUpload::new(&self.server.client, announced.artifact.id);
         let observer: Arc<dyn Observer> = self.shown.counts.clone();
         let source = self.content.open()?;
-        let uploaded = upload(&Store::new(), source, announced.part_size, &parts, &self.options, &observer).await?;
+        let uploaded =
+            upload(&self.server.store(), source, announced.part_size, &parts, &self.options, &observer).await?;
         let whole = CompleteArtifact { size: uploaded.size, sha256: uploaded.sha256, stored: uploaded.stored };
         let artifact = patiently(&self.options, &*observer, || parts.complete(&whole)).await?;
         if uploaded.had > 0 {
