@@ -169,7 +169,34 @@ fn attachment(file_name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::attachment;
+    use super::{Public, attachment};
+    use crate::{ObjectStore, Times, object_store::Place};
+    use axum::http::HeaderMap;
+
+    #[tokio::test]
+    async fn a_bucket_is_in_the_name_of_the_host_where_it_can_be() {
+        for (endpoint, bucket, path_style, begins) in [
+            ("https://s3.example.org", "ours", true, "https://s3.example.org/ours/objects/x?"),
+            ("https://s3.example.org:8333", "ours", false, "https://ours.s3.example.org:8333/objects/x?"),
+            ("http://s3.example.org", "our.own", false, "http://our.own.s3.example.org/objects/x?"),
+            // The certificate is for names of one level: *.s3.example.org.
+            ("https://s3.example.org", "our.own", false, "https://s3.example.org/our.own/objects/x?"),
+            ("https://192.0.2.1", "ours", false, "https://192.0.2.1/ours/objects/x?"),
+        ] {
+            let place = Place {
+                endpoint: "https://inside.example.org".to_owned(),
+                bucket: bucket.to_owned(),
+                region: "us-east-1".to_owned(),
+                access_key_id: "id".to_owned(),
+                secret_access_key: "secret".to_owned(),
+                path_style,
+                trust: trust::Trust::default(),
+            };
+            let objects = ObjectStore::new(place, Public::At(endpoint.to_owned()), Times::default());
+            let signed = objects.signer(&HeaderMap::new()).get("objects/x", "x").await.expect("signed");
+            assert!(signed.url.starts_with(begins), "{}", signed.url);
+        }
+    }
 
     #[test]
     fn no_name_of_a_file_gets_out_of_its_quotes() {
