@@ -300,7 +300,14 @@ mod tests {
     fn an_object_of_any_size_has_at_most_ten_thousand_parts() {
         for size in [0, 1, 8 << 20, 5 << 30, 80 << 30, 1 << 40, 5 << 40] {
             let part = part_size(Some(size));
-            assert!(part >= 5 << 20 && size.div_ceil(part) <= 10_000, "{size}: {part}");
+            assert!((5 << 20..=5 << 30).contains(&part) && size.div_ceil(part) <= 10_000, "{size}: {part}");
+            let last = u32::try_from(size.div_ceil(part).max(1)).expect("at most 10,000");
+            let rest = size - u64::from(last - 1) * part;
+            assert_eq!(check_part(part, Some(size), last, rest), Ok(()), "{size}");
+            assert_eq!(
+                check_part(part, Some(size), last + 1, 1),
+                Err(if last < MOST_PARTS { BadPart::Beyond } else { BadPart::Number })
+            );
         }
         assert_eq!(part_size(Some(78 << 30)), 8 << 20);
     }

@@ -532,3 +532,39 @@ async fn memory_does_not_grow_with_what_is_transferred() {
     let (one, other) = (fs::read(path).expect("readable"), fs::read(world.work().join("back.bin")).expect("readable"));
     assert!(one == other);
 }
+
+/// S3 takes at most 5 GiB at once, and 32 bits count 4.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_five_gib_go_in_and_every_place_of_it_is_found_again() {
+    const GIB: u64 = 1 << 30;
+    const SIZE: u64 = 5 * GIB + 100 * MIB as u64 + 7;
+    let world = World::start().await;
+    // Holes but for these places: nobody writes so much for a test but the store.
+    let marks = [0, 2 * GIB - 3, 4 * GIB - 3, 5 * GIB - 3, SIZE - 6];
+    let file = fs::File::create(world.work().join("big")).expect("a file");
+    file.set_len(SIZE).expect("a size");
+    for at in marks {
+        file.write_all_at(format!("{:06x}", at % 0xff_ffff).as_bytes(), at).expect("written");
+    }
+    let began = std::time::Instant::now();
+    let put = world.command(&["put", "big", "--name", "big", "-o", "json"]).spawn().expect("it starts");
+    let put = tokio::time::timeout(SOON * 4, put.wait_with_output()).await.expect("in time").expect("an end");
+    assert_eq!(put.status.code(), Some(0), "{}", text(&put.stderr));
+    let artifact: Value = serde_json::from_slice(&put.stdout).expect("JSON");
+    eprintln!("put after {:?}", began.elapsed());
+    assert_eq!(artifact["size"], SIZE, "{artifact}");
+
+    let token = fs::read_to_string(world.home.path().join("data/admin.token")).expect("the first key");
+    let client = client::Client::new(&world.url, token.trim()).expect("a client");
+    let id = artifact["id"].as_str().expect("an id").parse().expect("an id");
+    let get = client.download_artifact(id).await.expect("an address").get;
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    for at in marks {
+        let range = format!("bytes={at}-{}", at + 5);
+        let answer = http.get(&get.url).header("range", &range).send().await.expect("an answer");
+        assert_eq!(answer.status(), 206, "{range}");
+        let told = answer.headers()["content-range"].to_str().expect("text").to_owned();
+        assert_eq!(told, format!("bytes {at}-{}/{SIZE}", at + 5));
+        assert_eq!(answer.text().await.expect("bytes"), format!("{:06x}", at % 0xff_ffff), "{range}");
+    }
+}
