@@ -1,6 +1,6 @@
 //! Where the object store is, and what takes how long.
 
-use crate::ObjectStore;
+use crate::{ObjectStore, keys::Keys};
 use anyhow::Context as _;
 use std::{path::PathBuf, time::Duration};
 use trust::Trust;
@@ -27,12 +27,27 @@ pub struct Config {
     /// The secret of that key
     #[arg(long, env = "UNIDESK_S3_SECRET_ACCESS_KEY", hide_env_values = true, value_name = "SECRET")]
     pub s3_secret_access_key: Option<String>,
+    /// What belongs to a key that ends by itself
+    #[arg(long, env = "UNIDESK_S3_SESSION_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub s3_session_token: Option<String>,
+    /// Where the services have their key from
+    #[arg(long, env = "UNIDESK_S3_CREDENTIALS", value_enum, default_value_t, value_name = "FROM")]
+    pub s3_credentials: Credentials,
     /// The bucket is in the path of an address; false: in its host name
     #[arg(long, env = "UNIDESK_S3_PATH_STYLE", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub s3_path_style: bool,
     /// PEM file with certificates that are trusted besides those of the system
     #[arg(long, env = "UNIDESK_S3_CA_FILE", value_name = "FILE")]
     pub s3_ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Credentials {
+    /// The settings with a key and its secret
+    #[default]
+    Key,
+    /// As AWS's own programs find them: a web identity, a role of the container or of the instance; renewed in time
+    Aws,
 }
 
 impl Default for Config {
@@ -44,6 +59,8 @@ impl Default for Config {
             s3_region: "us-east-1".to_owned(),
             s3_access_key_id: None,
             s3_secret_access_key: None,
+            s3_session_token: None,
+            s3_credentials: Credentials::Key,
             s3_path_style: true,
             s3_ca_file: None,
         }
@@ -63,16 +80,33 @@ impl Config {
             return Ok(None);
         };
         let key = |value: &Option<String>, name: &str| {
-            value.clone().with_context(|| format!("UNIDESK_S3_ENDPOINT is set, and {name} is not; both are needed"))
+            value.clone().with_context(|| {
+                format!("UNIDESK_S3_ENDPOINT is set, and {name} is not; both are needed, or UNIDESK_S3_CREDENTIALS=aws")
+            })
+        };
+        let trust = self.trust()?;
+        let keys = match self.s3_credentials {
+            Credentials::Key => Keys::set(
+                &key(&self.s3_access_key_id, "UNIDESK_S3_ACCESS_KEY_ID")?,
+                &key(&self.s3_secret_access_key, "UNIDESK_S3_SECRET_ACCESS_KEY")?,
+                self.s3_session_token.clone(),
+            ),
+            Credentials::Aws => {
+                anyhow::ensure!(
+                    self.s3_access_key_id.is_none() && self.s3_secret_access_key.is_none(),
+                    "UNIDESK_S3_CREDENTIALS is aws, and a key is set beside it; unset UNIDESK_S3_ACCESS_KEY_ID and \
+                     UNIDESK_S3_SECRET_ACCESS_KEY, or UNIDESK_S3_CREDENTIALS"
+                );
+                Keys::of_role(&self.s3_region, crate::object_store::http(&trust))
+            }
         };
         let place = crate::object_store::Place {
             endpoint: endpoint.to_owned(),
             bucket: self.s3_bucket.clone(),
             region: self.s3_region.clone(),
-            access_key_id: key(&self.s3_access_key_id, "UNIDESK_S3_ACCESS_KEY_ID")?,
-            secret_access_key: key(&self.s3_secret_access_key, "UNIDESK_S3_SECRET_ACCESS_KEY")?,
+            keys,
             path_style: self.s3_path_style,
-            trust: self.trust()?,
+            trust,
         };
         let public = self.s3_public_endpoint.clone().filter(|public| !public.is_empty());
         Ok(Some(ObjectStore::new(

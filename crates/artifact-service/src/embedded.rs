@@ -9,7 +9,7 @@
 mod disk;
 mod s3;
 
-use crate::{ObjectStore, Times, object_store::Place, presign::Public};
+use crate::{ObjectStore, Times, keys::Keys, object_store::Place, presign::Public};
 use anyhow::Context as _;
 use axum::{
     Router,
@@ -74,8 +74,7 @@ impl Embedded {
             endpoint: url.to_owned(),
             bucket: BUCKET.to_owned(),
             region: REGION.to_owned(),
-            access_key_id: self.access_key_id.clone(),
-            secret_access_key: self.secret_access_key.clone(),
+            keys: Keys::set(&self.access_key_id, &self.secret_access_key, None),
             path_style: true,
             trust: trust::Trust::default(),
         };

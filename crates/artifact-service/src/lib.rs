@@ -13,6 +13,7 @@ mod config;
 mod download;
 mod embedded;
 mod fsck;
+mod keys;
 mod log_archive;
 mod looking;
 mod nodes;
@@ -24,7 +25,7 @@ mod routes;
 mod rules;
 mod upload;
 
-pub use config::{Archiving, Config, Times};
+pub use config::{Archiving, Config, Credentials, Times};
 pub use embedded::Embedded;
 pub use object_store::{ObjectStore, ObjectStoreError};
 pub use routes::{node_routes, routes};

@@ -3,13 +3,14 @@
 
 use crate::{
     Times,
+    keys::Keys,
     presign::{Public, Signers},
 };
 use aws_sdk_s3::{
     Client,
     config::{
-        BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-        retry::RetryConfig, timeout::TimeoutConfig,
+        BehaviorVersion, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+        SharedHttpClient, retry::RetryConfig, timeout::TimeoutConfig,
     },
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
@@ -34,8 +35,7 @@ pub(crate) struct Place {
     pub(crate) endpoint: String,
     pub(crate) bucket: String,
     pub(crate) region: String,
-    pub(crate) access_key_id: String,
-    pub(crate) secret_access_key: String,
+    pub(crate) keys: Keys,
     pub(crate) path_style: bool,
     pub(crate) trust: Trust,
 }
@@ -271,17 +271,21 @@ const FINISH_WITHIN: Duration = Duration::from_secs(110);
 /// Some megabytes on a slow line, within what a pass of a loop may take.
 const PUT_WITHIN: Duration = Duration::from_secs(40);
 
-/// A client of the store at this endpoint.
-pub(crate) fn client(place: &Place, endpoint: &str) -> Client {
+/// How the SDK speaks with whoever it is.
+pub(crate) fn http(trust: &Trust) -> SharedHttpClient {
     let mut trusted = tls::TrustStore::default();
-    if let Some(pem) = place.trust.pem() {
+    if let Some(pem) = trust.pem() {
         trusted = trusted.with_pem_certificate(pem);
     }
     let tls = tls::TlsContext::builder().with_trust_store(trusted).build().unwrap_or_default();
-    let http = aws_smithy_http_client::Builder::new()
+    aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
         .tls_context(tls)
-        .build_https();
+        .build_https()
+}
+
+/// A client of the store at this endpoint.
+pub(crate) fn client(place: &Place, endpoint: &str) -> Client {
     let times = TimeoutConfig::builder()
         .connect_timeout(CONNECT_WITHIN)
         .operation_attempt_timeout(TRY_WITHIN)
@@ -292,13 +296,15 @@ pub(crate) fn client(place: &Place, endpoint: &str) -> Client {
         .region(Region::new(place.region.clone()))
         .endpoint_url(endpoint)
         .force_path_style(place.path_style)
-        .credentials_provider(Credentials::new(&place.access_key_id, &place.secret_access_key, None, None, "unidesk"))
+        .credentials_provider(place.keys.clone())
+        // The keys know themselves when they are to be renewed, and who signs has to know what signs.
+        .identity_cache(IdentityCache::no_cache())
         .retry_config(RetryConfig::standard().with_max_attempts(3))
         .timeout_config(times)
         // What is sent with a checksum is sent with ours; the SDK's own would be in what is signed for others.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .http_client(http)
+        .http_client(http(&place.trust))
         .build();
     Client::from_conf(config)
 }

@@ -7,6 +7,7 @@ use crate::{
 use api_types::artifact::SignedRequest;
 use aws_sdk_s3::{
     Client,
+    error::DisplayErrorContext,
     presigning::{PresignedRequest, PresigningConfig},
 };
 use axum::http::{HeaderMap, header, uri::Authority};
@@ -38,7 +39,7 @@ pub(crate) struct Signers {
 /// Signs for one host.
 pub(crate) struct Signer<'a> {
     client: Client,
-    bucket: &'a str,
+    place: &'a Place,
     lifetime: Duration,
 }
 
@@ -77,7 +78,7 @@ impl ObjectStore {
     pub(crate) fn signer(&self, asked: &HeaderMap) -> Signer<'_> {
         let signers = self.signers();
         let client = signers.client(signers.endpoint(asked));
-        Signer { client, bucket: &signers.place.bucket, lifetime: signers.lifetime }
+        Signer { client, place: &signers.place, lifetime: signers.lifetime }
     }
 }
 
@@ -90,60 +91,72 @@ impl Signer<'_> {
         part: &Part,
     ) -> Result<SignedRequest, ObjectStoreError> {
         // Some clients send no length with an empty body, and its checksum says it all.
+        let lifetime = self.lifetime().await?;
         let (size, sha256) = ((part.size > 0).then_some(part.size as i64), base64(&part.sha256));
         let signed = match upload_id {
             Some(upload_id) => self
                 .client
                 .upload_part()
-                .bucket(self.bucket)
+                .bucket(&self.place.bucket)
                 .key(key)
                 .upload_id(upload_id)
                 .part_number(part.number as i32)
                 .set_content_length(size)
                 .checksum_sha256(sha256)
-                .presigned(self.lifetime()?)
+                .presigned(within(lifetime)?)
                 .await
                 .map_err(not_signed)?,
             None => self
                 .client
                 .put_object()
-                .bucket(self.bucket)
+                .bucket(&self.place.bucket)
                 .key(key)
                 .set_content_length(size)
                 .checksum_sha256(sha256)
-                .presigned(self.lifetime()?)
+                .presigned(within(lifetime)?)
                 .await
                 .map_err(not_signed)?,
         };
-        Ok(self.told(&signed))
+        Ok(told(&signed, lifetime))
     }
 
     /// To get an object, whole or by ranges. A browser saves it under this name and never shows it: what is in it is nobody's business here.
     pub(crate) async fn get(&self, key: &str, file_name: &str) -> Result<SignedRequest, ObjectStoreError> {
+        let lifetime = self.lifetime().await?;
         let signed = self
             .client
             .get_object()
-            .bucket(self.bucket)
+            .bucket(&self.place.bucket)
             .key(key)
             .response_content_disposition(attachment(file_name))
             .response_content_type("application/octet-stream")
-            .presigned(self.lifetime()?)
+            .presigned(within(lifetime)?)
             .await
             .map_err(not_signed)?;
-        Ok(self.told(&signed))
+        Ok(told(&signed, lifetime))
     }
 
-    fn lifetime(&self) -> Result<PresigningConfig, ObjectStoreError> {
-        PresigningConfig::expires_in(self.lifetime).map_err(not_signed)
-    }
-
-    fn told(&self, signed: &PresignedRequest) -> SignedRequest {
-        SignedRequest {
-            method: signed.method().to_owned(),
-            url: signed.uri().to_owned(),
-            headers: signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            expires_at: chrono::Utc::now() + self.lifetime,
+    /// An address ends with the keys that signed it, if not before.
+    async fn lifetime(&self) -> Result<Duration, ObjectStoreError> {
+        let lifetime = self.place.keys.holds_for(self.lifetime).await;
+        let lifetime = lifetime.map_err(|error| not_signed(DisplayErrorContext(error)))?;
+        if lifetime.is_zero() {
+            return Err(ObjectStoreError::Away("its credentials have ended, and there are no others yet".to_owned()));
         }
+        Ok(lifetime)
+    }
+}
+
+fn within(lifetime: Duration) -> Result<PresigningConfig, ObjectStoreError> {
+    PresigningConfig::expires_in(lifetime).map_err(not_signed)
+}
+
+fn told(signed: &PresignedRequest, lifetime: Duration) -> SignedRequest {
+    SignedRequest {
+        method: signed.method().to_owned(),
+        url: signed.uri().to_owned(),
+        headers: signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        expires_at: chrono::Utc::now() + lifetime,
     }
 }
 
@@ -170,7 +183,7 @@ fn attachment(file_name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Public, attachment};
-    use crate::{ObjectStore, Times, object_store::Place};
+    use crate::{ObjectStore, Times, keys::Keys, object_store::Place};
     use axum::http::HeaderMap;
 
     #[tokio::test]
@@ -187,8 +200,7 @@ mod tests {
                 endpoint: "https://inside.example.org".to_owned(),
                 bucket: bucket.to_owned(),
                 region: "us-east-1".to_owned(),
-                access_key_id: "id".to_owned(),
-                secret_access_key: "secret".to_owned(),
+                keys: Keys::set("id", "secret", None),
                 path_style,
                 trust: trust::Trust::default(),
             };

@@ -23,18 +23,26 @@ impl SeaweedFs {
     pub const SECRET_ACCESS_KEY: &str = "SKTEST";
     /// It takes buckets before this name too, where somebody has the name lead to it.
     pub const DOMAIN: &str = "s3.test";
+    /// Whom tokens of an identity provider are for, and the role that they give.
+    pub const AUDIENCE: &str = "sts.test";
+    pub const ROLE: &str = "arn:aws:iam::role/Services";
 
     /// Starts one, and waits until it takes requests. Panics where there is none, and says how to get it: a test is never skipped.
     pub async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_with(None, None).await
     }
 
     /// One that speaks TLS, with a certificate of this authority for 127.0.0.1 and for [`Self::DOMAIN`] with its buckets before it.
     pub async fn start_tls(authority: &Authority) -> Self {
-        Self::start_with(Some(authority)).await
+        Self::start_with(Some(authority), None).await
     }
 
-    async fn start_with(authority: Option<&Authority>) -> Self {
+    /// One that hands out keys of a role to whoever has a token of this identity provider. They end after so many seconds.
+    pub async fn start_with_role(issuer: &str, seconds: u64) -> Self {
+        Self::start_with(None, Some((issuer, seconds))).await
+    }
+
+    async fn start_with(authority: Option<&Authority>, role: Option<(&str, u64)>) -> Self {
         let weed = script("test-seaweedfs.sh");
         let dir = tempfile::tempdir().expect("a directory");
         let identity = format!(
@@ -60,6 +68,11 @@ impl SeaweedFs {
                 command.arg(format!("-s3.{name}.file={}", path.display()));
             }
             scheme = "https";
+        }
+        if let Some((issuer, seconds)) = role {
+            let path = dir.path().join("iam.json");
+            std::fs::write(&path, roles(issuer, seconds)).expect("a file");
+            command.arg(format!("-s3.iam.config={}", path.display()));
         }
         let process = command
             .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-volume.max=500", "-master.volumeSizeLimitMB=64"])
@@ -99,6 +112,25 @@ impl Drop for SeaweedFs {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Its own form of identity providers, roles and what these may do.
+fn roles(issuer: &str, seconds: u64) -> String {
+    let (audience, role) = (SeaweedFs::AUDIENCE, SeaweedFs::ROLE);
+    format!(
+        r#"{{
+        "sts": {{"tokenDuration": "{seconds}s", "maxSessionLength": "12h", "issuer": "test-sts",
+                 "signingKey": "dGVzdC1zaWduaW5nLWtleS0zMi1jaGFyYWN0ZXJzLWxvbmc="}},
+        "policy": {{"defaultEffect": "Deny", "storeType": "memory"}},
+        "providers": [{{"name": "cluster", "type": "oidc", "enabled": true,
+                        "config": {{"issuer": "{issuer}", "clientId": "{audience}", "jwksUri": "{issuer}/keys"}}}}],
+        "policies": [{{"name": "All", "document": {{"Version": "2012-10-17",
+                       "Statement": [{{"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*", "arn:aws:s3:::*/*"]}}]}}}}],
+        "roles": [{{"roleName": "Services", "roleArn": "{role}", "attachedPolicies": ["All"],
+                    "trustPolicy": {{"Version": "2012-10-17", "Statement": [{{"Effect": "Allow",
+                        "Principal": {{"Federated": "cluster"}}, "Action": ["sts:AssumeRoleWithWebIdentity"]}}]}}}}]
+        }}"#
+    )
 }
 
 /// Four that are free, and so are those 10,000 above: it listens there too.

@@ -19,6 +19,7 @@ mod log_archive;
 mod main_job;
 mod private_store;
 mod programs;
+mod roles;
 mod scheduling;
 mod split;
 mod story;
