@@ -15,7 +15,7 @@ use serde_json::json;
 use std::{
     fs,
     process::{Output, Stdio},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use test_kit::seaweedfs::SeaweedFs;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -44,7 +44,7 @@ impl IdentityProvider {
     }
 
     fn token(&self, audience: &str) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let now = chrono::Utc::now().timestamp();
         let claims = json!({
             "iss": self.issuer, "aud": audience, "sub": "system:serviceaccount:unidesk:services",
             "iat": now, "exp": now + 3_600,
