@@ -174,7 +174,7 @@ async fn of_server(server: &Server, checks: &mut Vec<Check>) {
         Ok(probe) => {
             checks.extend(probe.checks);
             if let Some(outside) = probe.outside {
-                checks.push(of_store(outside).await);
+                checks.push(of_store(&server.store(), outside).await);
             }
         }
         Err(error) => checks.push(not_told("object-store", &error)),
@@ -189,10 +189,10 @@ fn not_told(id: &str, error: &ClientError) -> Check {
 }
 
 /// Puts a small object and gets it again, by the same way as every artifact goes.
-async fn of_store(probe: OutsideProbe) -> Check {
+async fn of_store(store: &Store, probe: OutsideProbe) -> Check {
     const ID: &str = "object-store-from-here";
     let host = probe.put.url.split('/').nth(2).unwrap_or_default().to_owned();
-    match tokio::time::timeout(STORE_WITHIN, put_and_get(probe)).await {
+    match tokio::time::timeout(STORE_WITHIN, put_and_get(store, probe)).await {
         Ok(Ok(())) => Check::ok(ID, format!("{host} takes an object from this machine and gives it back")),
         failed => {
             let why = failed.map_or_else(|_| "no answer in time".to_owned(), |end| end.err().unwrap_or_default());
@@ -205,22 +205,22 @@ async fn of_store(probe: OutsideProbe) -> Check {
     }
 }
 
-async fn put_and_get(probe: OutsideProbe) -> Result<(), String> {
+async fn put_and_get(store: &Store, probe: OutsideProbe) -> Result<(), String> {
     let words = |error: TransferError| error.to_string();
-    let (store, options) = (Store::new(), Options::default());
+    let options = Options::default();
     let content = probe.content.into_bytes();
     let size = content.len() as u64;
     let sha256 = Sha256Digest(Sha256::digest(&content).into());
     let reader = Box::new(io::Cursor::new(content));
     let source = Source::Reader { reader, name: "the probe".to_owned() };
     let silent: Arc<dyn Observer> = Arc::new(Silent);
-    let put = transfer::upload(&store, source, size, &Fixed(probe.put), &options, &silent).await;
+    let put = transfer::upload(store, source, size, &Fixed(probe.put), &options, &silent).await;
     put.map_err(words)?;
     let (content, address) = (Content { size, sha256 }, Fixed(probe.get));
     let read_all = |incoming: &mut transfer::Incoming| {
         io::copy(incoming, &mut io::sink()).map(drop).map_err(|error| TransferError::Broken(error.to_string()))
     };
-    transfer::stream(&store, content, &address, &options, &Silent, read_all).await.map_err(words)
+    transfer::stream(store, content, &address, &options, &Silent, read_all).await.map_err(words)
 }
 
 /// The one address that there is.
