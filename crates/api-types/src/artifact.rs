@@ -87,6 +87,10 @@ pub struct Upload {
     pub artifact: Artifact,
     /// Bytes of every part but the last, which has what is left: at least one byte, or none where it is the only one.
     pub part_size: u64,
+    /// Where it is given, parts need not be equal: all but the last have from so many bytes to `part_size`. So a directory can be cut by what is in it,
+    /// and parts that the version before has are not sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub least_part: Option<u64>,
 }
 
 /// `POST /artifacts/{id}/parts`: says which parts the object store has taken, and asks for addresses of the next. Safe to repeat.
@@ -115,7 +119,7 @@ pub struct StoredPart {
 pub struct WantedPart {
     /// From 1 on.
     pub number: u32,
-    /// Bytes: the part size, or less for the last.
+    /// Bytes: the part size, or less for the last, and for others where a `least_part` was given.
     pub size: u64,
     pub sha256: Sha256Digest,
 }
@@ -129,7 +133,7 @@ pub struct PartsAnswer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartAddress {
     pub number: u32,
-    /// None: the store has this part already, with this checksum.
+    /// None: the store has this part already, with this checksum: it was put before, or the newest version of this name has it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub put: Option<SignedRequest>,
 }

@@ -3,7 +3,7 @@
 use crate::{
     Times,
     download::address_of,
-    looking::view,
+    looking::{self, view},
     nodes::{announced, held, holder},
     refusals::{bad_field, failed, in_time, no_such_artifact, not_held, objects},
     routes::Shared,
@@ -64,7 +64,7 @@ pub(crate) async fn begin(
     Path((attempt, fence)): Attempt,
     request: Request,
 ) -> Result<Json<Upload>, ApiError> {
-    objects(&shared)?;
+    let objects = objects(&shared)?;
     let who = holder(node, &attempt, &fence)?;
     let wanted: CreateOutput = request_body::typed(request).await?;
     if wanted.kind != ArtifactKind::Directory {
@@ -74,12 +74,11 @@ pub(crate) async fn begin(
         return Err(bad_field("#/size", "out_of_range", format!("An artifact has at most {MAX_SIZE} bytes.")));
     }
     let task = keeping(&shared, who).await?;
-    let new = announced(&task, name_of(task.id), &wanted);
+    let new = announced(objects, &task, name_of(task.id), &wanted);
     let by = (task.created_by, task.created_by_name.as_str());
     let begun = in_time(shared.store.begin_checkpoint(who, &new, by, shared.times.grace)).await.map_err(failed)?;
     let Some(artifact) = begun else { return Err(not_held(&shared, who).await) };
-    let part_size = artifact.part_size.unwrap_or(new.part_size);
-    Ok(Json(Upload { artifact: view(artifact), part_size }))
+    Ok(Json(looking::upload(artifact, &new)))
 }
 
 /// All checkpoints of a task are versions of one name.

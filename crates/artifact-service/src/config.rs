@@ -36,6 +36,9 @@ pub struct Config {
     /// The bucket is in the path of an address; false: in its host name
     #[arg(long, env = "UNIDESK_S3_PATH_STYLE", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub s3_path_style: bool,
+    /// The store wants all parts of an upload but the last to be of one size, as Cloudflare R2 does
+    #[arg(long, env = "UNIDESK_S3_EQUAL_PARTS", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub s3_equal_parts: bool,
     /// PEM file with certificates that are trusted besides those of the system
     #[arg(long, env = "UNIDESK_S3_CA_FILE", value_name = "FILE")]
     pub s3_ca_file: Option<PathBuf>,
@@ -62,6 +65,7 @@ impl Default for Config {
             s3_session_token: None,
             s3_credentials: Credentials::Key,
             s3_path_style: true,
+            s3_equal_parts: false,
             s3_ca_file: None,
         }
     }
@@ -107,6 +111,7 @@ impl Config {
             keys,
             path_style: self.s3_path_style,
             trust,
+            equal_parts: self.s3_equal_parts,
         };
         let public = self.s3_public_endpoint.clone().filter(|public| !public.is_empty());
         Ok(Some(ObjectStore::new(

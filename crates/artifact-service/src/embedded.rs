@@ -77,6 +77,7 @@ impl Embedded {
             keys: Keys::set(&self.access_key_id, &self.secret_access_key, None),
             path_style: true,
             trust: trust::Trust::default(),
+            equal_parts: false,
         };
         ObjectStore::new(place, Public::WhereAsked, times)
     }

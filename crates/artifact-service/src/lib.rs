@@ -10,6 +10,7 @@ mod archive_loop;
 mod checkpoints;
 mod collect_loop;
 mod config;
+mod copying;
 mod download;
 mod embedded;
 mod fsck;

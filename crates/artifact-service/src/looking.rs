@@ -6,7 +6,7 @@ use crate::{
 };
 use api_types::{
     Problem,
-    artifact::{Artifact, ArtifactList},
+    artifact::{Artifact, ArtifactList, Upload},
     page::{DEFAULT_LIMIT, MAX_LIMIT},
 };
 use axum::{
@@ -23,7 +23,7 @@ use domain::{
 };
 use serde::Deserialize;
 use service_kit::{ApiError, request_body};
-use store::{ArtifactFilter, ArtifactView, RemovedArtifact, Store};
+use store::{ArtifactFilter, ArtifactView, NewArtifact, RemovedArtifact, Store};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -155,6 +155,15 @@ pub(crate) async fn project(store: &Store, principal: &Principal, slug: Option<&
         let fault = Fault::new("#/project", "no_such_project", detail.clone());
         Problem::new("no-such-project", detail).errors(vec![fault]).into()
     })
+}
+
+/// What is told of an announced upload. `new`: as it would be announced now, if the one of before is over.
+pub(crate) fn upload(artifact: ArtifactView, new: &NewArtifact) -> Upload {
+    let (part_size, least_part) = match artifact.part_size {
+        Some(part_size) => (part_size, artifact.least_part),
+        None => (new.part_size, new.least_part),
+    };
+    Upload { artifact: view(artifact), part_size, least_part }
 }
 
 pub(crate) fn view(artifact: ArtifactView) -> Artifact {

@@ -2,8 +2,9 @@
 //! whether the node holds the task; the end of an upload is decided under the task's lock.
 
 use crate::{
+    ObjectStore,
     download::address_of,
-    looking::view,
+    looking::{self, view},
     refusals::{bad_field, failed, in_time, no_such_artifact, not_held, objects},
     routes::Shared,
     upload::{finish, fresh_key, hand_out},
@@ -81,7 +82,7 @@ pub(crate) async fn begin(
     Path(place): Place,
     request: Request,
 ) -> Result<Json<Upload>, ApiError> {
-    objects(&shared)?;
+    let objects = objects(&shared)?;
     let (who, index) = read(place, node)?;
     let wanted: CreateOutput = request_body::typed(request).await?;
     if wanted.size.is_some_and(|size| size > MAX_SIZE) {
@@ -89,16 +90,15 @@ pub(crate) async fn begin(
     }
     let task = held(&shared, who).await?;
     let output = task.spec.outputs.get(index as usize).ok_or_else(|| no_such_place("output", index))?;
-    let new = announced(&task, output.name.clone(), &wanted);
+    let new = announced(objects, &task, output.name.clone(), &wanted);
     let by = (task.created_by, task.created_by_name.as_str());
     let begun = in_time(shared.store.begin_output(who, index, &new, by, shared.times.grace)).await.map_err(failed)?;
     let Some(artifact) = begun else { return Err(not_held(&shared, who).await) };
-    let part_size = artifact.part_size.unwrap_or(new.part_size);
-    Ok(Json(Upload { artifact: view(artifact), part_size }))
+    Ok(Json(looking::upload(artifact, &new)))
 }
 
 /// What an attempt is about to upload.
-pub(crate) fn announced(task: &HeldTask, name: String, wanted: &CreateOutput) -> NewArtifact {
+pub(crate) fn announced(objects: &ObjectStore, task: &HeldTask, name: String, wanted: &CreateOutput) -> NewArtifact {
     NewArtifact {
         project: task.project,
         kind: wanted.kind,
@@ -109,6 +109,7 @@ pub(crate) fn announced(task: &HeldTask, name: String, wanted: &CreateOutput) ->
         labels: BTreeMap::new(),
         pinned: false,
         part_size: part_size(wanted.size),
+        least_part: objects.least_part(wanted.kind, wanted.size),
         key: fresh_key(),
         idempotency: None,
     }

@@ -19,9 +19,9 @@ use aws_sdk_s3::{
 use aws_smithy_http_client::tls;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
-use domain::artifact::Sha256Digest;
+use domain::artifact::{ArtifactKind, Sha256Digest, least_part};
 use std::{sync::Arc, time::Duration};
-use store::Part;
+use store::{CommonPart, Part};
 use trust::Trust;
 
 /// Keys of artifacts begin so.
@@ -38,6 +38,8 @@ pub(crate) struct Place {
     pub(crate) keys: Keys,
     pub(crate) path_style: bool,
     pub(crate) trust: Trust,
+    /// Parts of an upload must be of one size.
+    pub(crate) equal_parts: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,13 +83,14 @@ struct Inner {
     client: Client,
     bucket: String,
     signers: Signers,
+    equal_parts: bool,
 }
 
 impl ObjectStore {
     pub(crate) fn new(place: Place, public: Public, times: Times) -> Self {
         let client = client(&place, &place.endpoint);
-        let bucket = place.bucket.clone();
-        Self(Arc::new(Inner { client, bucket, signers: Signers::new(place, public, times.address) }))
+        let (bucket, equal_parts) = (place.bucket.clone(), place.equal_parts);
+        Self(Arc::new(Inner { client, bucket, signers: Signers::new(place, public, times.address), equal_parts }))
     }
 
     pub(crate) fn signers(&self) -> &Signers {
@@ -117,6 +120,34 @@ impl ObjectStore {
             begun.checksum_algorithm(ChecksumAlgorithm::Sha256).content_type("application/octet-stream").send().await;
         let begun = begun.map_err(|error| failed("beginning an upload", error))?;
         begun.upload_id.ok_or_else(|| ObjectStoreError::Refused("it began an upload and did not say which".to_owned()))
+    }
+
+    /// The least bytes of a part of such an upload. None: this store, or this upload, wants them equal.
+    pub(crate) fn least_part(&self, kind: ArtifactKind, size: Option<u64>) -> Option<u64> {
+        least_part(kind, size).filter(|_| !self.0.equal_parts)
+    }
+
+    /// Makes a part of an upload of bytes that another object has: its `ETag`. Errors also where the store tells of another checksum than theirs.
+    pub(crate) async fn copy_part(
+        &self,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+        from: &CommonPart,
+    ) -> Result<String, ObjectStoreError> {
+        let copied = self.0.client.upload_part_copy().bucket(&self.0.bucket).key(key).upload_id(upload_id);
+        let copied = copied
+            .part_number(number as i32)
+            .copy_source(format!("{}/{}", self.0.bucket, from.key))
+            .copy_source_range(format!("bytes={}-{}", from.offset, from.offset + from.size.max(1) - 1))
+            .send()
+            .await
+            .map_err(|error| failed("copying a part", error))?;
+        let (etag, sum) = copied.copy_part_result.map_or((None, None), |copy| (copy.e_tag, copy.checksum_sha256));
+        if sum.is_some_and(|sum| sum != base64(&from.sha256)) {
+            return Err(ObjectStoreError::Refused("the bytes of a copied part are not those that were put".to_owned()));
+        }
+        etag.ok_or_else(|| ObjectStoreError::Refused("it copied a part and gave no ETag for it".to_owned()))
     }
 
     /// Puts the parts together. Safe to repeat: then there is no such upload any more, and the object is there.

@@ -2,14 +2,15 @@
 
 use crate::{
     ObjectStore,
-    looking::{find_by_id, project, view},
+    copying::copy_common,
+    looking::{self, find_by_id, project, view},
     object_store::{Finish, PREFIX},
     refusals::{bad_field, failed, in_time, not_held, objects, objects_failed, permit, upload_ended},
     routes::Shared,
 };
 use api_types::{
     Problem,
-    artifact::{CompleteArtifact, CreateArtifact, PartAddress, PartsAnswer, PartsRequest, Upload},
+    artifact::{CompleteArtifact, CreateArtifact, PartAddress, PartsAnswer, PartsRequest},
 };
 use axum::{
     Extension, Json,
@@ -49,7 +50,7 @@ pub(crate) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     permit(&principal, Permission::RunTasks)?;
-    objects(&shared)?;
+    let objects = objects(&shared)?;
     let key = idempotency_key(request.headers())?;
     let wanted: CreateArtifact = request_body::typed(request).await?;
     check(&wanted)?;
@@ -65,6 +66,7 @@ pub(crate) async fn create(
         labels: wanted.labels,
         pinned: wanted.pinned,
         part_size: part_size(wanted.size),
+        least_part: objects.least_part(wanted.kind, wanted.size),
         key: fresh_key(),
         idempotency: key.map(|key| (key, hash)),
     };
@@ -78,9 +80,8 @@ pub(crate) async fn create(
         }
     };
     let id = artifact.id;
-    let part_size = artifact.part_size.unwrap_or(new.part_size);
     let status = if is_replayed { StatusCode::OK } else { StatusCode::CREATED };
-    let mut response = (status, Json(Upload { artifact: view(artifact), part_size })).into_response();
+    let mut response = (status, Json(looking::upload(artifact, &new))).into_response();
     if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/artifacts/{id}")) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -222,12 +223,15 @@ pub(crate) async fn hand_out(
         .map(|part| Part { number: part.number, size: part.size, sha256: part.sha256, etag: None })
         .collect();
     let stored = told(&asked.stored)?;
-    let Some((mut place, parts)) = note(shared, artifact, &stored, &wanted).await? else {
+    let Some((mut place, mut parts)) = note(shared, artifact, &stored, &wanted).await? else {
         return Err(upload_ended(&again(shared, artifact).await?));
     };
     let is_multipart = !is_plain(&place, artifact.size);
     if is_multipart && place.upload_id.is_none() && parts.iter().any(|part| part.etag.is_none()) {
         place.upload_id = Some(begin(shared, objects, artifact, &place.key).await?);
+    }
+    if let Some(upload_id) = place.upload_id.as_deref().filter(|_| is_multipart) {
+        copy_common(shared, objects, artifact, (&place.key, upload_id), &mut parts).await;
     }
     let signer = objects.signer(headers);
     let mut addresses = Vec::with_capacity(parts.len());
@@ -290,7 +294,7 @@ async fn note(
             NotedParts::NotLast { number } => {
                 let detail = format!(
                     "Part {number}: only the last part may be smaller than {} bytes, and none comes after it.",
-                    artifact.part_size.unwrap_or_default()
+                    artifact.least_part.or(artifact.part_size).unwrap_or_default()
                 );
                 return Err(Problem::new("upload-conflict", detail).with("part", number).into());
             }
@@ -357,8 +361,8 @@ pub(crate) async fn finish(
             "The object store has not all that it was said to have.",
         ));
     }
-    let stored =
-        StoredObject { key: place.key, size: asked.size, sha256: asked.sha256, parts_digest: parts_digest(&parts) };
+    let parts_digest = parts_digest(&parts);
+    let stored = StoredObject { key: place.key, size: asked.size, sha256: asked.sha256, parts_digest, parts };
     check_older_copy(shared, objects, artifact.project, &stored, origin).await?;
     let (store, grace) = (&shared.store, shared.times.grace);
     let completed = match holder {
@@ -429,7 +433,10 @@ fn check_whole(
             asked.size
         ));
     }
-    let expected = asked.size.div_ceil(place.part_size).max(1);
+    let expected = match place.least_part {
+        None => asked.size.div_ceil(place.part_size).max(1),
+        Some(_) => u64::from(last_of(parts, asked.size)),
+    };
     if let Some(beyond) = parts.iter().find(|part| u64::from(part.number) > expected) {
         let detail =
             format!("Part {} was announced, which is beyond the {} bytes of the whole.", beyond.number, asked.size);
@@ -447,6 +454,17 @@ fn check_whole(
         return conflict(format!("The parts have {sum} bytes, and the whole is said to have {}.", asked.size));
     }
     Ok(())
+}
+
+/// The part with which there are so many bytes, or the last one that is known.
+fn last_of(parts: &[Part], size: u64) -> u32 {
+    let mut sum = 0;
+    let within = parts.iter().take_while(|part| {
+        let is_within = sum < size;
+        sum += part.size;
+        is_within
+    });
+    within.last().map_or(1, |part| part.number)
 }
 
 fn incomplete(missing: impl IntoIterator<Item = u32>, detail: &str) -> ApiError {

@@ -225,6 +225,15 @@ pub fn part_size(size: Option<u64>) -> u64 {
     part
 }
 
+/// The least bytes of a part but the last, as every S3 store has it.
+const LEAST_PART: u64 = 5 << 20;
+
+/// Where parts may differ in size: the least bytes of all but the last. Of a directory whose size is not known beforehand, since it may be cut by what is
+/// in it. None: all are equal.
+pub fn least_part(kind: ArtifactKind, size: Option<u64>) -> Option<u64> {
+    (kind == ArtifactKind::Directory && size.is_none()).then_some(LEAST_PART)
+}
+
 /// The most parts of an upload, as every S3 store has it.
 pub const MOST_PARTS: u32 = 10_000;
 
@@ -310,6 +319,13 @@ mod tests {
             );
         }
         assert_eq!(part_size(Some(78 << 30)), 8 << 20);
+    }
+
+    #[test]
+    fn parts_differ_only_where_nobody_has_said_how_large_the_whole_is() {
+        assert_eq!(least_part(ArtifactKind::Directory, None), Some(5 << 20));
+        assert_eq!(least_part(ArtifactKind::Directory, Some(1 << 30)), None);
+        assert_eq!(least_part(ArtifactKind::File, None), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! what tasks read and leave of them.
 
 pub(crate) mod checkpoints;
+pub(crate) mod common;
 pub(crate) mod complete;
 pub(crate) mod fsck;
 pub(crate) mod garbage;

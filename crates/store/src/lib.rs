@@ -30,6 +30,7 @@ pub use access::{
 };
 pub use artifacts::{
     checkpoints::CheckpointsWalked,
+    common::CommonPart,
     complete::{CompletedArtifact, StoredObject},
     fsck::ArtifactObject,
     garbage::Garbage,

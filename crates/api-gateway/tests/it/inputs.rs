@@ -24,6 +24,7 @@ fn new_artifact(name: &str) -> NewArtifact {
         labels: BTreeMap::new(),
         pinned: false,
         part_size: 8 << 20,
+        least_part: None,
         key: format!("objects/{}", Uuid::new_v4()),
         idempotency: None,
     }
@@ -32,7 +33,13 @@ fn new_artifact(name: &str) -> NewArtifact {
 /// What the object store is said to have of this upload.
 async fn stored(world: &World, artifact: ArtifactId) -> StoredObject {
     let (place, _) = world.store.upload(artifact).await.expect("read").expect("it is uploaded");
-    StoredObject { key: place.key, size: 7, sha256: Sha256Digest([1; 32]), parts_digest: Sha256Digest([2; 32]) }
+    StoredObject {
+        key: place.key,
+        size: 7,
+        sha256: Sha256Digest([1; 32]),
+        parts_digest: Sha256Digest([2; 32]),
+        parts: Vec::new(),
+    }
 }
 
 async fn put(world: &World, name: &str) -> ArtifactView {

@@ -8,6 +8,8 @@
 //! tmp/...                                            emptied at the start
 //! ```
 //!
+//! A part that is copied from another object is the same file under a second name: it takes no room, and stays until the last object that has it is deleted.
+//!
 //! Everything is synced before it has its name, and the directory after: what was acknowledged survives a power cut. An object is written once.
 
 use domain::artifact::Sha256Digest;
@@ -15,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},
+    ops::Range,
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
     time::SystemTime,
@@ -79,6 +82,8 @@ impl Drop for Received {
 pub(super) enum DiskError {
     #[error("there is no such upload")]
     NoSuchUpload,
+    #[error("there is no such object")]
+    NoSuchObject,
     #[error("the parts are not those that are here")]
     PartsDiffer,
     #[error("an object is written once, and this key has another one")]
@@ -113,7 +118,7 @@ impl Disk {
     pub(super) fn put(&self, key: Key, received: &Received) -> Result<(), DiskError> {
         let dir = self.tmp();
         fs::create_dir(&dir)?;
-        fs::rename(&received.path, dir.join(name_of(1, received)))?;
+        fs::rename(&received.path, dir.join(name_of(1, received.size, &received.sha256)))?;
         sync(&dir)?;
         let object = self.object(key);
         match fs::rename(&dir, &object) {
@@ -140,13 +145,45 @@ impl Disk {
     pub(super) fn put_part(&self, key: Uuid, upload: &str, number: u32, received: &Received) -> Result<(), DiskError> {
         let dir = self.upload(key, upload)?;
         let _shared = self.gathering.read().unwrap_or_else(PoisonError::into_inner);
-        let path = dir.join(name_of(number, received));
+        let path = dir.join(name_of(number, received.size, &received.sha256));
         let is_there = fs::rename(&received.path, &path);
         is_there.map_err(|error| if dir.is_dir() { DiskError::Io(error) } else { DiskError::NoSuchUpload })?;
-        for other in pieces(&dir)?.into_iter().filter(|other| other.number == number && other.path != path) {
-            fs::remove_file(other.path)?;
+        Ok(only(&dir, number, &path)?)
+    }
+
+    /// Takes a part that is one of an object already, in place of one of that number: its checksum. None: these bytes are not exactly one part there, or the
+    /// file system gives no file a second name.
+    pub(super) fn link_part(
+        &self,
+        key: Uuid,
+        upload: &str,
+        number: u32,
+        (from, range): (Key, Range<u64>),
+    ) -> Result<Option<Sha256Digest>, DiskError> {
+        let dir = self.upload(key, upload)?;
+        let (there, _) = self.look(from)?.ok_or(DiskError::NoSuchObject)?;
+        let mut begins = 0;
+        let found = there.into_iter().find(|piece| {
+            let is_it = (begins..begins + piece.size) == range;
+            begins += piece.size;
+            is_it
+        });
+        let Some(found) = found else { return Ok(None) };
+        let _shared = self.gathering.read().unwrap_or_else(PoisonError::into_inner);
+        let path = dir.join(name_of(number, found.size, &found.sha256));
+        match fs::hard_link(&found.path, &path) {
+            // Asked once more.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(_) if !dir.is_dir() => return Err(DiskError::NoSuchUpload),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(DiskError::NoSuchObject),
+            Err(error) => {
+                tracing::debug!(%error, "a part is copied, as it can't be linked");
+                return Ok(None);
+            }
+            Ok(()) => {}
         }
-        Ok(sync(&dir)?)
+        only(&dir, number, &path)?;
+        Ok(Some(found.sha256))
     }
 
     /// Makes an object of these parts of an upload: their numbers and checksums.
@@ -272,8 +309,16 @@ pub(super) fn etag(pieces: &[Piece]) -> String {
     }
 }
 
-fn name_of(number: u32, received: &Received) -> String {
-    format!("{number:05}-{}-{}", received.size, received.sha256)
+fn name_of(number: u32, size: u64, sha256: &Sha256Digest) -> String {
+    format!("{number:05}-{size}-{sha256}")
+}
+
+/// Of all parts of this number the one that came last stays.
+fn only(dir: &Path, number: u32, path: &Path) -> io::Result<()> {
+    for other in pieces(dir)?.into_iter().filter(|other| other.number == number && other.path != path) {
+        fs::remove_file(other.path)?;
+    }
+    sync(dir)
 }
 
 /// In the order of their numbers.

@@ -9,11 +9,12 @@ use s3s::{
     S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, StdError,
     dto::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
-        CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteObjectInput,
-        DeleteObjectOutput, ETag, GetObjectInput, GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput,
-        HeadObjectOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsV2Input,
-        ListObjectsV2Output, MultipartUpload, Object, PutObjectInput, PutObjectOutput, StreamingBlob, Timestamp,
-        UploadPartInput, UploadPartOutput,
+        CompleteMultipartUploadOutput, CopyPartResult, CopySource, CreateMultipartUploadInput,
+        CreateMultipartUploadOutput, DeleteObjectInput, DeleteObjectOutput, ETag, GetObjectInput, GetObjectOutput,
+        HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListMultipartUploadsInput,
+        ListMultipartUploadsOutput, ListObjectsV2Input, ListObjectsV2Output, MultipartUpload, Object, PutObjectInput,
+        PutObjectOutput, StreamingBlob, Timestamp, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput,
+        UploadPartOutput,
     },
     s3_error,
 };
@@ -21,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use std::{
     fs::File,
     io::{self, Write as _},
+    ops::Range,
     os::unix::fs::FileExt as _,
     path::PathBuf,
     sync::Arc,
@@ -190,6 +192,7 @@ fn read(pieces: Vec<Piece>, start: u64, length: u64) -> impl Stream<Item = io::R
 fn failed(error: DiskError) -> S3Error {
     match error {
         DiskError::NoSuchUpload => s3_error!(NoSuchUpload),
+        DiskError::NoSuchObject => s3_error!(NoSuchKey),
         DiskError::PartsDiffer => s3_error!(InvalidPart, "these are not the parts that are here"),
         DiskError::WrittenBefore => s3_error!(PreconditionFailed, "an object is written once"),
         DiskError::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -210,6 +213,18 @@ fn failed(error: DiskError) -> S3Error {
 
 fn strong(etag: String) -> Option<ETag> {
     Some(ETag::Strong(etag))
+}
+
+fn part_number(number: i32) -> S3Result<u32> {
+    let number = u32::try_from(number).ok().filter(|number| (1..=domain::artifact::MOST_PARTS).contains(number));
+    number.ok_or_else(|| s3_error!(InvalidArgument, "parts are numbered from 1 to 10000"))
+}
+
+/// `bytes=0-99`.
+fn read_range(text: &str) -> Option<Range<u64>> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let range = first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?;
+    (!range.is_empty()).then_some(range)
 }
 
 fn total(pieces: &[Piece]) -> u64 {
@@ -254,16 +269,58 @@ impl S3 for Objects {
     async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         let input = request.input;
         let key = self.key_of_parts(&input.bucket, &input.key)?;
-        let number = input.part_number.unsigned_abs();
-        if !(1..=domain::artifact::MOST_PARTS).contains(&number) || input.part_number < 1 {
-            return Err(s3_error!(InvalidArgument, "parts are numbered from 1 to 10000"));
-        }
+        let number = part_number(input.part_number)?;
         let received = self.receive(input.body, input.content_length, input.checksum_sha256.as_deref()).await?;
         let sha256 = received.sha256;
         self.on_disk(move |disk| disk.put_part(key, &input.upload_id, number, &received)).await?;
         Ok(S3Response::new(UploadPartOutput {
             e_tag: strong(sha256.to_string()),
             checksum_sha256: Some(base64(&sha256)),
+            ..Default::default()
+        }))
+    }
+
+    async fn upload_part_copy(
+        &self,
+        request: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        // An address lets its holder put the bytes that it has, and not copy others: what is copied is no part of what was signed.
+        if request.uri.query().is_some_and(|query| query.to_ascii_lowercase().contains("x-amz-signature")) {
+            return Err(s3_error!(AccessDenied, "this address is for bytes that are sent"));
+        }
+        let input = request.input;
+        let key = self.key_of_parts(&input.bucket, &input.key)?;
+        let number = part_number(input.part_number)?;
+        let CopySource::Bucket { bucket, key: from, .. } = input.copy_source else {
+            return Err(s3_error!(InvalidArgument, "what is copied is named by its bucket and key"));
+        };
+        let from = Key { shelf: Shelf::Objects, id: self.key_of_parts(&bucket, &from)? };
+        let range = input.copy_source_range.as_deref().and_then(read_range);
+        let range = range.ok_or_else(|| s3_error!(InvalidArgument, "a range is written as bytes=0-99"))?;
+        let (upload, taken) = (input.upload_id.clone(), range.clone());
+        let linked = self.on_disk(move |disk| disk.link_part(key, &upload, number, (from, taken))).await?;
+        let sha256 = match linked {
+            Some(sha256) => sha256,
+            None => {
+                let found = self.on_disk(move |disk| Ok(disk.look(from)?)).await?;
+                let (pieces, _) = found.ok_or_else(|| s3_error!(NoSuchKey))?;
+                if range.end > total(&pieces) {
+                    return Err(s3_error!(InvalidArgument, "the object ends before the range does"));
+                }
+                let length = range.end - range.start;
+                let bytes = StreamingBlob::wrap(read(pieces, range.start, length));
+                let received = self.receive(Some(bytes), Some(length as i64), None).await?;
+                let sha256 = received.sha256;
+                self.on_disk(move |disk| disk.put_part(key, &input.upload_id, number, &received)).await?;
+                sha256
+            }
+        };
+        Ok(S3Response::new(UploadPartCopyOutput {
+            copy_part_result: Some(CopyPartResult {
+                e_tag: strong(sha256.to_string()),
+                checksum_sha256: Some(base64(&sha256)),
+                ..Default::default()
+            }),
             ..Default::default()
         }))
     }

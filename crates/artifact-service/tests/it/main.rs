@@ -3,6 +3,7 @@
 mod attempts;
 mod checkpoints;
 mod collecting;
+mod copying;
 mod downloads;
 mod hostile;
 mod logs;
@@ -77,6 +78,13 @@ scenarios! {
     checkpoints::what_is_no_checkpoint_of_this_attempt_is_refused,
     checkpoints::a_damaged_checkpoint_is_passed_over,
     checkpoints::checkpoints_end_with_their_task,
+    copying::a_new_version_of_a_directory_sends_only_what_changed,
+    copying::what_an_older_version_can_not_give_is_sent,
+    copying::a_file_that_grew_sends_what_is_new,
+    copying::the_next_checkpoint_sends_only_what_changed,
+    copying::parts_differ_in_size_within_what_was_said,
+    copying::a_store_that_wants_equal_parts_gets_them,
+    copying::an_address_for_a_part_copies_nothing,
     collecting::equal_content_is_kept_once,
     collecting::content_that_was_lost_and_is_put_again_is_kept,
     collecting::what_is_removed_goes_in_two_steps,

@@ -53,8 +53,10 @@ pub(crate) struct World {
     pub(crate) http: reqwest::Client,
     pub(crate) is_embedded: bool,
     backend: Backend,
+    /// Its object store, as a service would be told of it.
+    config: Config,
     url: String,
-    _dir: Arc<TempDir>,
+    pub(crate) dir: Arc<TempDir>,
 }
 
 /// Where objects are kept.
@@ -96,13 +98,20 @@ impl World {
         let address = listener.local_addr().expect("an address");
         let dir = tempfile::tempdir().expect("a directory");
         let mut trusted = Vec::new();
-        let (gate, backend, raw, bucket) = match kind {
+        let (gate, backend, raw, config) = match kind {
             Kind::Embedded => {
                 let embedded = Embedded::open(dir.path()).expect("opened");
                 let secret = std::fs::read_to_string(dir.path().join("objects.secret")).expect("its credentials");
                 let (id, secret) = secret.trim().split_once('\n').expect("two lines");
                 let raw = client(&format!("http://{address}"), id, secret, None);
-                (Gate::before(address).await, Backend::Embedded(Arc::new(embedded)), raw, "unidesk-objects".to_owned())
+                let gate = Gate::before(address).await;
+                let config = Config {
+                    s3_endpoint: Some(format!("http://{}", gate.address)),
+                    s3_access_key_id: Some(id.to_owned()),
+                    s3_secret_access_key: Some(secret.to_owned()),
+                    ..Config::default()
+                };
+                (gate, Backend::Embedded(Arc::new(embedded)), raw, config)
             }
             Kind::SeaweedFs(seaweedfs) => {
                 let (scheme, server) = seaweedfs.endpoint.split_once("://").expect("an address");
@@ -111,7 +120,7 @@ impl World {
                 let config = Config {
                     s3_endpoint: Some(format!("{scheme}://{}", gate.address)),
                     s3_ca_file: seaweedfs.ca_file.clone(),
-                    s3_bucket: bucket.clone(),
+                    s3_bucket: bucket,
                     s3_access_key_id: Some(SeaweedFs::ACCESS_KEY_ID.to_owned()),
                     s3_secret_access_key: Some(SeaweedFs::SECRET_ACCESS_KEY.to_owned()),
                     ..Config::default()
@@ -120,7 +129,7 @@ impl World {
                 let raw = client(&seaweedfs.endpoint, id, secret, seaweedfs.ca_file.as_deref());
                 let ca = seaweedfs.ca_file.as_ref().map(|file| std::fs::read(file).expect("certificates"));
                 trusted.extend(ca.map(|pem| reqwest::Certificate::from_pem(&pem).expect("a certificate")));
-                (gate, Backend::Apart(config), raw, bucket)
+                (gate, Backend::Apart(config.clone()), raw, config)
             }
         };
         let objects = backend.objects(&gate, times());
@@ -132,7 +141,7 @@ impl World {
             gate: Arc::new(gate),
             objects,
             raw,
-            bucket,
+            bucket: config.s3_bucket.clone(),
             http: reqwest::Client::builder()
                 .pool_max_idle_per_host(0)
                 .tls_certs_merge(trusted)
@@ -140,8 +149,9 @@ impl World {
                 .expect("a client"),
             is_embedded: matches!(kind, Kind::Embedded),
             backend,
+            config,
             url: format!("http://{address}/api/v1"),
-            _dir: Arc::new(dir),
+            dir: Arc::new(dir),
         };
         // SeaweedFS listens for some seconds before it takes the first byte, on a busy machine for a minute.
         eventually_within(Duration::from_secs(120), "the store takes an object", async || {
@@ -157,6 +167,12 @@ impl World {
     /// Another process of the service, which takes other times.
     pub(crate) async fn with_times(&self, times: Times) -> Self {
         self.beside(Some(self.backend.objects(&self.gate, times)), times).await
+    }
+
+    /// Another process of the service, which was told that parts must be equal.
+    pub(crate) async fn with_equal_parts(&self) -> Self {
+        let config = Config { s3_equal_parts: true, ..self.config.clone() };
+        self.beside(config.object_store(times()).expect("sound"), times()).await
     }
 
     /// As another process of the service has it, with connections of its own.
@@ -184,7 +200,8 @@ impl World {
             http: self.http.clone(),
             is_embedded: self.is_embedded,
             backend: self.backend.clone(),
-            _dir: self._dir.clone(),
+            config: self.config.clone(),
+            dir: self.dir.clone(),
         }
     }
 

@@ -215,7 +215,7 @@ impl Addresses for Platform {
                 ready: None,
             });
             let artifact = stored.ready.clone().unwrap_or_else(|| artifact("out", None, kind, None));
-            Ok(Upload { artifact, part_size: PART })
+            Ok(Upload { artifact, part_size: PART, least_part: None })
         }
         .boxed()
     }
@@ -272,7 +272,7 @@ impl Addresses for Platform {
             announced.id = ArtifactId::from_uuid(Uuid::now_v7());
             let stored = Stored { id: announced.id, create, parts: BTreeMap::new(), ready: None };
             self.state().checkpoints.push(stored);
-            Ok(Upload { artifact: announced, part_size: PART })
+            Ok(Upload { artifact: announced, part_size: PART, least_part: None })
         }
         .boxed()
     }

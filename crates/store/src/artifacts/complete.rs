@@ -1,8 +1,9 @@
 //! The end of an upload: the one moment in which an artifact gets its version and becomes ready.
 
 use super::{
+    common::recorded,
     garbage,
-    parts::{delete_parts, lock_upload},
+    parts::{Part, delete_parts, lock_upload},
     read::{ArtifactView, by_id, state},
 };
 use crate::{Store, StoreError};
@@ -23,6 +24,8 @@ pub struct StoredObject {
     pub size: u64,
     pub sha256: Sha256Digest,
     pub parts_digest: Sha256Digest,
+    /// Of which it was put together.
+    pub parts: Vec<Part>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -122,14 +125,16 @@ async fn find_or_make_object(
     grace: Duration,
 ) -> Result<Uuid, StoreError> {
     let object = sqlx::query!(
-        "INSERT INTO artifact_objects (id, project_id, sha256, parts_digest, size, key) VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (project_id, sha256, parts_digest) WHERE corrupt_at IS NULL DO UPDATE SET size = artifact_objects.size RETURNING id, key",
+        "INSERT INTO artifact_objects (id, project_id, sha256, parts_digest, size, key, parts) VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (project_id, sha256, parts_digest) WHERE corrupt_at IS NULL
+         DO UPDATE SET parts = COALESCE(artifact_objects.parts, excluded.parts) RETURNING id, key",
         Uuid::now_v7(),
         project.as_uuid(),
         &stored.sha256.0[..],
         &stored.parts_digest.0[..],
         stored.size as i64,
-        stored.key
+        stored.key,
+        recorded(&stored.parts)
     )
     .fetch_one(&mut *connection)
     .await?;

@@ -27,7 +27,9 @@ pub struct UploadPlace {
     /// None: no multipart upload was begun.
     pub upload_id: Option<String>,
     pub part_size: u64,
-    /// Of the one part that is smaller than the others, if it was announced.
+    /// Parts but the last have from so many bytes to `part_size`. None: they have `part_size`.
+    pub least_part: Option<u64>,
+    /// Of the one part that is smaller than any other may be, if it was announced.
     pub last_part: Option<u32>,
     /// The highest number for which an address was handed out; 0: none was.
     pub newest_part: u32,
@@ -59,7 +61,7 @@ impl Store {
         let Some((mut place, _)) = lock_upload(&mut transaction, id).await? else { return Ok(NotedParts::Ended) };
         note_stored(&mut transaction, id, stored).await?;
         for part in wanted {
-            let is_small = part.size < place.part_size;
+            let is_small = part.size < place.least_part.unwrap_or(place.part_size);
             let is_after = place.last_part.is_some_and(|last| part.number > last);
             let may_be_last = place.last_part.map_or(place.newest_part <= part.number, |last| last == part.number);
             place.newest_part = place.newest_part.max(part.number);
@@ -135,7 +137,7 @@ impl Store {
     pub async fn upload(&self, artifact: ArtifactId) -> Result<Option<(UploadPlace, Vec<Part>)>, StoreError> {
         let id = artifact.as_uuid();
         let place = sqlx::query!(
-            "SELECT key, upload_id, part_size, last_part, newest_part FROM artifact_uploads WHERE artifact_id = $1",
+            "SELECT key, upload_id, part_size, least_part, last_part, newest_part FROM artifact_uploads WHERE artifact_id = $1",
             id
         );
         let Some(row) = place.fetch_optional(self.pool_for(1)).await? else { return Ok(None) };
@@ -143,6 +145,7 @@ impl Store {
             key: row.key,
             upload_id: row.upload_id,
             part_size: row.part_size.unsigned_abs(),
+            least_part: row.least_part.map(i64::unsigned_abs),
             last_part: row.last_part.map(i32::unsigned_abs),
             newest_part: row.newest_part.unsigned_abs(),
         };
@@ -210,7 +213,7 @@ pub(super) async fn lock_upload(
     artifact: Uuid,
 ) -> Result<Option<(UploadPlace, Duration)>, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT key, upload_id, part_size, last_part, newest_part, GREATEST(0, extract(epoch FROM now() - touched_at))::float8 AS "untouched_s!"
+        r#"SELECT key, upload_id, part_size, least_part, last_part, newest_part, GREATEST(0, extract(epoch FROM now() - touched_at))::float8 AS "untouched_s!"
            FROM artifact_uploads WHERE artifact_id = $1 FOR UPDATE"#,
         artifact
     )
@@ -221,6 +224,7 @@ pub(super) async fn lock_upload(
             key: row.key,
             upload_id: row.upload_id,
             part_size: row.part_size.unsigned_abs(),
+            least_part: row.least_part.map(i64::unsigned_abs),
             last_part: row.last_part.map(i32::unsigned_abs),
             newest_part: row.newest_part.unsigned_abs(),
         };

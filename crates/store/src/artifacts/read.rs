@@ -40,6 +40,8 @@ pub struct ArtifactView {
     pub stored_bytes: Option<u64>,
     /// While it is uploaded.
     pub part_size: Option<u64>,
+    /// While it is uploaded, where parts may differ in size.
+    pub least_part: Option<u64>,
 }
 
 pub(super) struct Record {
@@ -64,6 +66,7 @@ pub(super) struct Record {
     pub(super) ready_at: Option<DateTime<Utc>>,
     pub(super) stored_bytes: Option<i64>,
     pub(super) part_size: Option<i64>,
+    pub(super) least_part: Option<i64>,
 }
 
 /// Every column of a [`Record`], of the artifacts that the rest of the statement says.
@@ -73,7 +76,7 @@ macro_rules! select_artifacts {
             $crate::artifacts::read::Record,
             r#"SELECT a.id, a.project_id, p.slug, a.name, a.version, a.kind, a.state, a.size, a.sha256, a.object_id, a.media_type, a.file_name,
                       a.labels AS "labels: crate::json::JsonText", a.pinned, a.attempt_id, a.checkpoint_of, a.created_by_name, a.created_at, a.ready_at,
-                      u.stored_bytes AS "stored_bytes?", u.part_size AS "part_size?"
+                      u.stored_bytes AS "stored_bytes?", u.part_size AS "part_size?", u.least_part
                FROM artifacts a JOIN projects p ON p.id = a.project_id LEFT JOIN artifact_uploads u ON u.artifact_id = a.id "# + $which
             $(, $argument)*
         )
@@ -169,6 +172,7 @@ pub(super) fn view(record: Record) -> Result<ArtifactView, StoreError> {
         ready_at: record.ready_at,
         stored_bytes: record.stored_bytes.map(i64::unsigned_abs),
         part_size: record.part_size.map(i64::unsigned_abs),
+        least_part: record.least_part.map(i64::unsigned_abs),
     })
 }
 

@@ -25,6 +25,8 @@ pub struct NewArtifact {
     pub labels: BTreeMap<String, String>,
     pub pinned: bool,
     pub part_size: u64,
+    /// Where parts may differ in size: the least of all but the last.
+    pub least_part: Option<u64>,
     /// Where its bytes will be: chosen by the platform.
     pub key: String,
     /// A caller's key, and the hash of the request that it stands for.
@@ -133,10 +135,11 @@ pub(super) async fn insert(
         return Ok(false);
     }
     sqlx::query!(
-        "INSERT INTO artifact_uploads (artifact_id, key, part_size, attempt_id) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO artifact_uploads (artifact_id, key, part_size, least_part, attempt_id) VALUES ($1, $2, $3, $4, $5)",
         id,
         new.key,
         new.part_size as i64,
+        new.least_part.map(|least| least as i64),
         attempt
     )
     .execute(connection)

@@ -19,6 +19,7 @@ mod liveness;
 mod logs;
 mod nodes;
 mod outputs;
+mod parts;
 mod placements;
 mod plans;
 mod reports;

@@ -32,6 +32,7 @@ pub(crate) fn new_artifact(name: &str) -> NewArtifact {
         labels: BTreeMap::new(),
         pinned: false,
         part_size: 8 << 20,
+        least_part: None,
         key: format!("objects/{}", Uuid::new_v4()),
         idempotency: None,
     }
@@ -41,7 +42,13 @@ pub(crate) fn new_artifact(name: &str) -> NewArtifact {
 pub(crate) async fn object(world: &World, artifact: ArtifactId, seed: u8) -> StoredObject {
     let upload = world.store.upload(artifact).await.expect("read");
     let key = upload.map_or_else(|| "objects/gone".to_owned(), |(place, _)| place.key);
-    StoredObject { key, size: 7, sha256: Sha256Digest([seed; 32]), parts_digest: Sha256Digest([seed; 32]) }
+    StoredObject {
+        key,
+        size: 7,
+        sha256: Sha256Digest([seed; 32]),
+        parts_digest: Sha256Digest([seed; 32]),
+        parts: Vec::new(),
+    }
 }
 
 /// A person puts an artifact in.
