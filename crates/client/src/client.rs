@@ -70,9 +70,7 @@ impl Client {
             // No certificate is looked at, so a machine without a set of them must not fail for it.
             "http" => http.tls_certs_only(std::iter::empty()),
             // What was shown is kept for `look`: when it ends.
-            _ => http
-                .tls_certs_merge(trust.certificates().flat_map(reqwest::Certificate::from_der))
-                .tls_info(true),
+            _ => http.tls_certs_merge(trust.certificates().flat_map(reqwest::Certificate::from_der)).tls_info(true),
         };
         let http =
             http.build().map_err(|error| wrong(format!("TLS can't be set up: {}", crate::error::reason(&error))))?;

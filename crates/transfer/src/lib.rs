@@ -8,6 +8,7 @@
 
 mod address;
 mod archive;
+mod cut;
 mod download;
 mod error;
 mod http;
@@ -33,6 +34,7 @@ pub use http::Store;
 pub use incoming::Incoming;
 pub use options::Options;
 pub use pack::{PackError, Survey, pack, survey};
+pub use parts::PartSizes;
 pub use pause::{Pauses, patiently};
 pub use progress::{Observer, Silent, Trouble};
 pub use source::{Source, Writing};

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct Options {
     /// Requests at one time.
     pub parallel: usize,
-    /// Bytes of content that are held in memory at one time, at most. By default 40 MiB, so that the whole process stays below 64.
+    /// Bytes of content that are held in memory at one time, at most. By default 40 MiB, so that the whole process stays below 64; what is packed
+    /// while it is sent takes up to 64.
     pub memory: u64,
     /// Bytes that are asked for at one time.
     pub range: u64,

@@ -1,6 +1,27 @@
 //! How content is cut, and how much of it is in memory at one time. Pure.
 
+use api_types::artifact::Upload;
 use std::ops::Range;
+
+/// How large the parts of an upload are, but the last: bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartSizes {
+    pub most: u64,
+    /// None: all have `most`.
+    pub least: Option<u64>,
+}
+
+impl PartSizes {
+    pub fn equal(size: u64) -> Self {
+        Self { most: size, least: None }
+    }
+}
+
+impl From<&Upload> for PartSizes {
+    fn from(announced: &Upload) -> Self {
+        Self { most: announced.part_size, least: announced.least_part }
+    }
+}
 
 /// How an upload is spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +35,12 @@ pub(crate) struct Lanes {
 }
 
 /// One part is being read, `queued` wait, `parallel` are on their way: together they fit `memory`. Parts so large that fewer than three fit
-/// are not held, where the source can be read again.
+/// are not held, where the source can be read again. Where it can't, four are in memory at most: of a directory 64 MiB, its parts having 16 at most.
 pub(crate) fn lanes(part_size: u64, memory: u64, parallel: usize, can_read_again: bool) -> Lanes {
     let parallel = parallel.max(1);
     let fit = usize::try_from(memory / part_size.max(1)).unwrap_or(usize::MAX);
     if fit < 3 {
-        let parallel = if can_read_again { parallel } else { 1 };
+        let parallel = if can_read_again { parallel } else { parallel.min(2) };
         return Lanes { parallel, queued: 1, held: !can_read_again };
     }
     let parallel = parallel.min(fit - 2);
@@ -55,7 +76,7 @@ mod tests {
         assert_eq!(lanes(8 << 20, at_most, 4, true), Lanes { parallel: 4, queued: 3, held: true });
         assert_eq!(lanes(16 << 20, at_most, 4, false), Lanes { parallel: 2, queued: 1, held: true });
         assert_eq!(lanes(64 << 20, at_most, 4, true), Lanes { parallel: 4, queued: 1, held: false });
-        assert_eq!(lanes(64 << 20, at_most, 4, false), Lanes { parallel: 1, queued: 1, held: true });
+        assert_eq!(lanes(64 << 20, at_most, 4, false), Lanes { parallel: 2, queued: 1, held: true });
         assert_eq!((ranges_at_once(8 << 20, at_most, 4), ranges_at_once(32 << 20, at_most, 4)), (4, 1));
     }
 

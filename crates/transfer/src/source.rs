@@ -1,6 +1,6 @@
 //! What is sent, read once and in order on a thread of its own, and cut into parts that know their checksum.
 
-use crate::{PackError, TransferError, error::show, pack};
+use crate::{PackError, PartSizes, TransferError, error::show, pack};
 use bytes::Bytes;
 use domain::artifact::Sha256Digest;
 use sha2::{Digest, Sha256};
@@ -8,7 +8,7 @@ use std::{
     fs::{File, Metadata},
     io::{self, Read, Write},
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -23,6 +23,8 @@ const STEP: u64 = 256 << 10;
 pub enum Source {
     /// A regular file, opened for reading.
     File { file: File, path: PathBuf },
+    /// A file with an [`Archive`](crate::Archive). `ends`: where it was flushed.
+    Packed { file: File, path: PathBuf, ends: Vec<u64> },
     /// A directory, as one archive.
     Directory(PathBuf),
     /// Something that is read to its end. `name`: for people.
@@ -31,35 +33,22 @@ pub enum Source {
     Written(Box<Writing>),
 }
 
-/// Writes content. An error of what it writes to only says that the transfer was stopped.
+/// Writes content, and flushes where a part may well end. An error of what it writes to only says that the transfer was stopped.
 pub type Writing = dyn FnOnce(&mut dyn Write) -> Result<(), TransferError> + Send;
 
 impl Source {
     /// Parts of it may be read a second time when they are sent.
     pub(crate) fn can_be_read_again(&self) -> bool {
-        matches!(self, Self::File { .. })
+        matches!(self, Self::File { .. } | Self::Packed { .. })
     }
 
     /// Reads all of it through `cutter`; `tell` hears of each piece of a directory's files. Blocks.
     pub(crate) fn read(self, mut cutter: Cutter, tell: &dyn Fn(u64)) -> Result<Whole, TransferError> {
-        let stopped = || TransferError::Broken("the transfer was stopped".to_owned());
         match self {
-            Self::File { mut file, path } => {
-                let what = show(&path);
-                let unreadable = |source| TransferError::Unreadable { what: what.clone(), source };
-                let before = file.metadata().map_err(unreadable)?;
-                if !cutter.held {
-                    cutter.file = Some(Arc::new(file.try_clone().map_err(unreadable)?));
-                }
-                // Not what is appended meanwhile: that is told below.
-                cutter.copy(&mut (&mut file).take(before.len()), unreadable)?;
-                let after = file.metadata().map_err(unreadable)?;
-                if cutter.size != before.len() || is_changed(&before, &after) {
-                    return Err(TransferError::Changed { what });
-                }
-            }
+            Self::File { file, path } => cutter.copy_file(file, &path, &[])?,
+            Self::Packed { file, path, ends } => cutter.copy_file(file, &path, &ends)?,
             Self::Directory(path) => match pack(&path, &mut cutter, tell) {
-                Err(PackError::Write(_)) => return Err(stopped()),
+                Err(PackError::Write(error)) => return Err(stopped(error)),
                 packed => packed?,
             },
             Self::Reader { mut reader, name } => {
@@ -67,8 +56,12 @@ impl Source {
             }
             Self::Written(write) => write(&mut cutter)?,
         }
-        cutter.finish().map_err(|_| stopped())
+        cutter.finish().map_err(stopped)
     }
+}
+
+fn stopped(_: io::Error) -> TransferError {
+    TransferError::Broken("the transfer was stopped".to_owned())
 }
 
 pub(crate) fn is_changed(before: &Metadata, after: &Metadata) -> bool {
@@ -148,6 +141,8 @@ impl Drop for Held {
 /// Cuts what is written to it into parts, and hashes the whole; parts too, where they are not held.
 pub(crate) struct Cutter {
     part_size: u64,
+    /// A part may end where it has so many bytes. None: all are of one size.
+    least_part: Option<u64>,
     held: bool,
     /// For parts that are not held.
     file: Option<Arc<File>>,
@@ -164,9 +159,10 @@ pub(crate) struct Cutter {
 }
 
 impl Cutter {
-    pub(crate) fn new(part_size: u64, held: bool, parts: mpsc::Sender<Part>, gauge: Gauge) -> Self {
+    pub(crate) fn new(sizes: PartSizes, held: bool, parts: mpsc::Sender<Part>, gauge: Gauge) -> Self {
         Self {
-            part_size: part_size.max(1),
+            part_size: sizes.most.max(1),
+            least_part: sizes.least,
             held,
             file: None,
             parts,
@@ -179,6 +175,26 @@ impl Cutter {
             part: Sha256::new(),
             whole: Sha256::new(),
         }
+    }
+
+    /// `ends`: where parts may well end, in their order.
+    fn copy_file(&mut self, mut file: File, path: &Path, ends: &[u64]) -> Result<(), TransferError> {
+        let what = show(path);
+        let unreadable = |source| TransferError::Unreadable { what: what.clone(), source };
+        let before = file.metadata().map_err(unreadable)?;
+        if !self.held {
+            self.file = Some(Arc::new(file.try_clone().map_err(unreadable)?));
+        }
+        // Not what is appended meanwhile: that is told below.
+        for end in ends.iter().copied().chain([before.len()]) {
+            self.copy(&mut (&mut file).take(end.saturating_sub(self.size)), unreadable)?;
+            self.end_part().map_err(stopped)?;
+        }
+        let after = file.metadata().map_err(unreadable)?;
+        if self.size != before.len() || is_changed(&before, &after) {
+            return Err(TransferError::Changed { what });
+        }
+        Ok(())
     }
 
     fn copy(
@@ -194,7 +210,7 @@ impl Cutter {
             if read == 0 {
                 return Ok(());
             }
-            self.taken(before).map_err(|_| TransferError::Broken("the transfer was stopped".to_owned()))?;
+            self.taken(before).map_err(stopped)?;
         }
     }
 
@@ -220,6 +236,11 @@ impl Cutter {
             self.buffer.clear();
         }
         if self.filled == self.part_size { self.emit() } else { Ok(()) }
+    }
+
+    /// A part may well end here: it does where parts may differ and it has enough bytes.
+    fn end_part(&mut self) -> io::Result<()> {
+        if self.least_part.is_some_and(|least| self.filled >= least.max(1)) { self.emit() } else { Ok(()) }
     }
 
     fn emit(&mut self) -> io::Result<()> {
@@ -261,7 +282,7 @@ impl Write for Cutter {
         Ok(taken)
     }
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.end_part()
     }
 }
 

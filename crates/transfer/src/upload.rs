@@ -1,7 +1,7 @@
 //! Content to the store: read once and in order, parts in parallel, each tried until it is stored.
 
 use crate::{
-    AddressError, Observer, Options, Source, Store, TransferError, Uploads,
+    AddressError, Observer, Options, PartSizes, Source, Store, TransferError, Uploads,
     http::{Fault, Wire},
     pace::Pace,
     parts::lanes,
@@ -13,7 +13,7 @@ use domain::artifact::Sha256Digest;
 use futures::future::try_join_all;
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU32, Ordering::Relaxed},
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 use tokio::sync::mpsc;
 
@@ -29,8 +29,8 @@ pub struct Uploaded {
     /// Those that the platform was not told of.
     pub stored: Vec<StoredPart>,
     pub parts: u32,
-    /// Of these: the store had them from before.
-    pub had: u32,
+    /// Bytes of those that the store had before, from this upload or from an older version: they were not sent.
+    pub had_bytes: u64,
     /// Bytes of content that were in memory at one time, at most.
     pub held_bytes: u64,
 }
@@ -41,15 +41,15 @@ pub struct Uploaded {
 pub async fn upload(
     store: &Store,
     source: Source,
-    part_size: u64,
+    sizes: PartSizes,
     addresses: &dyn Uploads,
     options: &Options,
     observer: &Arc<dyn Observer>,
 ) -> Result<Uploaded, TransferError> {
-    let lanes = lanes(part_size, options.memory, options.parallel, source.can_be_read_again());
+    let lanes = lanes(sizes.most, options.memory, options.parallel, source.can_be_read_again());
     let (sender, receiver) = mpsc::channel(lanes.queued);
     let gauge = Gauge::default();
-    let cutter = Cutter::new(part_size, lanes.held, sender, gauge.clone());
+    let cutter = Cutter::new(sizes, lanes.held, sender, gauge.clone());
     let listener = observer.clone();
     let reading = tokio::task::spawn_blocking(move || source.read(cutter, &|bytes| listener.read(bytes)));
     let sending = Sending {
@@ -57,7 +57,7 @@ pub async fn upload(
         line: Line::new(options, &**observer),
         addresses,
         untold: Mutex::default(),
-        had: AtomicU32::new(0),
+        had_bytes: AtomicU64::new(0),
     };
     // Given away to the lanes, so that the reading thread is stopped when they are.
     let receiver = tokio::sync::Mutex::new(receiver);
@@ -70,7 +70,7 @@ pub async fn upload(
         sha256: whole.sha256,
         stored: sending.untold.into_inner().unwrap_or_else(PoisonError::into_inner),
         parts: whole.parts,
-        had: sending.had.into_inner(),
+        had_bytes: sending.had_bytes.into_inner(),
         held_bytes: gauge.most(),
     })
 }
@@ -81,7 +81,7 @@ struct Sending<'a> {
     addresses: &'a dyn Uploads,
     /// Stored parts that the platform does not know of yet: the next question tells them.
     untold: Mutex<Vec<StoredPart>>,
-    had: AtomicU32,
+    had_bytes: AtomicU64,
 }
 
 impl Sending<'_> {
@@ -100,7 +100,7 @@ impl Sending<'_> {
         loop {
             // A fresh address for every try: an expired one looks like a cut connection to whoever is still sending.
             let Some(address) = self.address(&wanted).await? else {
-                self.had.fetch_add(1, Relaxed);
+                self.had_bytes.fetch_add(part.size, Relaxed);
                 self.wire.observer.had(part.size);
                 self.wire.observer.part_stored();
                 return Ok(());

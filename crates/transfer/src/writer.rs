@@ -1,5 +1,6 @@
 //! An archive as it is written: equal entries in equal order are equal bytes, whoever writes them, where and when.
 
+use crate::cut::{Cutting, MOST};
 use std::io::{self, Read, Write};
 use tar::{EntryType, Header};
 
@@ -11,16 +12,19 @@ const SHORT_NAME: usize = 100;
 /// A tar within zstd. Times and owners are left out, of modes there is one bit: executable.
 ///
 /// Whoever writes it sees to the order: names of a directory sorted by bytes, each directory before what is in it, nothing twice. Names are
-/// below the root, without a slash at either end.
+/// below the root, without a slash at either end. What it writes to is flushed wherever it may well be cut (`cut.rs`).
 pub struct Archive<W: Write> {
-    tar: tar::Builder<zstd::Encoder<'static, W>>,
+    tar: tar::Builder<Frames<W>>,
 }
 
 impl<W: Write> Archive<W> {
     pub fn new(out: W) -> io::Result<Self> {
-        let mut zstd = zstd::Encoder::new(out, LEVEL)?;
-        zstd.include_checksum(true)?;
-        Ok(Self { tar: tar::Builder::new(zstd) })
+        Self::in_pieces_of(MOST, out)
+    }
+
+    /// Of at most so many bytes.
+    pub(crate) fn in_pieces_of(most: u64, out: W) -> io::Result<Self> {
+        Ok(Self { tar: tar::Builder::new(Frames::new(most, out)?) })
     }
 
     pub fn directory(&mut self, name: &[u8]) -> io::Result<()> {
@@ -41,9 +45,78 @@ impl<W: Write> Archive<W> {
 
     /// Its end. Without it, it is none.
     pub fn finish(self) -> io::Result<W> {
-        let mut out = self.tar.into_inner()?.finish()?;
-        out.flush()?;
-        Ok(out)
+        self.tar.into_inner()?.finish()
+    }
+}
+
+/// Several frames of zstd, one after the other, which are one stream for whoever decompresses it.
+struct Frames<W: Write> {
+    /// None: after an error.
+    frame: Option<Frame<W>>,
+    cutting: Cutting,
+}
+
+type Frame<W> = zstd::Encoder<'static, Counted<W>>;
+
+impl<W: Write> Frames<W> {
+    fn new(most: u64, out: W) -> io::Result<Self> {
+        Ok(Self { frame: Some(begin(out)?), cutting: Cutting::new(most) })
+    }
+
+    fn finish(self) -> io::Result<W> {
+        self.frame.map_or_else(|| Err(is_over()), end)
+    }
+}
+
+impl<W: Write> Write for Frames<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let frame = self.frame.as_mut().ok_or_else(is_over)?;
+        let (taken, is_due) = self.cutting.take(bytes);
+        frame.write_all(&bytes[..taken])?;
+        if is_due {
+            // All that was taken is packed now, so that the count depends on nothing else.
+            frame.flush()?;
+            if self.cutting.ends(frame.get_ref().written) {
+                self.frame = Some(begin(end(self.frame.take().ok_or_else(is_over)?)?)?);
+            }
+        }
+        Ok(taken)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn begin<W: Write>(out: W) -> io::Result<Frame<W>> {
+    let mut frame = zstd::Encoder::new(Counted { out, written: 0 }, LEVEL)?;
+    frame.include_checksum(true)?;
+    Ok(frame)
+}
+
+fn end<W: Write>(frame: Frame<W>) -> io::Result<W> {
+    let mut out = frame.finish()?.out;
+    out.flush()?;
+    Ok(out)
+}
+
+fn is_over() -> io::Error {
+    io::Error::other("nothing more can be written after an error")
+}
+
+/// Counts what a frame becomes, and keeps the encoder's flushes to itself: a part ends where a frame does.
+struct Counted<W> {
+    out: W,
+    written: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.written += written as u64;
+        Ok(written)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use transfer::{AddressError, Observer, Options, Source, TransferError, Uploads, patiently, upload};
+use transfer::{AddressError, Observer, Options, PartSizes, Source, TransferError, Uploads, patiently, upload};
 
 /// What has not changed for so long is taken for still, unless it changes while it is read. Docker tells times in seconds.
 pub(crate) const STILL_FOR: Duration = Duration::from_secs(2);
@@ -188,12 +188,13 @@ impl<'a> Taking<'a> {
         options.pauses.give_up_after = *checkpoint_patience;
         let file = packed.again().map_err(unreadable)?;
         let file_name = self.checkpoints.path.rsplit('/').next().unwrap_or_default().to_owned();
-        let create = CreateOutput { kind: ArtifactKind::Directory, size: Some(packed.size), file_name };
+        // Without its size: where that is declared, parts are equal, and have little in common with the checkpoint before.
+        let create = CreateOutput { kind: ArtifactKind::Directory, size: None, file_name };
         let announced = patiently(&options, &**observer, || addresses.begin_checkpoint(held, create.clone())).await?;
         let id = announced.artifact.id;
-        let source = Source::File { file, path: PathBuf::from(PACKED) };
+        let source = Source::Packed { file, path: PathBuf::from(PACKED), ends: packed.ends.clone() };
         let parts = Parts { addresses, held, id };
-        let uploaded = upload(store, source, announced.part_size, &parts, &options, observer).await?;
+        let uploaded = upload(store, source, PartSizes::from(&announced), &parts, &options, observer).await?;
         let whole = CompleteArtifact { size: uploaded.size, sha256: uploaded.sha256, stored: uploaded.stored };
         patiently(&options, &**observer, || addresses.complete_checkpoint(held, id, whole.clone())).await
     }

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use transfer::{AddressError, Observer, Source, TransferError, Uploads, patiently, upload};
+use transfer::{AddressError, Observer, PartSizes, Source, TransferError, Uploads, patiently, upload};
 
 /// Uploads that are begun anew because the one of before was given up, or the store has lost a part of it.
 pub(super) const ROUNDS: u32 = 5;
@@ -202,7 +202,8 @@ impl Storing<'_> {
         }
         let parts = Parts { addresses: &*artifacts.addresses, held, index };
         let uploaded =
-            upload(&artifacts.store, source, announced.part_size, &parts, &artifacts.options, &observer).await?;
+            upload(&artifacts.store, source, PartSizes::from(&announced), &parts, &artifacts.options, &observer)
+                .await?;
         if seen.has_nothing() {
             return Ok(Sent::Nothing);
         }

@@ -15,8 +15,8 @@ use std::{
     time::SystemTime,
 };
 use transfer::{
-    Content, Limits, Observer, PackError, Silent, Source, Store, TransferError, UnpackError, Unpacked, list, pack,
-    survey, to_directory, upload,
+    Content, Limits, Observer, PackError, PartSizes, Silent, Source, Store, TransferError, UnpackError, Unpacked, list,
+    pack, survey, to_directory, upload,
 };
 
 fn packed(dir: &Path) -> Result<Vec<u8>, PackError> {
@@ -89,9 +89,10 @@ fn odd_tree(root: &Path) {
 async fn stored(dir: &Path) -> Fake {
     let fake = Fake::start().await;
     let silent: Arc<dyn Observer> = Arc::new(Silent);
-    let uploaded = upload(&Store::new(), Source::Directory(dir.to_owned()), 50_000, &fake, &quick(), &silent)
-        .await
-        .expect("it arrives");
+    let uploaded =
+        upload(&Store::new(), Source::Directory(dir.to_owned()), PartSizes::equal(50_000), &fake, &quick(), &silent)
+            .await
+            .expect("it arrives");
     let content = fake.assembled();
     fake.state().content = content;
     assert_eq!(fake.content(), Content { size: uploaded.size, sha256: uploaded.sha256 });
@@ -303,4 +304,75 @@ fn many_small_files_come_back() {
     assert_eq!(unpacked.expect("it unpacks").entries, (many + many.div_ceil(1_000)) as u64);
     let last = target.join(format!("{:03}/{:03}.json", (many - 1) / 1_000, (many - 1) % 1_000));
     assert_eq!(fs::read_to_string(last).expect("it is there"), format!("{{\"n\": {}}}\n", many - 1).repeat(20));
+}
+
+/// Keeps where it was flushed.
+#[derive(Default)]
+struct Flushed {
+    bytes: Vec<u8>,
+    ends: Vec<u64>,
+}
+impl std::io::Write for Flushed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.ends.push(self.bytes.len() as u64);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn of_a_directory_in_which_little_changed_little_is_sent() {
+    const MIB: usize = 1 << 20;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::create_dir(&source).expect("a directory");
+    let content = noise(60 * MIB);
+    for (at, bytes) in content.chunks(15 * MIB).enumerate() {
+        fs::write(source.join(at.to_string()), bytes).expect("writing");
+    }
+    let sizes = PartSizes { most: 16 << 20, least: Some(5 << 20) };
+    let silent: Arc<dyn Observer> = Arc::new(Silent);
+    let (fake, store) = (Fake::start().await, Store::new());
+    let send = async |source: Source, sizes| upload(&store, source, sizes, &fake, &quick(), &silent).await;
+    let whole = send(Source::Directory(source.clone()), sizes).await.expect("it arrives");
+    let first = fake.state().parts.clone();
+    let (_, all_but_last) =
+        first.values().collect::<Vec<_>>().split_last().map(|(last, rest)| (*last, rest.to_vec())).expect("parts");
+    assert!(all_but_last.iter().all(|part| (8 * MIB..=16 * MIB).contains(&part.len())) && first.len() > 4);
+    assert!(first.values().all(|part| part.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])), "each is a frame of its own");
+    // Packed before it is sent, it is cut at the same places.
+    let mut packed = Flushed::default();
+    pack(&source, &mut packed, &|_| {}).expect("packed");
+    let path = dir.path().join("packed");
+    fs::write(&path, &packed.bytes).expect("writing");
+    let again = Source::Packed { file: File::open(&path).expect("a file"), path: path.clone(), ends: packed.ends };
+    fake.state().parts.clear();
+    let sent = send(again, sizes).await.expect("it arrives");
+    assert!(
+        (sent.size, sent.sha256, sent.parts) == (whole.size, whole.sha256, whole.parts) && fake.state().parts == first
+    );
+    // Some bytes more in one of the files.
+    let changed = [&content[20 * MIB..25 * MIB], b"more", &content[25 * MIB..30 * MIB]].concat();
+    fs::write(source.join("1"), [&content[15 * MIB..20 * MIB], &changed].concat()).expect("writing");
+    *fake.known.lock().expect("no panic") =
+        first.iter().map(|(number, bytes)| (*number, crate::fake::sha256(bytes))).collect();
+    fake.state().puts.clear();
+    let sent = send(Source::Directory(source.clone()), sizes).await.expect("it arrives");
+    let puts = fake.state().puts.len() as u32;
+    let told = format!("{puts} of {} parts, {} bytes were there", sent.parts, sent.had_bytes);
+    assert!(puts * 2 <= sent.parts && sent.had_bytes > sent.size / 3, "{told}");
+    fs::create_dir(&target).expect("a directory");
+    let place = File::open(&target).expect("a directory").into();
+    transfer::unpack(fake.assembled().as_slice(), &place, &Limits::default()).expect("it unpacks");
+    assert_eq!(tree(&target), tree(&source));
+    // Where parts must be equal, they are.
+    fake.state().parts.clear();
+    fake.known.lock().expect("no panic").clear();
+    let sent = send(Source::Directory(source), PartSizes::equal(16 << 20)).await.expect("it arrives");
+    let state = fake.state();
+    let full = state.parts.values().filter(|part| part.len() == 16 * MIB).count();
+    assert_eq!(full as u64, sent.size / (16 << 20));
 }

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
-use transfer::{Observer, Options, Silent, Source, Store, TransferError, Uploaded, upload};
+use transfer::{Observer, Options, PartSizes, Silent, Source, Store, TransferError, Uploaded, upload};
 
 const PART: u64 = 10_000;
 
@@ -22,7 +22,7 @@ fn file(path: &Path) -> Source {
 
 async fn send(fake: &Fake, source: Source, options: &Options) -> Result<Uploaded, TransferError> {
     let silent: Arc<dyn Observer> = Arc::new(Silent);
-    upload(&Store::new(), source, PART, fake, options, &silent).await
+    upload(&Store::new(), source, PartSizes::equal(PART), fake, options, &silent).await
 }
 
 fn assert_arrived(fake: &Fake, uploaded: &Uploaded, content: &[u8]) {
@@ -47,7 +47,11 @@ async fn content_of_any_size_arrives_whole() {
             let fake = Fake::start().await;
             let uploaded = send(&fake, source, &quick()).await.expect("it arrives");
             assert_arrived(&fake, &uploaded, &content);
-            assert_eq!((uploaded.parts, uploaded.had, fake.state().puts.len()), (parts, 0, parts as usize), "{size}");
+            assert_eq!(
+                (uploaded.parts, uploaded.had_bytes, fake.state().puts.len()),
+                (parts, 0, parts as usize),
+                "{size}"
+            );
         }
     }
 }
@@ -65,7 +69,9 @@ async fn trouble_of_every_kind_is_overcome_and_told() {
     ]);
     fake.faults([Fault::Status(403), Fault::Drip, Fault::CutAfter(0)]);
     let observer: Arc<dyn Observer> = heard.clone();
-    let uploaded = upload(&Store::new(), reader(&content), PART, &fake, &quick(), &observer).await.expect("it arrives");
+    let uploaded = upload(&Store::new(), reader(&content), PartSizes::equal(PART), &fake, &quick(), &observer)
+        .await
+        .expect("it arrives");
     assert_arrived(&fake, &uploaded, &content);
     assert_eq!(heard.total(), content.len() as u64, "what travelled twice is counted once");
     assert!(heard.backs.load(Relaxed) >= 1);
@@ -99,11 +105,13 @@ async fn what_the_store_has_is_not_sent_again() {
     // Of another content: it is not taken for this one's.
     fake.known.lock().expect("no panic").insert(2, sha256(b"other"));
     let observer: Arc<dyn Observer> = heard.clone();
-    let uploaded = upload(&Store::new(), reader(&content), PART, &fake, &quick(), &observer).await.expect("it arrives");
+    let uploaded = upload(&Store::new(), reader(&content), PartSizes::equal(PART), &fake, &quick(), &observer)
+        .await
+        .expect("it arrives");
     assert_arrived(&fake, &uploaded, &content);
     let mut puts = fake.state().puts.clone();
     puts.sort_unstable();
-    assert_eq!((uploaded.had, puts), (5, vec![2, 4, 6, 8]));
+    assert_eq!((uploaded.had_bytes, puts), (45_000, vec![2, 4, 6, 8]));
     assert_eq!((heard.had.load(Relaxed), heard.total()), (45_000, 85_000));
 }
 

@@ -20,7 +20,9 @@ use provider_gateway::config::{self, ProviderSettings};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
-use transfer::{AddressError, Content, Downloads, Observer, Options, Silent, Source, Store, TransferError, Uploads};
+use transfer::{
+    AddressError, Content, Downloads, Observer, Options, PartSizes, Silent, Source, Store, TransferError, Uploads,
+};
 
 /// The largest frame between a node and the platform.
 const LARGEST_FRAME: usize = protocol::MAX_FRAME_BYTES;
@@ -214,7 +216,7 @@ async fn put_and_get(store: &Store, probe: OutsideProbe) -> Result<(), String> {
     let reader = Box::new(io::Cursor::new(content));
     let source = Source::Reader { reader, name: "the probe".to_owned() };
     let silent: Arc<dyn Observer> = Arc::new(Silent);
-    let put = transfer::upload(store, source, size, &Fixed(probe.put), &options, &silent).await;
+    let put = transfer::upload(store, source, PartSizes::equal(size), &Fixed(probe.put), &options, &silent).await;
     put.map_err(words)?;
     let (content, address) = (Content { size, sha256 }, Fixed(probe.get));
     let read_all = |incoming: &mut transfer::Incoming| {

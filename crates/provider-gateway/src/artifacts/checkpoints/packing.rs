@@ -26,6 +26,7 @@ pub struct Packing {
     is_dropped: CancellationToken,
     hasher: Sha256,
     size: u64,
+    ends: Vec<u64>,
     pub(crate) seen: Seen,
 }
 
@@ -35,6 +36,8 @@ pub struct Packed {
     /// Bytes.
     pub size: u64,
     pub sha256: Sha256Digest,
+    /// Where parts of it may well end.
+    pub(super) ends: Vec<u64>,
     pub(crate) seen: Seen,
 }
 
@@ -49,7 +52,7 @@ impl Packing {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         fs::remove_file(&path)?;
         let (hasher, dir) = (Sha256::new(), dir.to_owned());
-        Ok(Self { file, dir, marks, is_dropped, hasher, size: 0, seen: Seen::default() })
+        Ok(Self { file, dir, marks, is_dropped, hasher, size: 0, ends: Vec::new(), seen: Seen::default() })
     }
 
     /// Cancelled once nobody waits for it any more.
@@ -59,8 +62,8 @@ impl Packing {
 
     /// All of it is written.
     pub(crate) fn finish(self) -> Packed {
-        let Self { file, hasher, size, seen, .. } = self;
-        Packed { file, size, sha256: Sha256Digest(hasher.finalize().into()), seen }
+        let Self { file, hasher, size, ends, seen, .. } = self;
+        Packed { file, size, sha256: Sha256Digest(hasher.finalize().into()), ends, seen }
     }
 }
 
@@ -82,6 +85,7 @@ impl Write for Packing {
         Ok(written)
     }
     fn flush(&mut self) -> io::Result<()> {
+        self.ends.push(self.size);
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ use std::{
     sync::Arc,
     time::Instant,
 };
-use transfer::{Observer, Options, Source, TransferError, patiently, survey, upload};
+use transfer::{Observer, Options, PartSizes, Source, TransferError, patiently, survey, upload};
 
 /// Uploads that are begun anew because what was sent is not what was announced: a file changed in between, or the store lost a part.
 const ROUNDS: u32 = 3;
@@ -38,6 +38,7 @@ const ROUNDS: u32 = 3;
 #[command(after_long_help = "\
 The bytes go to the object store, not through the server. Every part and the whole are compared with their SHA-256.
 Killed, interrupted or cut off in the middle? The same command goes on where it was, for a day.
+Of a directory that was put before under this name only what changed is sent, in pieces of some megabytes.
 
 A directory is stored as one archive: files, directories, links within it, and whether a file is executable.
 Prints the name with its version, the digest and the size.
@@ -264,12 +265,12 @@ impl Put<'_> {
         let observer: Arc<dyn Observer> = self.shown.counts.clone();
         let source = self.content.open()?;
         let uploaded =
-            upload(&self.server.store(), source, announced.part_size, &parts, &self.options, &observer).await?;
+            upload(&self.server.store(), source, PartSizes::from(announced), &parts, &self.options, &observer).await?;
         let whole = CompleteArtifact { size: uploaded.size, sha256: uploaded.sha256, stored: uploaded.stored };
         let artifact = patiently(&self.options, &*observer, || parts.complete(&whole)).await?;
-        if uploaded.had > 0 {
-            let had = format!("{} of {} parts were stored already", uploaded.had, uploaded.parts);
-            self.shown.tell_done("resumed", &format!("{had}; {} in all", show_bytes(uploaded.size)));
+        if uploaded.had_bytes > 0 {
+            let (sent, size) = (show_bytes(uploaded.size - uploaded.had_bytes), show_bytes(uploaded.size));
+            self.shown.tell_done("sent", &format!("{sent} of {size}; the store had the rest"));
         }
         Ok(artifact)
     }
