@@ -201,6 +201,7 @@ mod tests {
                 bucket: bucket.to_owned(),
                 region: "us-east-1".to_owned(),
                 keys: Keys::set("id", "secret", None),
+                equal_parts: false,
                 path_style,
                 trust: trust::Trust::default(),
             };
