@@ -16,11 +16,13 @@ pub mod executor;
 mod identity;
 pub mod log;
 pub mod process;
+pub mod pulse;
 pub mod resources;
 pub mod runtime;
 pub mod source;
 mod sources;
 
+pub use protocol::version::{SUPPORTED as PROTOCOL, Versions};
 pub use sources::Sources;
 
 use anyhow::Context as _;
@@ -156,6 +158,14 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     );
     let mut registry = Registry::default();
     let surroundings = config::Surroundings::look();
+    if surroundings.is_container && goes_with_the_container(&config.data_dir) {
+        tracing::warn!(
+            data_dir = %config.data_dir.display(),
+            "what this agent keeps is inside its container and goes with it: logs and results that the server does not have yet, and all caches. \
+             Mount a volume there, as -v unidesk-node:{}",
+            config.data_dir.display()
+        );
+    }
     if config.policy.allows("container", surroundings) {
         registry = registry.with(containers.clone());
     }
@@ -196,6 +206,7 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     });
 
     let (connected_sender, connected) = watch::channel(false);
+    service.spawn_until_stopped("pulse", pulse::keep(config.data_dir.clone(), connected.clone()));
     let (stopping, stopping_receiver) = watch::channel(false);
     let meter = Arc::new(Mutex::new(resources::Meter::new(surveyor.disk_path().await)));
     let link = Link {
@@ -222,6 +233,12 @@ pub async fn start(service: &Service, config: Config) -> anyhow::Result<Agent> {
     service.spawn_until_stopped("survey", surveyor.keep_current(facts_sender));
     service.spawn_until_stopped("collect garbage", collector::run(containers, processes, disk));
     Ok(Agent { handle, connected, stopping })
+}
+
+/// Whether a directory lies on the file system of the container itself, and not on a volume.
+fn goes_with_the_container(dir: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|file| std::os::unix::fs::MetadataExt::dev(&file)).ok();
+    device(dir).is_some_and(|dir| device(Path::new("/")) == Some(dir))
 }
 
 /// Measures the machine, now and then again.

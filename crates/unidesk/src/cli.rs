@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(
     name = "unidesk",
-    version,
+    version = crate::version::text(),
     about = "Run a commit on a machine that fits, and know years later exactly what ran.",
     override_help = HELP,
     disable_help_subcommand = true,
@@ -125,6 +125,8 @@ pub enum Command {
     Provider(Box<commands::provider::Args>),
     /// Bring the database to this version
     Migrate(Box<commands::migrate::Args>),
+    /// Whether a service or an agent on this machine is well, for health checks
+    Health(commands::health::Args),
     /// Help on a command, or on exit codes: help exit
     Help(commands::help::Args),
 }
@@ -140,7 +142,7 @@ Tasks      run  submit  list  status  logs  events  why  wait  cancel  retry
 Machines   node  node-token  provider
 Data       artifact  get
 Access     login  whoami  api-key
-Platform   up  server  migrate  doctor  audit
+Platform   up  server  migrate  doctor  health  audit
 
 Everywhere: -o json, --color, --progress, --server, -h short help, --help with examples
 Exit codes: unidesk help exit

@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod doctor;
 pub mod events;
 pub mod get;
+pub mod health;
 pub mod help;
 pub mod list;
 pub mod login;
@@ -55,6 +56,7 @@ pub async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, F
         Command::Server(args) => server::run(*args).await.map_err(of_service),
         Command::Provider(args) => provider::run(*args, context.server_flag()).await.map_err(of_service),
         Command::Migrate(args) => migrate::run(*args).await.map_err(of_service),
+        Command::Health(args) => health::run(args, context).await,
         Command::Help(args) => help::run(args, context),
     }
 }

@@ -23,6 +23,7 @@ pub mod style;
 pub mod table;
 pub mod terminal;
 pub mod text;
+pub mod version;
 
 use clap::CommandFactory;
 use context::Context;

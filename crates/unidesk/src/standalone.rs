@@ -1,7 +1,7 @@
 //! Everything in one process: private PostgreSQL, all services, and a local node that connects as any other node does.
 
-mod admin;
-mod local_node;
+pub(crate) mod admin;
+pub(crate) mod local_node;
 pub mod postgres;
 
 pub use local_node::LocalNode;
@@ -118,7 +118,7 @@ async fn start_services(
         .context("connecting to PostgreSQL")?;
     progress.step("migrations");
     store.migrate().await.context("bringing the database to this version")?;
-    let admin_token = admin::token(&store, &options.data_dir).await?;
+    let admin_token = admin::token(&store, &options.data_dir.join("admin.token")).await?;
 
     progress.step("services");
     let services = Service::new();

@@ -82,15 +82,31 @@ pub struct Database {
     /// The database that all services share
     #[arg(long, env = "UNIDESK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: String,
+    /// The password, where that address has none
+    #[arg(long, env = "UNIDESK_DATABASE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub database_password: Option<String>,
     /// The most connections of this process
     #[arg(long, env = "UNIDESK_DATABASE_CONNECTIONS", default_value_t = 16, value_name = "N")]
     pub database_connections: u32,
 }
 
 impl Database {
+    /// The address with the password in it.
+    pub fn url(&self) -> String {
+        let Some(password) = &self.database_password else { return self.database_url.clone() };
+        let separator = if self.database_url.contains('?') { '&' } else { '?' };
+        let mut url = format!("{}{separator}password=", self.database_url);
+        for byte in password.bytes() {
+            match byte {
+                b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => url.push(char::from(byte)),
+                other => url += &format!("%{other:02X}"),
+            }
+        }
+        url
+    }
+
     async fn connect(&self) -> anyhow::Result<Store> {
-        let config =
-            DatabaseConfig { url: self.database_url.clone(), max_connections: self.database_connections, shared: true };
+        let config = DatabaseConfig { url: self.url(), max_connections: self.database_connections, shared: true };
         let store = Store::connect(&config).await?;
         let (applied, known) = store.migration_state().await?;
         anyhow::ensure!(applied >= known, "the database is at version {applied} of {known}; run: unidesk migrate");
@@ -196,4 +212,26 @@ async fn health_listener(service: &Service, store: &Store, health: Option<std::n
         service_kit::serve::serve(service, listener, router);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_of_its_own_becomes_part_of_the_address_whatever_is_in_it() {
+        let url = |url: &str, password: Option<&str>| {
+            let (database_url, database_password) = (url.to_owned(), password.map(str::to_owned));
+            Database { database_url, database_password, database_connections: 1 }.url()
+        };
+        assert_eq!(url("postgres://unidesk@db/unidesk", None), "postgres://unidesk@db/unidesk");
+        assert_eq!(
+            url("postgres://unidesk@db/unidesk", Some("a/b?c&d%ü")),
+            "postgres://unidesk@db/unidesk?password=a%2Fb%3Fc%26d%25%C3%BC"
+        );
+        assert_eq!(
+            url("postgres:///db?host=/run/pg&user=unidesk", Some("x")),
+            "postgres:///db?host=/run/pg&user=unidesk&password=x"
+        );
+    }
 }

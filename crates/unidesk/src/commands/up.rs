@@ -61,7 +61,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     println!(
         "ready {} version={} node={} data={}",
         platform.url,
-        env!("CARGO_PKG_VERSION"),
+        crate::version::VERSION,
         if nodes.is_empty() { "-".into() } else { nodes.join(",") },
         data_dir.display()
     );

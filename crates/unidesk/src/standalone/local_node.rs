@@ -31,7 +31,7 @@ impl LocalNode {
         for traversed in [data_dir.join("nodes"), dir.clone()] {
             std::fs::set_permissions(&traversed, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
         }
-        let token = token(store, &dir, name).await?;
+        let token = token(store, &dir.join("token"), name).await?;
         let service = Service::new();
         let mut config = Config { shim, trust, ..Config::load(url.to_owned(), token, &dir)? };
         // Whoever starts the platform here owns the machine.
@@ -62,10 +62,9 @@ impl LocalNode {
     }
 }
 
-/// The token of an earlier start, or a new one. A data directory without its token has lost it: the node of that name is replaced.
-async fn token(store: &Store, dir: &Path, name: &str) -> anyhow::Result<String> {
-    let path = dir.join("token");
-    match std::fs::read_to_string(&path) {
+/// The token of an earlier start, or a new one. A file that has none has lost it: the node of that name is replaced.
+pub(crate) async fn token(store: &Store, path: &Path, name: &str) -> anyhow::Result<String> {
+    match std::fs::read_to_string(path) {
         Ok(token) if node_registry::is_valid_node_token(store, token.trim()).await? => {
             return Ok(token.trim().to_owned());
         }
@@ -75,6 +74,6 @@ async fn token(store: &Store, dir: &Path, name: &str) -> anyhow::Result<String> 
     }
     let token =
         node_registry::replace_node(store, name).await.with_context(|| format!("making a token for node {name}"))?;
-    write_file(&path, &format!("{token}\n"), 0o600)?;
+    write_file(path, &format!("{token}\n"), 0o600)?;
     Ok(token)
 }
