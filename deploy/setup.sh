@@ -24,7 +24,7 @@ while (($#)); do
         ;;
     --port)
         port=${2:-}
-        [[ $port =~ ^[1-9][0-9]{0,4}$ ]] && ((port < 65536)) || die "--port takes a number up to 65535"
+        if ! [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || ((port > 65535)); then die "--port takes a number up to 65535"; fi
         shift
         ;;
     -h | --help)
@@ -68,28 +68,33 @@ fi
 # The directory is closed to everybody else on this machine. The files in it are mounted into containers, each of which has a user of
 # its own, so they themselves are readable.
 secrets=deploy/secrets
-mkdir -p -m 0700 "$secrets"
+mkdir -p "$secrets"
 chmod 0700 "$secrets"
 
-# make NAME: from stdin, unless it is there.
+# make NAME COMMAND...: what the command prints, unless the file is there.
 make() {
-    if [[ -s $secrets/$1 ]]; then
-        printf 'kept     %s\n' "$secrets/$1"
+    local name=$1 file=$secrets/$1
+    shift
+    if [[ -s $file ]]; then
+        printf 'kept     %s\n' "$file"
         return
     fi
-    (umask 022 && cat >"$secrets/$1.new" && mv "$secrets/$1.new" "$secrets/$1")
-    printf 'made     %s\n' "$secrets/$1"
+    "$@" >"$file.new"
+    chmod 0644 "$file.new"
+    mv "$file.new" "$file"
+    printf 'made     %s\n' "$file"
 }
 # 256 random bits.
 random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
+identities() {
+    printf '{"identities": [{"name": "unidesk", "credentials": [{"accessKey": "unidesk", "secretKey": "%s"}], "actions": %s}]}\n' \
+        "$(cat "$secrets/object-store-key")" '["Admin", "Read", "Write", "List", "Tagging"]'
+}
 
-random | make postgres-password
-random | make object-store-key
-random | make grafana-password
-make object-store-identities <<JSON
-{"identities": [{"name": "unidesk", "credentials": [{"accessKey": "unidesk", "secretKey": "$(cat "$secrets/object-store-key")"}],
-  "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
-JSON
+make postgres-password random
+make object-store-key random
+make object-store-identities identities
+make grafana-password random
 
 # What is next --------------------------------------------------------------------------------------------------------
 

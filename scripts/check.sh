@@ -52,8 +52,8 @@ check_sqlx() { scripts/sqlx-prepare.sh --check; }
 
 check_scripts() {
     local script
-    for script in scripts/*.sh scripts/lib/*.sh .ci/run; do bash -n "$script"; done
-    run_tool shellcheck scripts/*.sh scripts/lib/*.sh .ci/run
+    for script in scripts/*.sh scripts/lib/*.sh deploy/*.sh deploy/test/*.sh .ci/run; do bash -n "$script"; done
+    run_tool shellcheck scripts/*.sh scripts/lib/*.sh deploy/*.sh deploy/test/*.sh .ci/run
 }
 
 # Every test, planted defect and fault that docs/reliability.md names is there: a claim whose test is gone is no claim.

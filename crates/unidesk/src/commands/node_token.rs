@@ -99,23 +99,38 @@ async fn create(context: &Context, server: &Server, name: &str, no_wait: bool) -
     }
 }
 
-/// What to do with the secret: the whole line, for any POSIX shell, so that nothing is left to fill in.
+/// Where the agent's image is, in the version of this program.
+const PROVIDER_IMAGE: &str = concat!("ghcr.io/unidesk/provider:", env!("CARGO_PKG_VERSION"));
+
+/// What to do with the secret: whole lines, for any POSIX shell, so that nothing is left to fill in.
 fn hints(created: &CreatedNodeToken, url: &str, shown: bool) -> Vec<String> {
     let name = clean(&created.name);
-    let start = format!("unidesk provider --server {} --token-file", clean(url));
+    let url = clean(url);
+    let mut lines = vec!["This secret is shown once and never expires until revoked.".to_owned()];
     if shown {
-        vec![
-            format!("This secret is shown once and never expires until revoked. On {name}, paste:"),
-            format!("  (umask 077; echo {} > node.token); {start} node.token", created.token),
-            "To have it run from boot on: deploy/systemd/unidesk-provider.service".to_owned(),
-        ]
+        lines.push(format!("On {name}, keep it in a file:"));
+        lines.push(format!("  (umask 077; echo {} > node.token)", created.token));
     } else {
         // It went into a file or another program: that is where it stays.
-        vec![
-            "This secret is shown once and never expires until revoked.".to_owned(),
-            format!("Copy it to {name} as the file node.token, and there: {start} node.token"),
-        ]
+        lines.push(format!("Copy it to {name} as the file node.token."));
     }
+    // The agent speaks plain HTTP to its own machine only, and that is not its container.
+    let network = if is_loopback(&url) { "--network host " } else { "" };
+    lines.extend([
+        "Then there, with Docker (for container tasks; it comes back after a reboot):".to_owned(),
+        format!("  docker run -d --name unidesk-node --init --restart unless-stopped --stop-timeout 20 {network}\\"),
+        "    -v unidesk-node:/var/lib/unidesk-provider -v /var/run/docker.sock:/var/run/docker.sock \\".to_owned(),
+        format!("    -v \"$PWD/node.token:/run/secrets/node.token:ro\" -e UNIDESK_URL={url} {PROVIDER_IMAGE}"),
+        "or with the program alone (for processes too; from boot on: deploy/systemd/unidesk-provider.service):"
+            .to_owned(),
+        format!("  unidesk provider --server {url} --token-file node.token"),
+    ]);
+    lines
+}
+
+fn is_loopback(url: &str) -> bool {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    ["127.", "localhost", "[::1]"].iter().any(|host| authority.starts_with(host))
 }
 
 /// Looks until the machine has called. Only a convenience: the token is made, whatever becomes of this.
@@ -168,18 +183,16 @@ mod tests {
     use uuid::Uuid;
 
     #[test]
-    fn the_line_to_paste_is_whole_and_a_secret_that_was_not_shown_is_not_shown_here_either() {
+    fn the_lines_to_paste_are_whole_and_a_secret_that_was_not_shown_is_not_shown_here_either() {
         let created = CreatedNodeToken {
             id: NodeTokenId::from_uuid(Uuid::nil()),
             node_id: NodeId::from_uuid(Uuid::nil()),
             name: "lab-8".into(),
             token: "ud_node_Hk3v9".into(),
         };
-        let line = &hints(&created, "https://unidesk.example", true)[1];
-        assert_eq!(
-            line,
-            "  (umask 077; echo ud_node_Hk3v9 > node.token); unidesk provider --server https://unidesk.example --token-file node.token"
-        );
-        assert!(hints(&created, "https://unidesk.example", false).iter().all(|line| !line.contains("Hk3v9")));
+        let lines = hints(&created, "https://unidesk.example", true).join("\n");
+        insta::assert_snapshot!(lines, @"");
+        let unseen = hints(&created, "http://127.0.0.1:7700", false).join("\n");
+        assert!(!unseen.contains("Hk3v9") && unseen.contains(" --network host "), "{unseen}");
     }
 }

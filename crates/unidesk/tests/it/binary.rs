@@ -644,3 +644,52 @@ async fn an_empty_setting_is_none_and_one_that_is_missing_is_asked_for_by_its_na
     let said = text(&output.stderr);
     assert!(said.contains("--server URL, or set UNIDESK_URL"), "{said}");
 }
+
+#[tokio::test]
+async fn a_secret_is_taken_from_the_file_that_is_named_and_what_is_wrong_with_that_is_said() {
+    let home = Home::new();
+    let (file, empty) = (home.path().join("url"), home.path().join("empty"));
+    // That it is no address is seen without a database.
+    std::fs::write(&file, "no-address-of-a-database\n").expect("a file");
+    std::fs::write(&empty, "\n").expect("a file");
+    let migrate = async |variables: &[(&str, &str)]| {
+        let child = home.command(&["migrate"]).envs(variables.iter().copied()).spawn().expect("it starts");
+        let output = finish(child).await;
+        (output.status.code(), text(&output.stderr))
+    };
+    let path = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    const FILE: &str = "UNIDESK_DATABASE_URL_FILE";
+
+    let (code, said) = migrate(&[(FILE, &path(&file))]).await;
+    assert!(code == Some(1) && said.contains("postgres://user:password@host/database"), "{code:?}: {said}");
+    let (code, said) = migrate(&[(FILE, &path(&empty))]).await;
+    assert!(code == Some(2) && said.contains("the file is empty"), "{code:?}: {said}");
+    let (code, said) = migrate(&[(FILE, "/nowhere")]).await;
+    assert!(code == Some(2) && said.contains("UNIDESK_DATABASE_URL_FILE=/nowhere: No such file"), "{code:?}: {said}");
+    let (code, said) = migrate(&[(FILE, &path(&file)), ("UNIDESK_DATABASE_URL", "postgres://db/x")]).await;
+    assert!(code == Some(2) && said.contains("leave one out"), "{code:?}: {said}");
+}
+
+#[tokio::test]
+async fn health_is_the_word_of_the_service_and_an_exit_code() {
+    let home = Home::new();
+    let health = async |words: &[&str]| {
+        let output = finish(home.command(words).spawn().expect("it starts")).await;
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let server = Server::start(|request, before| {
+        assert!(request.is("GET", "/readyz"), "{request:?}");
+        let (status, body) = if before == 0 { (200, "ready\n") } else { (503, "not ready: the database is away\n") };
+        Reply::Raw(status, Vec::new(), body.into())
+    })
+    .await;
+    let address = server.url.replace("http://", "");
+    let (code, said, _) = health(&["health", &address]).await;
+    assert_eq!((code, said.as_str()), (Some(0), "ready\n"));
+    let (code, _, said) = health(&["health", &address]).await;
+    assert!(code == Some(1) && said.contains("not ready: the database is away"), "{said}");
+    let (code, _, said) = health(&["health", "127.0.0.1:1"]).await;
+    assert!(code == Some(1) && said.contains("127.0.0.1:1: Connection refused"), "{said}");
+    let (code, _, said) = health(&["health", "--agent", "--data-dir", "/nowhere"]).await;
+    assert!(code == Some(1) && said.contains("no agent has run on /nowhere"), "{said}");
+}
