@@ -42,6 +42,10 @@ demo-unplug *arguments:
 demo-artifacts *arguments:
     scripts/demo-artifacts.sh {{ arguments }}
 
+# The platform as an administrator installs it, with Docker Compose: set up, up, a task, files, more gateways, down and up
+compose-test:
+    scripts/compose-test.sh
+
 # Rewrite .sqlx after a change of a query or a migration
 sqlx:
     scripts/sqlx-prepare.sh

@@ -44,6 +44,9 @@ need_rust
 need_build
 need docker.io have docker
 need busybox-static have_static_busybox
+need curl have curl
+need binutils have strip
+need bsdutils have script
 have_compose() { docker compose version || docker-compose version; }
 need docker-compose have_compose
 install_missing
@@ -132,6 +135,8 @@ clean_up() {
             docker logs --tail 30 "$container" 2>&1 | sed 's/^/  | /' >&2
         done
     fi
+    docker rm -f "$project-second" >/dev/null 2>&1
+    docker volume rm "$project-second" "${project}-second_state" >/dev/null 2>&1
     instance=$(docker run --rm -v "${project}_node:/node:ro" --entrypoint cat "unidesk-test/server:$version" /node/instance 2>/dev/null)
     compose_do --profile grafana --profile cli down -v --remove-orphans --timeout 20 >/dev/null 2>&1
     if [[ -n $instance ]]; then
@@ -140,6 +145,7 @@ clean_up() {
         docker image ls -q --filter "label=unidesk.instance=$instance" | sort -u | xargs -r docker image rm -f
     fi >/dev/null 2>&1
     docker image rm "unidesk-test/server:$version" "unidesk-test/provider:$version" >/dev/null 2>&1
+    docker image prune -f --filter label=unidesk.stage=binaries >/dev/null 2>&1
 }
 # Output of Compose is of interest when something goes wrong.
 compose_do() { (cd "$tree" && "${compose[@]}" "$@"); }
@@ -241,6 +247,47 @@ same_data() {
 same_data || fails "artifact get: $(cat "$scratch/get")"
 ok "24 MiB in and out through the proxy"
 
+# A machine joins -----------------------------------------------------------------------------------------------------
+
+# As on a terminal: the lines to paste are for people.
+script -qec "unidesk node-token create --name second --no-wait" /dev/null </dev/null >"$scratch/token" 2>&1 || fails "node-token create: $(cat "$scratch/token")"
+tr -d '\r' <"$scratch/token" | sed -n '/^  (umask/p; /^  docker run/,/[^\\]$/p' |
+    sed "s|ghcr.io/unidesk/|unidesk-test/|; s|--name unidesk-node|--name $project-second|; s|-v unidesk-node:|-v $project-second:|" >"$scratch/paste"
+second=$project-second
+# joins WHAT: until the machine is there.
+joins() {
+    wait_until 60 eval "unidesk node list | grep -P '^second\tconnected'" || fails "$1: it does not connect: $(docker logs "$second" 2>&1 | tail -n 5)"
+    wait_until 30 eval "[[ \$(health_of $second) == *' healthy' ]]" || fails "$1: it is not healthy"
+}
+# paste WHAT FILE: as on that machine.
+paste() {
+    mkdir -p "$scratch/second"
+    (cd "$scratch/second" && quietly "$1" sh -e "$2") || fails "$1 does not run: $(cat "$2")"
+    joins "$1"
+}
+warns() { docker logs "$second" 2>&1 | grep 'goes with it' >/dev/null; }
+sed "s|-v $second:[^ ]* ||" "$scratch/paste" >"$scratch/paste-careless"
+paste "the line without its volume" "$scratch/paste-careless"
+warns || fails "the agent does not say that it has no volume"
+docker rm -f "$second" >/dev/null
+paste "the line that node-token create prints" "$scratch/paste"
+! warns || fails "the agent takes a volume for none"
+! docker inspect "$second" | grep -F "$(grep -oE 'ud_node_[A-Za-z0-9_]+' "$scratch/token" | head -n 1)" >/dev/null || fails "docker inspect shows the node's token"
+docker rm -f "$second" >/dev/null
+ok "another node joins with the lines that node-token create prints; without its volume it warns"
+
+# Its compose file, but that the server is on this machine's loopback here.
+of_provider() { (cd "$tree/deploy/provider" && "${compose[@]}" -p "$second" -f docker-compose.yml -f loopback.yml "$@"); }
+cp "$scratch/second/node.token" deploy/provider/node.token
+printf 'services: {node: {network_mode: host, container_name: %s}}\n' "$second" >deploy/provider/loopback.yml
+sed "s|^UNIDESK_URL=.*|UNIDESK_URL=$UNIDESK_URL|; s|ghcr.io/unidesk/|unidesk-test/|" deploy/provider/.env.example >deploy/provider/.env
+quietly "the provider's compose file" of_provider up -d
+joins "the provider's compose file"
+! warns || fails "the compose file has no volume for the agent"
+of_provider down -v >/dev/null 2>&1
+unidesk node revoke second --yes >"$scratch/revoked" 2>&1 || fails "the node can't be revoked: $(cat "$scratch/revoked")"
+ok "another node joins by deploy/provider/docker-compose.yml"
+
 # More gateways -------------------------------------------------------------------------------------------------------
 
 up "up -d --scale api-gateway=3" --scale api-gateway=3
@@ -266,7 +313,7 @@ unidesk status "$id" 2>&1 | grep -i succeeded >/dev/null || fails "the task afte
 same_data || fails "artifact get after down and up: $(cat "$scratch/get")"
 task "$scratch/third.log"
 grep -q 'are there' "$scratch/third.log.err" || fails "the node has lost its caches: $(cat "$scratch/third.log.err")"
-[[ $(unidesk node list 2>/dev/null | wc -l) == 1 ]] || fails "the node is not the one of before: $(unidesk node list)"
+[[ $(unidesk node list 2>/dev/null | grep -c '^server') == 1 ]] || fails "the node is not the one of before: $(unidesk node list)"
 unidesk audit >"$scratch/audit" 2>&1 || fails "the audit: $(cat "$scratch/audit")"
 ok "down and up: task, log, artifact, node and its caches are what they were"
 

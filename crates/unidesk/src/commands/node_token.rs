@@ -191,7 +191,17 @@ mod tests {
             token: "ud_node_Hk3v9".into(),
         };
         let lines = hints(&created, "https://unidesk.example", true).join("\n");
-        insta::assert_snapshot!(lines, @"");
+        insta::assert_snapshot!(lines.replace(env!("CARGO_PKG_VERSION"), "VERSION"), @r#"
+        This secret is shown once and never expires until revoked.
+        On lab-8, keep it in a file:
+          (umask 077; echo ud_node_Hk3v9 > node.token)
+        Then there, with Docker (for container tasks; it comes back after a reboot):
+          docker run -d --name unidesk-node --init --restart unless-stopped --stop-timeout 20 \
+            -v unidesk-node:/var/lib/unidesk-provider -v /var/run/docker.sock:/var/run/docker.sock \
+            -v "$PWD/node.token:/run/secrets/node.token:ro" -e UNIDESK_URL=https://unidesk.example ghcr.io/unidesk/provider:VERSION
+        or with the program alone (for processes too; from boot on: deploy/systemd/unidesk-provider.service):
+          unidesk provider --server https://unidesk.example --token-file node.token
+        "#);
         let unseen = hints(&created, "http://127.0.0.1:7700", false).join("\n");
         assert!(!unseen.contains("Hk3v9") && unseen.contains(" --network host "), "{unseen}");
     }
