@@ -49,8 +49,9 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, Failure> {
 
 /// Where the service of this environment listens; one that listens everywhere is asked by loopback.
 fn listening() -> String {
-    let named = ["UNIDESK_HEALTH_LISTEN", "UNIDESK_LISTEN"].iter().find_map(|name| std::env::var(name).ok());
-    let address = named.filter(|address| !address.is_empty()).unwrap_or_else(|| "127.0.0.1:7700".to_owned());
+    let set = |name: &&str| std::env::var(name).ok().filter(|address| !address.is_empty());
+    let named = ["UNIDESK_HEALTH_LISTEN", "UNIDESK_LISTEN"].iter().find_map(set);
+    let address = named.unwrap_or_else(|| "127.0.0.1:7700".to_owned());
     address.replacen("0.0.0.0", "127.0.0.1", 1).replacen("[::]", "[::1]", 1)
 }
 

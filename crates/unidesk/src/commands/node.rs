@@ -152,7 +152,11 @@ async fn revoke(context: &Context, server: &Server, name: &str, evict: bool, yes
     for token in &tokens {
         server.client.revoke_node_token(token.id, evict).await.or_tell(server)?;
     }
-    let node = server.client.node(node.id).await.or_tell(server)?;
+    let node = match server.client.node(node.id).await {
+        // It was away and had nothing: with its token it is gone.
+        Err(error) if error.problem().is_some_and(|problem| problem.status == 404) => node,
+        now => now.or_tell(server)?,
+    };
     told(context, &node, "revoked", "it can't come back with its token")
 }
 
