@@ -11,6 +11,7 @@ mod cluster;
 mod echo;
 mod events;
 mod failed;
+mod figures;
 mod fleet;
 mod middleware;
 pub mod providers;

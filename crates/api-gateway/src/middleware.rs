@@ -1,7 +1,8 @@
 //! What every request passes through: its line in the log, and the answer to a panic.
 
+use crate::figures;
 use axum::{
-    extract::Request,
+    extract::{MatchedPath, Request},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -13,14 +14,17 @@ use std::{
 use tower_http::catch_panic::ResponseForPanic;
 use tracing::Instrument as _;
 
-/// One span a request. The path only: a query may hold what is nobody's business.
+/// One span a request, and one count. The path only: a query may hold what is nobody's business.
 pub(crate) async fn trace(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().map_or("", |id| id.0.as_str());
     let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), request.id = id);
+    let (route, method) = (request.extensions().get::<MatchedPath>().cloned(), request.method().clone());
     async move {
         let began = Instant::now();
         let response = next.run(request).await;
-        let (status, duration_ms) = (response.status().as_u16(), began.elapsed().as_millis() as u64);
+        let (status, took) = (response.status().as_u16(), began.elapsed());
+        figures::count_request(route.as_ref(), &method, status, took);
+        let duration_ms = took.as_millis() as u64;
         tracing::debug!(status, duration_ms, "answered");
         response
     }

@@ -17,6 +17,7 @@ const READY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Everything that is served. `extra` carries its whole paths and stands behind the same authentication, `for_nodes` behind that of nodes.
 pub fn router(state: AppState, extra: Router, for_nodes: Router) -> Router {
+    crate::figures::describe();
     let ours = Router::new()
         .route("/api/v1/auth/whoami", get(auth::routes::whoami))
         .route("/api/v1/tasks", post(tasks::submit::submit).get(tasks::list::list))

@@ -107,14 +107,14 @@ impl Mover {
                 bytes = bytes.saturating_add(log.bytes);
                 going.push(Going { log, most_bytes });
                 if bytes >= self.rule.pack_bytes || going.len() >= MOST_LOGS {
-                    metrics::gauge!("unidesk_log_archive_oldest_s").set(oldest.as_secs_f64());
+                    metrics::gauge!("unidesk_log_archive_oldest_age_seconds").set(oldest.as_secs_f64());
                     return Ok((going, true));
                 }
             }
             after = bite.next;
             if after.is_none() {
                 seen.end_walk();
-                metrics::gauge!("unidesk_log_archive_oldest_s").set(oldest.as_secs_f64());
+                metrics::gauge!("unidesk_log_archive_oldest_age_seconds").set(oldest.as_secs_f64());
                 return Ok((if must { going } else { Vec::new() }, false));
             }
         }

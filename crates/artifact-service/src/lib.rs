@@ -13,6 +13,7 @@ mod config;
 mod copying;
 mod download;
 mod embedded;
+mod figures;
 mod fsck;
 mod keys;
 mod log_archive;
@@ -36,6 +37,7 @@ use store::Store;
 
 /// Starts the loops; they run until the service stops. Any number of replicas may run. Without an object store there is nothing to do.
 pub fn run(service: &Service, times: Times, store: Store, objects: Option<ObjectStore>) {
+    figures::describe();
     match objects {
         Some(objects) => {
             archive_loop::start(service, times, store.clone(), objects.clone());

@@ -336,6 +336,7 @@ pub(crate) fn client(place: &Place, endpoint: &str) -> Client {
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .http_client(http(&place.trust))
+        .interceptor(crate::figures::Timed)
         .build();
     Client::from_conf(config)
 }

@@ -60,6 +60,20 @@ pub struct NodeMetrics {
     pub conditions: BTreeSet<Condition>,
     /// Keys of the environments whose image is there, and of the repositories in the git cache.
     pub warm: BTreeSet<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuMetrics>,
+}
+
+/// What a GPU's driver says of it; what it does not know is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GpuMetrics {
+    /// As in [`crate::resources::Gpu`].
+    pub id: String,
+    pub usage_percent: Option<u32>,
+    pub memory_used_bytes: Option<u64>,
+    pub memory_bytes: Option<u64>,
+    pub temperature_celsius: Option<u32>,
 }
 
 /// What is wrong at a node. A condition, never a verdict about a task.

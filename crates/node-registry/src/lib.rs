@@ -3,6 +3,7 @@
 //! Owns: the routes under `/nodes`, `/node-tokens` and `/api-keys`, the offline sweep, and what expires. Must not know: sockets,
 //! how a task is placed. Begin at [`run`] for the loops, at [`routes()`] for the rest.
 
+mod figures;
 mod issue;
 mod local;
 mod loops;
@@ -27,6 +28,16 @@ pub struct Config {
     /// Delete tasks that ended so long ago, with their history and logs, as 30d or 12h. Without it they are kept for good.
     #[arg(long, env = "UNIDESK_TASK_RETENTION", value_parser = parse_retention)]
     pub task_retention: Option<TimeDelta>,
+    /// Nodes that /metrics has figures of, by name; of a larger fleet the first by name. Of all nodes it tells how many are in which state.
+    #[arg(long, env = "UNIDESK_METRICS_NODES", default_value_t = 1_000, value_name = "N")]
+    pub metrics_nodes: usize,
+    /// What the database may grow to before an alert is due, as 10GB or 500GiB. Nothing else is done about it.
+    #[arg(long, env = "UNIDESK_DATABASE_LIMIT", default_value = "10GB", value_parser = parse_size, value_name = "SIZE")]
+    pub database_limit: u64,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    domain::quantity::parse_bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| "a size, as 10GB or 500GiB".to_owned())
 }
 
 fn parse_retention(text: &str) -> Result<TimeDelta, String> {
@@ -36,7 +47,7 @@ fn parse_retention(text: &str) -> Result<TimeDelta, String> {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { offline_after_s: 90, task_retention: None }
+        Self { offline_after_s: 90, task_retention: None, metrics_nodes: 1_000, database_limit: 10_000_000_000 }
     }
 }
 

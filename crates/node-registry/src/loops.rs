@@ -1,7 +1,7 @@
 //! What happens by itself: silence is noticed, what waited too long ends, what is old is forgotten. Each loop is an idempotent pass,
 //! so replicas may all run it; who ends leases is one leader.
 
-use crate::{Config, sweeper::Sweeper};
+use crate::{Config, figures, sweeper::Sweeper};
 use chrono::TimeDelta;
 use domain::ids::TaskId;
 use service_kit::{Pass, Service};
@@ -10,6 +10,8 @@ use store::{Depth, Finding, Outcome, Store, StoreError};
 use tokio::sync::{Mutex, Notify};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// As often as it is asked for.
+const SHOW_EVERY: Duration = Duration::from_secs(15);
 const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// Reads every task's state.
 const REPAIR_EVERY: Duration = Duration::from_secs(24 * 3_600);
@@ -24,8 +26,10 @@ const KEYS_KEPT: TimeDelta = TimeDelta::days(7);
 const DELETED_AT_ONCE: i64 = 200;
 
 pub(crate) fn start(service: &Service, config: &Config, store: Store) {
-    let sweeper = Arc::new(Mutex::new(Sweeper::new(store.clone(), config.offline_after())));
+    let leads = Arc::new(Notify::new());
+    let sweeper = Arc::new(Mutex::new(Sweeper::new(store.clone(), config.offline_after(), leads.clone())));
     let (last, stop) = (sweeper.clone(), service.stopping().clone());
+    let (shown, shows, config_of_shown) = (store.clone(), sweeper.clone(), config.clone());
     service.repeat("sweep", SWEEP_EVERY, never(), move || {
         let sweeper = sweeper.clone();
         async move { sweeper.lock().await.pass().await }
@@ -33,6 +37,10 @@ pub(crate) fn start(service: &Service, config: &Config, store: Store) {
     service.spawn("resign", async move {
         stop.cancelled().await;
         last.lock().await.resign().await;
+        figures::hide();
+    });
+    service.repeat("figures", SHOW_EVERY, leads, move || {
+        figures::show(shown.clone(), config_of_shown.clone(), shows.clone())
     });
     let (queue, drains, audited, counted) = (store.clone(), store.clone(), store.clone(), store.clone());
     let uncertain = store.clone();

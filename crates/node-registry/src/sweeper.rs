@@ -2,13 +2,18 @@
 
 use chrono::TimeDelta;
 use domain::sweep::{self, Findings, Limits, Memory, Sight};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use nix::time::{ClockId, clock_gettime};
 use service_kit::Pass;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use store::{LeaderRole, Leadership, Store, StoreError};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 const BATCH: i64 = 1_000;
+const LEADER_CHANGES: &str = "unidesk_leader_changes_total";
+const LEADER_CHANGES_ARE: &str =
+    "How often this process became the one that places tasks (scheduler) or looks for silent nodes (sweeper)";
 
 pub(crate) struct Sweeper {
     store: Store,
@@ -22,10 +27,19 @@ pub(crate) struct Sweeper {
     offline_after: Duration,
     memory: Memory,
     platform_was_away: bool,
+    /// Rings when this process begins or ceases to sweep.
+    changes: Arc<Notify>,
+    is_leader: Gauge,
+    leader_changes: Counter,
 }
 
 impl Sweeper {
-    pub(crate) fn new(store: Store, offline_after: Duration) -> Self {
+    pub(crate) fn new(store: Store, offline_after: Duration, changes: Arc<Notify>) -> Self {
+        describe_gauge!(
+            "unidesk_sweeper_is_leader",
+            "Whether this process looks for silent nodes: one of all node-registries does"
+        );
+        describe_counter!(LEADER_CHANGES, LEADER_CHANGES_ARE);
         Self {
             store,
             holder: Uuid::new_v4(),
@@ -35,6 +49,9 @@ impl Sweeper {
             offline_after,
             memory: Memory::default(),
             platform_was_away: false,
+            changes,
+            is_leader: gauge!("unidesk_sweeper_is_leader"),
+            leader_changes: counter!(LEADER_CHANGES, "role" => "sweeper"),
         }
     }
 
@@ -42,6 +59,28 @@ impl Sweeper {
         if self.has_resigned {
             return Ok(Pass::Idle);
         }
+        let led = self.leads();
+        let done = self.lead_and_sweep().await;
+        self.tell_who_leads(led);
+        done
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.leadership.is_some()
+    }
+
+    fn tell_who_leads(&self, led: bool) {
+        let leads = self.leads();
+        self.is_leader.set(f64::from(u8::from(leads)));
+        if leads && !led {
+            self.leader_changes.increment(1);
+        }
+        if leads != led {
+            self.changes.notify_one();
+        }
+    }
+
+    async fn lead_and_sweep(&mut self) -> Result<Pass, StoreError> {
         self.set_offline_after().await?;
         let known = self.leadership;
         self.leadership = self.store.lead(LeaderRole::Sweeper, self.holder, known).await?;
@@ -141,6 +180,7 @@ impl Sweeper {
     /// So that a standby need not wait. Failing is fine: it waits, then.
     pub(crate) async fn resign(&mut self) {
         self.has_resigned = true;
+        self.is_leader.set(0.0);
         if let Some(leadership) = self.leadership.take()
             && let Err(error) = self.store.resign(&leadership).await
         {

@@ -91,6 +91,7 @@ pub fn measure(settings: &Settings) -> NodeFacts {
 pub struct Meter {
     system: Option<System>,
     disk_path: PathBuf,
+    gpus: gpu::Meter,
 }
 
 impl Meter {
@@ -100,7 +101,7 @@ impl Meter {
         if let Some(system) = &mut system {
             system.refresh_cpu_usage();
         }
-        Self { system, disk_path: disk_path.into() }
+        Self { system, disk_path: disk_path.into(), gpus: gpu::Meter::new() }
     }
 
     /// CPU use is that since the last sample.
@@ -109,6 +110,7 @@ impl Meter {
         let mut metrics = NodeMetrics {
             disk_used_bytes: disk.used_bytes,
             disk_total_bytes: disk.total_bytes,
+            gpus: self.gpus.sample(),
             ..NodeMetrics::default()
         };
         if let Some(system) = &mut self.system {

@@ -3,6 +3,7 @@
 //! Owns: the leadership, the placement loop. Must not know: HTTP, nodes' sockets, Docker. The decision itself is
 //! `domain::placement::Fleet`, which is pure; this crate loads, calls and commits.
 
+mod figures;
 mod placement_loop;
 mod queue;
 mod turns;

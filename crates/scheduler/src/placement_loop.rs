@@ -1,7 +1,7 @@
 //! Places waiting tasks, as long as this process leads. The nodes are kept in memory: read once, then what a hint or a failed commit
 //! names, and all of them again little by little. One pass reads nothing that grows with the queue or the fleet.
 
-use crate::{Config, queue::Queue, turns::KnownTurns};
+use crate::{Config, figures::Figures, queue::Queue, turns::KnownTurns};
 use domain::{
     Timestamp,
     ids::{AttemptId, NodeId, TaskId},
@@ -54,6 +54,7 @@ pub(crate) struct Placer {
     in_vain: u32,
     /// What the nodes' times count from.
     since: Instant,
+    figures: Figures,
 }
 
 impl Placer {
@@ -72,6 +73,7 @@ impl Placer {
             read_at: Instant::now(),
             in_vain: 0,
             since: Instant::now(),
+            figures: Figures::new(),
         }
     }
 
@@ -87,8 +89,16 @@ impl Placer {
         if self.leadership.map(|it| it.epoch) != leadership.map(|it| it.epoch) {
             self.forget();
         }
-        self.leadership = leadership;
+        if leadership.is_some() && self.leadership.is_none() {
+            self.figures.leader_changes.increment(1);
+        }
+        self.set_leadership(leadership);
         Ok(Pass::Idle)
+    }
+
+    fn set_leadership(&mut self, leadership: Option<Leadership>) {
+        self.leadership = leadership;
+        self.figures.is_leader.set(f64::from(u8::from(leadership.is_some())));
     }
 
     /// Places waiting tasks once. What cannot be committed any more is left for the next pass.
@@ -97,6 +107,13 @@ impl Placer {
             self.renew().await?;
         }
         let Some(leadership) = self.leadership else { return Ok(Pass::Idle) };
+        let began = Instant::now();
+        let done = self.place(leadership).await;
+        self.figures.pass.record(began.elapsed());
+        done
+    }
+
+    async fn place(&mut self, leadership: Leadership) -> Result<Pass, StoreError> {
         self.follow_hints().await?;
         // The head of every class of needs, so that what cannot be placed blocks nobody.
         let look = self.queue.look(&mut self.nodes, self.settled_restore, Instant::now());
@@ -113,6 +130,8 @@ impl Placer {
         match self.lease(&leadership, &plan, &urgent).await {
             Ok(leases) => {
                 let stale = plan.len() - leases.len();
+                self.figures.placements.increment(leases.len() as u64);
+                self.figures.stale.increment(stale as u64);
                 tracing::debug!(placed = leases.len(), stale, "placed");
                 if stale > 0 {
                     self.queue.begin_anew();
@@ -127,11 +146,13 @@ impl Placer {
             }
             Err(StoreError::NotLeader) => {
                 tracing::warn!("another scheduler leads now");
-                self.leadership = None;
+                self.set_leadership(None);
+                self.figures.not_leader.increment(plan.len() as u64);
                 self.forget();
                 Ok(Pass::Idle)
             }
             Err(error) => {
+                self.figures.error.increment(plan.len() as u64);
                 self.nodes.in_doubt(&plan);
                 self.queue.begin_anew();
                 self.turns.begin_anew();
@@ -174,6 +195,7 @@ impl Placer {
     }
 
     pub(crate) async fn resign(&mut self) {
+        self.figures.is_leader.set(0.0);
         if let Some(leadership) = self.leadership.take()
             && let Err(error) = self.store.resign(&leadership).await
         {

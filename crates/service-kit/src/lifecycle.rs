@@ -1,19 +1,26 @@
 //! Tracked tasks and their end. Nothing is spawned bare: what a service starts, it waits for.
 
+use crate::metrics;
 use std::{
     fmt::Display,
     future::Future,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 /// The tasks of one service. Cheap to clone; all clones are the same service.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Service {
     tracker: TaskTracker,
     stop: CancellationToken,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// What one pass of a loop tells its shell.
@@ -30,8 +37,10 @@ pub enum Pass {
 const PASS_WITHIN: Duration = Duration::from_secs(60);
 
 impl Service {
+    /// What it counts is kept from here on.
     pub fn new() -> Self {
-        Self::default()
+        metrics::install();
+        Self { tracker: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
     /// Asked to stop: whatever waits should select on this.
@@ -73,6 +82,7 @@ impl Service {
         E: Display + std::error::Error + Send,
     {
         let stop = self.stop.clone();
+        let figures = LoopFigures::new(name, interval);
         self.spawn(name, async move {
             let mut failing_since: Option<Instant> = None;
             while !stop.is_cancelled() {
@@ -84,6 +94,7 @@ impl Service {
                 };
                 match trouble {
                     None => {
+                        figures.succeeded();
                         if let Some(since) = failing_since.take() {
                             tracing::info!(after_s = since.elapsed().as_secs(), "works again");
                         }
@@ -115,6 +126,28 @@ impl Service {
         self.stop.cancel();
         self.tracker.close();
         tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
+    }
+}
+
+/// What tells a loop that is stuck from one that has nothing to do.
+struct LoopFigures(::metrics::Gauge);
+
+impl LoopFigures {
+    fn new(name: &'static str, interval: Duration) -> Self {
+        const LAST_SUCCESS: &str = "unidesk_loop_last_success_timestamp_seconds";
+        const INTERVAL: &str = "unidesk_loop_interval_seconds";
+        ::metrics::describe_gauge!(LAST_SUCCESS, "When this loop last did its work; before that, when it was started");
+        ::metrics::describe_gauge!(INTERVAL, "From one pass of this loop to the next, when nothing wakes it earlier");
+        ::metrics::gauge!(INTERVAL, "loop" => name).set(interval.as_secs_f64());
+        let this = Self(::metrics::gauge!(LAST_SUCCESS, "loop" => name));
+        this.succeeded();
+        this
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "shown to people only; no decision is made from it")]
+    fn succeeded(&self) {
+        let since_epoch = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.0.set(since_epoch.as_secs_f64());
     }
 }
 

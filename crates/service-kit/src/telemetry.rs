@@ -3,8 +3,9 @@
 use std::io::IsTerminal as _;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Sets up tracing to stderr. `default_filter` holds where `UNIDESK_LOG` is not set. Safe to repeat: the first call counts.
+/// Sets up tracing to stderr, and metrics. `default_filter` holds where `UNIDESK_LOG` is not set. Safe to repeat: the first call counts.
 pub fn init(default_filter: &str) {
+    crate::metrics::install();
     let (filter, complaint) = filter(std::env::var("UNIDESK_LOG").ok().as_deref(), default_filter);
     let is_json = std::env::var("UNIDESK_LOG_FORMAT").is_ok_and(|format| format == "json");
     let registry = tracing_subscriber::registry().with(filter);

@@ -1,7 +1,7 @@
 //! Group commit: concurrent calls of one operation become one transaction, so that many callers share one round trip and one
 //! flush of the disk. A call that comes alone is written at once: an idle platform waits for nothing.
 
-use crate::{StoreError, limits::in_time};
+use crate::{StoreError, figures, limits::in_time};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +19,8 @@ pub trait Operation: Send + Sync + 'static {
 
     /// What a group may weigh: rows for most, bytes for logs.
     const MAX_WEIGHT: usize;
+    /// What its sizes are counted under.
+    const NAME: &'static str;
     /// Groups that are written at once. More than one where no call depends on another that has no answer yet: while one waits for the
     /// disk, the next is written.
     const WRITERS: usize = 1;
@@ -70,6 +72,7 @@ impl<O: Operation> Group<O> {
 
 async fn run<O: Operation>(operation: O, mut queue: mpsc::Receiver<Waiting<O>>, stop: CancellationToken) {
     let mut writing = FuturesUnordered::new();
+    let sizes = figures::group(O::NAME);
     loop {
         while writing.len() >= O::WRITERS {
             writing.next().await;
@@ -93,6 +96,7 @@ async fn run<O: Operation>(operation: O, mut queue: mpsc::Receiver<Waiting<O>>, 
             weight += O::weight(&next.call);
             group.push(next);
         }
+        sizes.record(group.len() as f64);
         let (calls, answers): (Vec<_>, Vec<_>) = group.into_iter().map(|it| (it.call, it.answer)).unzip();
         let operation = &operation;
         writing.push(async move { write(operation, &calls, answers).await });

@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub struct Submissions(pub Store);
 
 impl Operation for Submissions {
+    const NAME: &'static str = "submissions";
     type Call = Arc<[NewTask]>;
     type Answer = Submission;
     const MAX_WEIGHT: usize = 512;
@@ -32,6 +33,7 @@ impl Operation for Submissions {
 pub struct Reports(pub Store);
 
 impl Operation for Reports {
+    const NAME: &'static str = "reports";
     type Call = SessionReports;
     type Answer = Vec<ReportVerdict>;
     const MAX_WEIGHT: usize = 512;
@@ -51,6 +53,7 @@ impl Operation for Reports {
 pub struct Logs(pub Store);
 
 impl Operation for Logs {
+    const NAME: &'static str = "logs";
     type Call = SessionPieces;
     type Answer = Vec<LogAck>;
     /// Bytes.
@@ -72,6 +75,7 @@ impl Operation for Logs {
 pub struct Tokens(pub Store);
 
 impl Operation for Tokens {
+    const NAME: &'static str = "tokens";
     type Call = NodeTokenId;
     type Answer = Option<NodeTokenOwner>;
     const MAX_WEIGHT: usize = 512;
@@ -89,6 +93,7 @@ impl Operation for Tokens {
 pub struct IdleSessions(pub Store);
 
 impl Operation for IdleSessions {
+    const NAME: &'static str = "sessions";
     type Call = OpenSession;
     type Answer = Option<Opened>;
     const MAX_WEIGHT: usize = 128;

@@ -8,9 +8,11 @@ mod access;
 mod artifacts;
 mod attempts;
 mod carried;
+mod census;
 mod checks;
 mod clock;
 mod error;
+mod figures;
 mod group;
 mod groups;
 mod invariants;
@@ -48,6 +50,7 @@ pub use attempts::{
     queue_heads::{CLASSES_PER_LOOK, QueueHeads, QueueLook, QueuePlace},
     record_reports::{NodeReport, ReportVerdict, SessionReports},
 };
+pub use census::{Census, Waiting};
 pub use checks::DatabaseFacts;
 pub use error::StoreError;
 pub use group::Group;
@@ -189,6 +192,7 @@ impl Store {
         let beats = pool(2).connect_lazy_with(options.clone());
         let kept_plans = [("plan_cache_mode", "force_generic_plan"), ("enable_bitmapscan", "off")];
         let brisk = pool(4).connect_lazy_with(options.options(kept_plans));
+        figures::describe();
         let wakeups = Wakeups::new(config.shared.then(|| main.clone()));
         Ok(Self { pool: main, brisk, beats, wakeups, heartbeat_every: HEARTBEAT_EVERY, black_hole: Default::default() })
     }
@@ -244,6 +248,13 @@ impl Store {
             .await
             .unwrap_or(0);
         Ok((applied as usize, MIGRATIONS.iter().count()))
+    }
+
+    /// Counts the connections of this process.
+    pub fn measure(&self) {
+        for (name, pool) in [("main", &self.pool), ("brisk", &self.brisk), ("heartbeats", &self.beats)] {
+            figures::connections(name, pool.size(), pool.num_idle());
+        }
     }
 
     /// Answers when the database does.

@@ -1,7 +1,7 @@
 //! Rows of the hot tables to and from the values of `domain`. Every write of a state goes through here.
 
 use crate::{
-    StoreError,
+    StoreError, figures,
     json::{JsonText, read_json, write_text},
     wakeup::CHANNEL,
 };
@@ -182,6 +182,7 @@ pub(crate) async fn save_leased(
     if changed.is_empty() {
         return Ok(());
     }
+    figures::count_ends(changed);
     macro_rules! new {
         ($attempt:pat => $value:expr) => {
             new.iter().map(|$attempt| $value).collect::<Vec<_>>()

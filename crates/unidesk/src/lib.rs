@@ -24,6 +24,7 @@ pub mod table;
 pub mod terminal;
 pub mod text;
 pub mod version;
+pub mod vitals;
 
 use clap::CommandFactory;
 use context::Context;

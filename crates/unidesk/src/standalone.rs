@@ -138,6 +138,7 @@ async fn start_services(
         log_archive: Some(Arc::new(objects.clone())),
     };
     api_gateway::run(&services, store.clone(), listener, extra).await?;
+    crate::vitals::watch(&services, &store, "up");
     scheduler::run(&services, &options.scheduler, store.clone());
     node_registry::run(&services, &options.registry, store.clone());
     artifact_service::run(&services, times, store.clone(), Some(objects));

@@ -130,6 +130,7 @@ pub(super) async fn record_logs(
         tracing::error!(node.id = %key.node, error = %service_kit::lifecycle::Chain(&error), "a log could not be recorded");
         "its log could not be recorded".to_owned()
     })?;
+    door.figures.log_bytes.increment(call.pieces.iter().map(|piece| piece.data.len() as u64).sum());
     // Nothing that is sent in this session can fill the hole: the node says it again in its next.
     let is_beyond = |piece: &LogPiece| {
         let of = |ack: &&LogAck| (ack.attempt, ack.stream) == (piece.held.attempt, piece.stream);

@@ -59,6 +59,7 @@ pub(super) async fn run<T: Transport + 'static>(door: Door, caller: Caller, plac
     };
     let Caller { node, name, .. } = caller;
     let key = greeted.key;
+    let _counted = door.figures.opened(key.epoch);
     tracing::info!(node.name = %name, node.id = %node, session = key.epoch, "a node connected");
     let reason = converse(&door, greeted, transport).await;
     // Liveness at once: no new work goes to a node whose socket is gone.

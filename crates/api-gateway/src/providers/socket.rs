@@ -7,7 +7,7 @@ use super::{
     session::{self, Caller},
     teller::Teller,
 };
-use crate::failed::failed;
+use crate::{failed::failed, figures::SessionFigures};
 use api_types::Problem;
 use axum::{
     Router,
@@ -49,6 +49,7 @@ pub(super) struct Door {
     pub(super) logs: Group<Logs>,
     pub(super) teller: Teller,
     pub(super) settings: Settings,
+    pub(super) figures: SessionFigures,
 }
 
 impl Door {
@@ -81,6 +82,7 @@ impl Door {
             logs,
             teller,
             settings,
+            figures: SessionFigures::new(),
         }
     }
 }

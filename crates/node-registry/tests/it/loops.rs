@@ -77,7 +77,7 @@ async fn when_the_whole_fleet_falls_silent_an_alarm_is_raised_first() {
     platform_is_there(&world);
     node_registry::run(
         &world.service,
-        &node_registry::Config { offline_after_s: 4, task_retention: None },
+        &node_registry::Config { offline_after_s: 4, ..Default::default() },
         world.store.clone(),
     );
     let offline = async || {
@@ -113,7 +113,7 @@ async fn a_silent_node_goes_offline_and_its_task_is_queued_again() {
     // The sweep counts from its own beginning: what was silent before is given its time anew. Ten seconds is the least.
     node_registry::run(
         &world.service,
-        &node_registry::Config { offline_after_s: 1, task_retention: None },
+        &node_registry::Config { offline_after_s: 1, ..Default::default() },
         world.store.clone(),
     );
     silence(&world, 3_600).await;

@@ -1,7 +1,7 @@
 //! The GPUs of NVIDIA's driver: through its library, or else its command.
 
-use domain::resources::Gpu;
-use nvml_wrapper::{Nvml, error::NvmlError};
+use domain::{node::GpuMetrics, resources::Gpu};
+use nvml_wrapper::{Nvml, enum_wrappers::device::TemperatureSensor, error::NvmlError};
 use std::{
     io::Read,
     process::{Command, Stdio},
@@ -31,6 +31,34 @@ fn ask_library() -> Result<Gpus, NvmlError> {
         list.push(Gpu { id: device.uuid()?, model: device.name()?, memory_bytes: device.memory_info()?.total });
     }
     Ok(Gpus { list, driver: library.sys_driver_version().ok() })
+}
+
+/// What moves, by the library alone: its command takes too long for a heartbeat.
+pub(super) struct Meter(Option<Nvml>);
+
+impl Meter {
+    pub(super) fn new() -> Self {
+        Self(Nvml::init().ok())
+    }
+
+    /// What a GPU does not tell is left out; one that does not even say which it is, is too.
+    pub(super) fn sample(&self) -> Vec<GpuMetrics> {
+        let Some(library) = &self.0 else { return Vec::new() };
+        let count = library.device_count().unwrap_or_default();
+        let devices = (0..count).filter_map(|index| library.device_by_index(index).ok());
+        devices
+            .filter_map(|device| {
+                let memory = device.memory_info().ok();
+                Some(GpuMetrics {
+                    id: device.uuid().ok()?,
+                    usage_percent: device.utilization_rates().ok().map(|usage| usage.gpu),
+                    memory_used_bytes: memory.as_ref().map(|memory| memory.used),
+                    memory_bytes: memory.as_ref().map(|memory| memory.total),
+                    temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
+                })
+            })
+            .collect()
+    }
 }
 
 fn ask_command() -> Option<String> {

@@ -3,12 +3,14 @@
 use crate::{
     Leadership, Store, StoreError, Topic,
     attempts::exclusive,
+    figures,
     json::{JsonText, read_json},
     leader,
     nodes::faults::{lock_faults, save_faults},
     rows::{TaskStateRecord, load_attempts, save_attempts, save_leased},
 };
 use domain::{
+    Timestamp,
     attempt::AttemptRow,
     ids::{AttemptId, ClusterEpoch, NodeId, TaskId},
     lifecycle::{self, NewAttempt},
@@ -16,7 +18,10 @@ use domain::{
     resources::{Ledger, Reservation},
     task::TaskRow,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 use uuid::Uuid;
 
 /// What one commit did.
@@ -47,9 +52,10 @@ impl Store {
     ) -> Result<BTreeMap<TaskId, AttemptId>, StoreError> {
         let mut transaction = self.begin_for(plan.len()).await?;
         // What leases of exclusive work are made from is not set meanwhile.
+        let began = Instant::now();
         let leader::Led { epoch, at } = leader::require_to_lease(&mut transaction, leadership).await?;
         let wanted: BTreeMap<TaskId, &Placement> = plan.iter().map(|placement| (placement.task, placement)).collect();
-        let Seen { mut tasks, mut room, cordoned } = look_again(&mut transaction, &wanted).await?;
+        let Seen { mut tasks, mut room, first, cordoned } = look_again(&mut transaction, &wanted).await?;
         let previous: Vec<Uuid> = tasks.iter().filter_map(|task| task.live).map(AttemptId::as_uuid).collect();
         let mut previous: BTreeMap<AttemptId, AttemptRow> =
             load_attempts(&mut transaction, &previous).await?.into_iter().map(|a| (a.id, a)).collect();
@@ -99,6 +105,11 @@ impl Store {
         let is_carried = hint.is_some();
         save_leased(&mut transaction, &changed, &new, hint).await?;
         transaction.commit().await?;
+        // The transaction began at `at`, by the database's clock.
+        let took = began.elapsed().as_secs_f64();
+        let waited =
+            |(attempt, _): &(AttemptRow, bool)| Some(figures::seconds_between(*first.get(&attempt.task)?, at) + took);
+        figures::placed(new.iter().filter_map(waited));
         match is_carried {
             true => self.wakeups.was_carried(&topics),
             false => self.wakeups.publish(topics),
@@ -129,6 +140,8 @@ struct Seen {
     tasks: Vec<TaskRow>,
     /// The nodes that take work, with what is held on them.
     room: BTreeMap<NodeId, Room>,
+    /// Of those that never had an attempt: since when they wait.
+    first: BTreeMap<TaskId, Timestamp>,
     /// Of these, those that the rule keeps work away from.
     cordoned: Vec<Uuid>,
 }
@@ -149,7 +162,7 @@ async fn look_again(
         r#"SELECT s.task_id, s.project_id,
                   COALESCE(s.exclusive, (SELECT (t.spec->'on_node_loss'->>'exclusive')::boolean FROM tasks t WHERE t.id = s.task_id), false) AS "exclusive!",
                   s.queued, s.state, s.live_attempt_id, s.fence, s.attempts, s.user_failures, s.infra_failures, s.node_losses,
-                  s.cancel_requested, s.not_before, s.avoid_node, s.died_with, s.failure, s.exit_code, s.message, s.ended_at,
+                  s.cancel_requested, s.not_before, s.avoid_node, s.died_with, s.failure, s.exit_code, s.message, s.ended_at, s.queued_at,
                   n.id AS "node?", n.capacity AS "capacity?: JsonText", n.cordoned AS "cordoned?", n.lets_wait AS "lets_wait?", n.held AS "held?: Vec<JsonText>"
            FROM UNNEST($1::uuid[], $2::uuid[]) AS wanted(task_id, node_id) JOIN task_state s ON s.task_id = wanted.task_id
            LEFT JOIN LATERAL (
@@ -165,7 +178,12 @@ async fn look_again(
     )
     .fetch_all(connection)
     .await?;
-    let mut seen = Seen { tasks: Vec::with_capacity(rows.len()), room: BTreeMap::new(), cordoned: Vec::new() };
+    let mut seen = Seen {
+        tasks: Vec::with_capacity(rows.len()),
+        room: BTreeMap::new(),
+        first: BTreeMap::new(),
+        cordoned: Vec::new(),
+    };
     for row in rows {
         if let (Some(node), Some(capacity)) = (row.node, row.capacity) {
             let mut ledger = Ledger::new(read_json(capacity)?);
@@ -176,6 +194,9 @@ async fn look_again(
             let lets_wait = row.lets_wait.unwrap_or(false) && !is_cordoned;
             seen.room.insert(NodeId::from_uuid(node), Room { ledger, lets_wait });
             seen.cordoned.extend(is_cordoned.then_some(node));
+        }
+        if row.attempts == 0 {
+            seen.first.insert(TaskId::from_uuid(row.task_id), row.queued_at);
         }
         let task = TaskStateRecord {
             task_id: row.task_id,

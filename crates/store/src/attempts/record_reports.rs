@@ -3,6 +3,7 @@
 use crate::{
     SessionKey, Store, StoreError, Topic,
     attempts::{releases::Releases, replace::retry_policies},
+    figures,
     json::{JsonText, write_json},
     nodes::{
         faults::{lock_failing, lock_faults, save_faults},
@@ -273,6 +274,7 @@ impl<'a> Turn<'a> {
         let touched: Vec<AttemptRow> = self.attempts.into_values().filter(is_touched).collect();
         save_attempts(&mut *connection, &touched).await?;
         save_tasks(&mut *connection, &changed).await?;
+        figures::left_states(&touched, &changed);
         let faults_before = self.around.faults;
         let is_as_it_was = |node: &NodeId, now: &Option<NodeFaults>| faults_before.get(node).unwrap_or(&None) == now;
         for (node, now) in self.faults.iter().filter(|(node, now)| !is_as_it_was(node, now)) {

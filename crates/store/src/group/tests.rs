@@ -10,6 +10,7 @@ struct Doubling {
 }
 
 impl Operation for Doubling {
+    const NAME: &'static str = "doubling";
     type Call = u32;
     type Answer = u32;
     const MAX_WEIGHT: usize = 4;
@@ -153,6 +154,7 @@ async fn a_full_queue_refuses_who_would_not_wait() {
 struct DoublingByTwo(Doubling);
 
 impl Operation for DoublingByTwo {
+    const NAME: &'static str = "doubling";
     type Call = u32;
     type Answer = u32;
     const MAX_WEIGHT: usize = 4;

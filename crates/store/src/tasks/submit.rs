@@ -5,7 +5,7 @@ use super::{
     inputs::accept_readers,
 };
 use crate::{
-    Store, StoreError, Topic,
+    Store, StoreError, Topic, figures,
     json::{JsonText, write_json, write_text},
     wakeup::CHANNEL,
 };
@@ -115,7 +115,9 @@ impl Store {
             transaction.commit().await?;
             submission
         };
-        if submission.answers.iter().any(|answer| matches!(answer, Submitted::Accepted { .. })) {
+        let accepted = submission.answers.iter().filter(|answer| matches!(answer, Submitted::Accepted { .. })).count();
+        if accepted > 0 {
+            figures::submitted(accepted);
             match is_alone {
                 true => self.wakeups.was_carried(&[Topic::Queue]),
                 false => self.wakeups.publish([Topic::Queue]),

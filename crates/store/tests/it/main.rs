@@ -5,6 +5,7 @@ mod ahead;
 mod archive;
 mod audit;
 mod blackhole;
+mod census;
 mod checkpoints;
 mod counts;
 mod differential;

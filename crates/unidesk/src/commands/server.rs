@@ -1,5 +1,6 @@
 //! `unidesk server`: one service in a process of its own.
 
+use crate::vitals;
 use clap::Subcommand;
 use service_kit::Service;
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -137,6 +138,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 ..api_gateway::Extra::default()
             };
             api_gateway::run(&service, store.clone(), listener, extra).await?;
+            vitals::watch(&service, &store, "api-gateway");
             // Not before: until then it may still end for want of the database.
             println!("ready http://{address} service=api-gateway");
             store
@@ -145,6 +147,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let store = nodes.told(database.connect().await?);
             health_listener(&service, &store, health).await?;
             scheduler::run(&service, &config, store.clone());
+            vitals::watch(&service, &store, "scheduler");
             println!("ready service=scheduler");
             store
         }
@@ -152,6 +155,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let store = database.connect().await?;
             health_listener(&service, &store, health).await?;
             node_registry::run(&service, &config, store.clone());
+            vitals::watch(&service, &store, "node-registry");
             println!("ready service=node-registry");
             store
         }
@@ -161,6 +165,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let store = database.connect().await?;
             health_listener(&service, &store, health).await?;
             artifact_service::run(&service, times, store.clone(), objects);
+            vitals::watch(&service, &store, "artifact-service");
             println!("ready service=artifact-service");
             store
         }
