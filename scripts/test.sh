@@ -30,6 +30,8 @@ need_platform
 [[ -n ${UNIDESK_TEST_WEED:-} ]] || need python3-pip python3 -m pip --version
 # The kill sweep's trap has a test of its own.
 need strace have strace
+# Dashboards and alerts are asked of a real one.
+need prometheus have promtool
 install_missing
 part machine "$(describe_machine), Rust $rust_version   $(took "$started")"
 

@@ -61,6 +61,11 @@ install_missing() {
         mkdir -p /etc/postgresql-common
         say 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
     fi
+    if [[ " ${packages[*]} " == *" prometheus "* && ! -e /etc/systemd/system/prometheus.service ]]; then
+        # Debian would start it, to watch a machine that nobody asked it to.
+        mkdir -p /etc/systemd/system
+        ln -s /dev/null /etc/systemd/system/prometheus.service
+    fi
     # A foreign package source that does not answer is no reason to stop: the installation is what counts.
     quietly "apt-get update" apt-get update -q || warn "going on with the package lists that are here"
     DEBIAN_FRONTEND=noninteractive quietly "installing" \

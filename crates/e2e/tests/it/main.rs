@@ -17,6 +17,7 @@ mod every_route;
 mod far;
 mod log_archive;
 mod main_job;
+mod metrics;
 mod private_store;
 mod programs;
 mod roles;
