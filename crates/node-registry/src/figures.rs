@@ -72,7 +72,7 @@ fn figures(census: &Census, nodes: &[NodeWithLoad], database_limit: u64) -> Figu
     }
     let mut gauge = figures.gauge(
         "unidesk_nodes",
-        "Nodes by what they are good for: ready, cordoned, draining, drained, disconnected, offline",
+        "Nodes by what they are good for: new (never heard), ready, cordoned, draining, drained, disconnected, offline",
     );
     for (state, nodes) in &census.nodes {
         gauge.sample(&[("state", state)], *nodes as f64);
@@ -94,7 +94,10 @@ fn figures(census: &Census, nodes: &[NodeWithLoad], database_limit: u64) -> Figu
 type Reading = fn(&NodeWithLoad) -> Option<f64>;
 
 const OF_NODES: [(&str, &str, Reading); 17] = [
-    ("unidesk_node_up", "Whether the node is connected", |it| Some(f64::from(u8::from(is_up(it))))),
+    // Who was never heard is not away: its agent is not installed yet.
+    ("unidesk_node_up", "Whether the node is connected", |it| {
+        it.node.last_seen_at.map(|_| f64::from(u8::from(is_up(it))))
+    }),
     ("unidesk_node_accepts_work", "Whether the node gets new work: nobody cordoned, drained or closed it", |it| {
         Some(f64::from(u8::from(it.node.admission == Admission::Open && it.node.metrics.conditions.is_empty())))
     }),

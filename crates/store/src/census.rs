@@ -26,7 +26,7 @@ pub struct Census {
     pub tasks: BTreeMap<(String, TaskState), u64>,
     /// By the word for their priority; every word is there.
     pub waiting: BTreeMap<&'static str, Waiting>,
-    /// By what they are good for now: ready, cordoned, draining, drained, disconnected, offline.
+    /// By what they are good for now: new (never heard), ready, cordoned, draining, drained, disconnected, offline.
     pub nodes: BTreeMap<String, u64>,
     pub database_bytes: u64,
 }
@@ -106,7 +106,8 @@ impl Store {
     async fn nodes_by_state(&self) -> Result<BTreeMap<String, u64>, StoreError> {
         let states = sqlx::query!(
             r#"SELECT state AS "state!", count(*) AS "nodes!" FROM (
-                 SELECT CASE WHEN l.beat_at IS NULL OR l.offline_since IS NOT NULL THEN 'offline'
+                 SELECT CASE WHEN l.beat_at IS NULL THEN 'new'
+                             WHEN l.offline_since IS NOT NULL THEN 'offline'
                              WHEN NOT l.connected OR l.beat_at NOT BETWEEN now() - make_interval(secs => $1) AND now() + interval '5 seconds' THEN 'disconnected'
                              WHEN n.admission <> 'open' THEN n.admission
                              WHEN (SELECT f.record ->> 'cordon' IS NOT NULL FROM node_faults f WHERE f.node_id = n.id) THEN 'cordoned'
@@ -118,7 +119,7 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let all = ["ready", "cordoned", "draining", "drained", "disconnected", "offline"];
+        let all = ["new", "ready", "cordoned", "draining", "drained", "disconnected", "offline"];
         let mut nodes: BTreeMap<String, u64> = all.map(|state| (state.to_owned(), 0)).into();
         nodes.extend(states.into_iter().map(|row| (row.state, row.nodes as u64)));
         Ok(nodes)

@@ -1,7 +1,10 @@
 //! What is shown of the platform's state: tasks, what waits, nodes.
 
-use crate::world::{World, connect, new_task, succeeded};
-use domain::{ids::ProjectId, task::TaskState};
+use crate::world::{World, connect, new_node, new_task, origin, succeeded};
+use domain::{
+    ids::{NodeId, ProjectId},
+    task::TaskState,
+};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use store::{Census, Waiting};
@@ -17,11 +20,13 @@ async fn a_census_tells_what_is_where_and_how_long_it_has_waited() {
     let empty = world.store.census(50).await.expect("read");
     assert_eq!(tasks(&empty), []);
     assert!(empty.waiting.values().all(|waiting| *waiting == Waiting::default()) && empty.waiting.len() == 4);
-    assert!(empty.nodes.values().all(|nodes| *nodes == 0) && empty.nodes.len() == 6);
+    assert!(empty.nodes.values().all(|nodes| *nodes == 0) && empty.nodes.len() == 7);
     assert!(empty.database_bytes > 1_000_000, "{}", empty.database_bytes);
 
     let node = world.node("n").await;
     world.node("never heard again").await;
+    let unused = NodeId::from_uuid(Uuid::now_v7());
+    assert!(world.store.create_node_token(&new_node(unused, "not installed yet"), &origin()).await.expect("made"));
     world.database.execute("UPDATE node_live SET offline_since = now() WHERE node_id = (SELECT id FROM nodes WHERE name = 'never heard again')").await;
     let project = ProjectId::from_uuid(Uuid::from_u128(77));
     world.database.execute(&format!("INSERT INTO projects (id, slug) VALUES ('{project}', 'quiet')")).await;
@@ -50,7 +55,7 @@ async fn a_census_tells_what_is_where_and_how_long_it_has_waited() {
     assert!((0.0..100.0).contains(&waiting("normal").oldest_s) && waiting("high").oldest_s == 0.0, "{census:?}");
     let nodes: Vec<_> =
         census.nodes.iter().filter(|(_, nodes)| **nodes > 0).map(|(state, nodes)| (state.as_str(), *nodes)).collect();
-    assert_eq!(nodes, [("offline", 1), ("ready", 1)]);
+    assert_eq!(nodes, [("new", 1), ("offline", 1), ("ready", 1)]);
 
     // Who does the least is counted with the others.
     let one = world.store.census(1).await.expect("read");
