@@ -298,7 +298,9 @@ targets() { compose_do exec -T prometheus wget -q -O - 'http://127.0.0.1:9090/ap
 well() { compose_do exec -T prometheus wget -q -O - 'http://127.0.0.1:9090/api/v1/query?query=up==1' | tr '}' '\n' | grep -c '"service":"'; }
 targets_up() { [[ $(targets) == "$1" && $(well) == "$1" ]]; }
 wait_until 90 targets_up 7 || fails "Prometheus has $(targets) targets, $(well) of them up, and there are 7 processes"
-ok "three gateways behind one address; Prometheus sees all 7 processes"
+compose_do exec -T prometheus wget -q -O - 'http://127.0.0.1:9090/api/v1/rules?type=alert' | grep -q UnideskNodeOffline ||
+    fails "Prometheus has not read the alerts"
+ok "three gateways behind one address; Prometheus sees all 7 processes, and has the alerts"
 
 # Down and up ---------------------------------------------------------------------------------------------------------
 
