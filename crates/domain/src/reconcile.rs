@@ -14,7 +14,7 @@ use crate::{
     task::TaskRow,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 /// What a node says in its hello of one attempt that it has. What older agents leave out has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +109,16 @@ pub struct Restore {
     /// The node says its first hello since a restore, and the task is older than that. Later, nothing that was forgotten can turn up
     /// there: a node can't take tasks by making up attempts.
     pub may_have_forgotten: bool,
+}
+
+/// Whether what a node says can only be if the database was put back to an earlier state and nobody has noticed: an attempt of an epoch
+/// that is still to come, or one of this epoch that is unknown though its task is not (both are deleted together).
+pub fn shows_loss(said: &HeldAttempt, is_known: bool, is_of_known_task: bool, epoch: ClusterEpoch) -> bool {
+    match said.held.fence.epoch().cmp(&epoch) {
+        Ordering::Greater => true,
+        Ordering::Equal => !is_known && is_of_known_task,
+        Ordering::Less => false,
+    }
 }
 
 /// Answers for one attempt of a node's inventory. `attempt`: its row. `task`: the row of its task; only looked at where there is none

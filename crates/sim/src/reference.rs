@@ -308,6 +308,7 @@ impl Reference {
             Opened::OtherInstance => "other instance".into(),
             Opened::OtherBoot => "other boot".into(),
             Opened::Superseded => "superseded".into(),
+            Opened::Forgotten => "forgotten".into(),
             Opened::Revoked => "revoked".into(),
         }
     }

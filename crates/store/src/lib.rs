@@ -11,6 +11,7 @@ mod carried;
 mod census;
 mod checks;
 mod clock;
+mod epoch;
 mod error;
 mod figures;
 mod group;
@@ -52,6 +53,7 @@ pub use attempts::{
 };
 pub use census::{Census, Waiting};
 pub use checks::DatabaseFacts;
+pub use epoch::{Restored, declare_restored};
 pub use error::StoreError;
 pub use group::Group;
 pub use groups::{IdleSessions, Logs, Reports, Submissions, Tokens};
@@ -67,7 +69,6 @@ pub use logs::{
 };
 pub use nodes::{
     offline::Liveness,
-    restored::{Restored, declare_restored},
     session::{OpenSession, Opened, SessionKey},
     view::NodeWithLoad,
 };
@@ -111,6 +112,8 @@ pub struct Store {
     brisk: PgPool,
     /// Heartbeats never wait behind queries.
     beats: PgPool,
+    /// For a connection outside of the pools.
+    options: PgConnectOptions,
     wakeups: Wakeups,
     heartbeat_every: Duration,
     black_hole: domain::black_hole::Rule,
@@ -173,6 +176,7 @@ impl Store {
             ("max_parallel_workers_per_gather", "0"),
         ]);
         let pool = |max| {
+            let own = options.clone();
             PgPoolOptions::new()
                 .max_connections(max)
                 .acquire_timeout(Duration::from_secs(5))
@@ -186,15 +190,20 @@ impl Store {
                         Ok(true)
                     })
                 })
+                .after_connect(move |connection, _| {
+                    let options = own.clone();
+                    Box::pin(epoch::confirm(connection, options))
+                })
                 .after_release(|connection, _| Box::pin(limits::is_in_order(connection)))
         };
         let main = pool(config.max_connections).connect_with(options.clone()).await.map_err(StoreError::from)?;
         let beats = pool(2).connect_lazy_with(options.clone());
         let kept_plans = [("plan_cache_mode", "force_generic_plan"), ("enable_bitmapscan", "off")];
-        let brisk = pool(4).connect_lazy_with(options.options(kept_plans));
+        let brisk = pool(4).connect_lazy_with(options.clone().options(kept_plans));
         figures::describe();
         let wakeups = Wakeups::new(config.shared.then(|| main.clone()));
-        Ok(Self { pool: main, brisk, beats, wakeups, heartbeat_every: HEARTBEAT_EVERY, black_hole: Default::default() })
+        let (heartbeat_every, black_hole) = (HEARTBEAT_EVERY, Default::default());
+        Ok(Self { pool: main, brisk, beats, options, wakeups, heartbeat_every, black_hole })
     }
 
     async fn check_durability(&self) -> Result<(), StoreError> {
@@ -238,7 +247,8 @@ impl Store {
         let outcome = MIGRATIONS.run(&mut *connection).await.map_err(StoreError::Migration);
         // This connection keeps the settings of no other: it is closed, not returned.
         connection.close_on_drop();
-        outcome
+        outcome?;
+        self.confirm_identity().await
     }
 
     /// Whether the schema is at this version: (applied, known).

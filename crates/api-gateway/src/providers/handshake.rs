@@ -96,6 +96,10 @@ pub(super) async fn greet<T: Transport>(
         Opened::Superseded => {
             refuse(transport, RefusalCode::Unknown, "This node has connected anew since.", Some(1_000)).await
         }
+        Opened::Forgotten => {
+            let detail = "The platform was restored from a backup. Every node has to connect anew.";
+            refuse(transport, RefusalCode::Unknown, detail, Some(1_000)).await
+        }
         Opened::Session { key, name, draining, stop, orphans, adopted, log_offsets } => {
             if !adopted.is_empty() {
                 tracing::info!(node.id = %caller.node, attempts = ?adopted, "what was leased after the backup is taken up again");

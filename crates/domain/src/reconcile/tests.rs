@@ -147,3 +147,24 @@ fn an_attempt_that_is_taken_up_again_goes_on_where_its_node_is_and_replaces_what
     assert!(task.fence.next(NOW) > attempt.fence);
     assert_eq!(lifecycle::adopt(&mut task, None, again(), fence(1, 4), 2, at), None, "it is known now");
 }
+
+#[test]
+fn only_what_the_platform_can_not_have_forgotten_in_order_shows_a_loss() {
+    // (epoch of its fence, attempt known, task known)
+    let table = [
+        ((3, false, false), true),
+        ((2, false, true), true),
+        // Its task was deleted, and the attempt with it.
+        ((2, false, false), false),
+        ((2, true, true), false),
+        // Known to be forgotten since the last restore.
+        ((1, false, true), false),
+    ];
+    for ((epoch, is_known, has_task), expected) in table {
+        assert_eq!(
+            shows_loss(&said(fence(epoch, 1), AttemptState::Running), is_known, has_task, NOW),
+            expected,
+            "{epoch} {is_known} {has_task}"
+        );
+    }
+}

@@ -243,6 +243,8 @@ impl World {
                 self.hit(Sometimes::LateHelloRefused);
                 return self.refuse(g, line, RefusalCode::Unknown, 2_000);
             }
+            // A false alarm would stop all placing for a while.
+            Opened::Forgotten => unreachable!("every restore is declared here, and nothing else forgets"),
         };
         session.key = Some(key);
         // What the hello names has arrived: an assignment read before its reports were recorded must not bring it again.

@@ -72,6 +72,8 @@ pub enum Opened {
     OtherBoot,
     /// The node has opened a session over a later connection since; this inventory is out of date.
     Superseded,
+    /// Its inventory shows that the database was restored: a new epoch has begun, and every node has to say hello anew.
+    Forgotten,
     Revoked,
 }
 
@@ -123,6 +125,16 @@ impl Store {
     /// Opens a session and settles the difference between what the node has and what it should have. Attempts that the node should
     /// have and has not are placed again; those that it has and should not have are named.
     pub async fn open_session(&self, hello: &OpenSession) -> Result<Opened, StoreError> {
+        if let Some(forgotten) = self.forgotten_epoch(hello).await? {
+            let epoch = self.begin_epoch_above(forgotten).await?;
+            tracing::warn!(
+                node.id = %hello.node,
+                epoch,
+                "a node has what this database has forgotten, as after a restore from a backup: a new epoch begins, and nothing is placed \
+                 before the nodes are back"
+            );
+            return Ok(Opened::Forgotten);
+        }
         let mut transaction = self.begin().await?;
         let seen = sqlx::query_as!(
             Seen,

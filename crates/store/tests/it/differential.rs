@@ -207,6 +207,7 @@ impl Real {
                     Opened::OtherInstance => "other instance".into(),
                     Opened::OtherBoot => "other boot".into(),
                     Opened::Superseded => "superseded".into(),
+                    Opened::Forgotten => "forgotten".into(),
                     Opened::Revoked => "revoked".into(),
                 }
             }

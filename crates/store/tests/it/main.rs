@@ -9,6 +9,7 @@ mod census;
 mod checkpoints;
 mod counts;
 mod differential;
+mod epoch;
 mod exclusive;
 mod expire;
 mod failures;

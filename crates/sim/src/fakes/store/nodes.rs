@@ -9,7 +9,7 @@ use domain::{
     lifecycle::{self, Around, NewAttempt, Verdict},
     node::{Admission, NodeFacts, NodeMetrics},
     poison::{self, Presence},
-    reconcile::{Absence, Answer, HeldAttempt, Inventory, Restore, absent, answer},
+    reconcile::{Absence, Answer, HeldAttempt, Inventory, Restore, absent, answer, shows_loss},
     resources::Reservation,
     sweep::{ABSENT_AFTER_MS, Findings, Platform, Step},
     task::{TaskRow, TaskState},
@@ -54,6 +54,7 @@ pub(crate) enum Opened {
     OtherBoot,
     /// The node has connected anew since.
     Superseded,
+    Forgotten,
     Revoked,
 }
 
@@ -84,6 +85,15 @@ fn milliseconds(count: i64) -> chrono::TimeDelta {
 
 impl FakeStore {
     pub(crate) fn open_session(&mut self, hello: &OpenSession, offline_s: i64, now: Timestamp) -> Opened {
+        let shows_loss = |said: &&HeldAttempt| {
+            let has_task = said.task.is_some_and(|task| self.tasks.contains_key(&task));
+            shows_loss(said, self.attempts.contains_key(&said.held.attempt), has_task, self.epoch)
+        };
+        let forgotten = hello.attempts.iter().filter(shows_loss).map(|said| said.held.fence.epoch()).max();
+        if let Some(epoch) = forgotten {
+            self.begin_epoch_above(epoch, now);
+            return Opened::Forgotten;
+        }
         let node = self.nodes.get_mut(&hello.node).expect("nodes are made before the world begins");
         if node.admission == Admission::Revoked {
             return Opened::Revoked;

@@ -20,9 +20,14 @@ impl FakeStore {
 
     /// Comes in the place of `lost`, and it is said that it was restored.
     pub(crate) fn restored_after(mut self, lost: &Self, now: Timestamp) -> Self {
-        // The clock gives the real one a new epoch, and random bits its ids.
-        self.epoch = ClusterEpoch(lost.epoch.0 + 1);
         self.ids = lost.ids;
+        self.begin_epoch_above(lost.epoch, now);
+        self
+    }
+
+    pub(super) fn begin_epoch_above(&mut self, epoch: ClusterEpoch, now: Timestamp) {
+        // The clock gives the real one a new epoch.
+        self.epoch = ClusterEpoch(epoch.0 + 1);
         self.restored_at = Some(now);
         self.pass_by_leaders(BEYOND);
         for node in self.nodes.values_mut() {
@@ -38,7 +43,6 @@ impl FakeStore {
         let exclusive = |record: &&TaskRecord| record.spec.on_node_loss.exclusive;
         let tasks: Vec<TaskId> = self.tasks.values().filter(exclusive).map(|record| record.row.id).collect();
         tasks.into_iter().for_each(|task| self.wait_for(task, longest_ms));
-        self
     }
 
     /// Whether a node that was there may still come back with forgotten work.
