@@ -60,7 +60,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Record> {
     let bytes = args.gib << 30;
     let file = dir.path().join("file");
     write_noise(&file, bytes)?;
-    let mut up = unidesk_command(&["up", "--listen", "127.0.0.1:0"])?;
+    let mut up = unidesk_command(&["up", "--no-backup", "--listen", "127.0.0.1:0"])?;
     up.arg("--data-dir").arg(dir.path().join("up")).env("RUST_LOG", "warn");
     let up = Program::start("up", up, &dir.path().join("logs")).await?;
     let said = up.said();

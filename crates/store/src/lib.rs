@@ -7,6 +7,7 @@
 mod access;
 mod artifacts;
 mod attempts;
+mod backup;
 mod carried;
 mod census;
 mod checks;
@@ -51,6 +52,7 @@ pub use attempts::{
     queue_heads::{CLASSES_PER_LOOK, QueueHeads, QueueLook, QueuePlace},
     record_reports::{NodeReport, ReportVerdict, SessionReports},
 };
+pub use backup::{Contents, ServerFacts, Slot, WalProgress, is_empty_database};
 pub use census::{Census, Waiting};
 pub use checks::DatabaseFacts;
 pub use epoch::{Restored, declare_restored};
@@ -244,7 +246,8 @@ impl Store {
         let mut connection = self.pool.acquire().await?;
         sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;
         sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
-        let outcome = MIGRATIONS.run(&mut *connection).await.map_err(StoreError::Migration);
+        // `run` says the same, in a way that no spawned task may wait for.
+        let outcome = MIGRATIONS.run_direct(None, &mut *connection, false).await.map_err(StoreError::Migration);
         // This connection keeps the settings of no other: it is closed, not returned.
         connection.close_on_drop();
         outcome?;

@@ -113,6 +113,8 @@ pub enum Command {
     Audit(commands::audit::Args),
     /// Check an installation: the way to the server, the server, this machine as a node
     Doctor(commands::doctor::Args),
+    /// Backups of the database: list, now, verify, restore
+    Backup(commands::backup::Args),
     /// Store a credential for a server
     Login(commands::login::Args),
     /// Who the server takes you for
@@ -142,7 +144,7 @@ Tasks      run  submit  list  status  logs  events  why  wait  cancel  retry
 Machines   node  node-token  provider
 Data       artifact  get
 Access     login  whoami  api-key
-Platform   up  server  migrate  doctor  health  audit
+Platform   up  server  migrate  backup  doctor  health  audit
 
 Everywhere: -o json, --color, --progress, --server, -h short help, --help with examples
 Exit codes: unidesk help exit

@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod artifact;
 pub mod audit;
+pub mod backup;
 pub mod cancel;
 pub mod doctor;
 pub mod events;
@@ -50,6 +51,7 @@ pub async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, F
         Command::Artifact(args) => artifact::run(args, context).await,
         Command::Audit(args) => audit::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
+        Command::Backup(args) => backup::run(args, context).await,
         Command::Login(args) => login::run(args, context).await,
         Command::Whoami => whoami::run(context).await,
         Command::Up(args) => up::run(*args).await.map_err(of_service),

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod artifact;
 pub mod audit;
+pub mod backup;
 pub mod checks;
 pub mod errors;
 pub mod events;

@@ -2,13 +2,12 @@
 
 pub(crate) mod admin;
 pub(crate) mod local_node;
-pub mod postgres;
 
 pub use local_node::LocalNode;
 
 use anyhow::Context as _;
+use local_postgres::Postgres;
 use nix::fcntl::{Flock, FlockArg};
-use postgres::Postgres;
 use service_kit::Service;
 use std::{
     fs::{self, File},
@@ -25,6 +24,8 @@ use tokio::net::TcpListener;
 /// Running work gets its stop signal and this long.
 const WORK_GRACE: Duration = Duration::from_secs(5);
 const SERVICE_GRACE: Duration = Duration::from_secs(2);
+/// A platform that was just started has better things to do.
+const FIRST_BACKUP_AFTER: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -39,6 +40,8 @@ pub struct Options {
     pub registry: node_registry::Config,
     /// An object store instead of the one in the data directory.
     pub objects: artifact_service::Config,
+    /// None: no backups are made.
+    pub backup: Option<backup::Config>,
     /// Where processes find their supervisor; beside this program by default.
     pub shim: Option<PathBuf>,
 }
@@ -113,9 +116,8 @@ async fn start_services(
         (None, Some(given)) => (given.clone(), true),
         (None, None) => anyhow::bail!("neither a private PostgreSQL nor an address of one"),
     };
-    let store = Store::connect(&DatabaseConfig { url: database_url, max_connections: 16, shared })
-        .await
-        .context("connecting to PostgreSQL")?;
+    let config = DatabaseConfig { url: database_url.clone(), max_connections: 16, shared };
+    let store = Store::connect(&config).await.context("connecting to PostgreSQL")?;
     progress.step("migrations");
     store.migrate().await.context("bringing the database to this version")?;
     let admin_token = admin::token(&store, &options.data_dir.join("admin.token")).await?;
@@ -142,6 +144,12 @@ async fn start_services(
     scheduler::run(&services, &options.scheduler, store.clone());
     node_registry::run(&services, &options.registry, store.clone());
     artifact_service::run(&services, times, store.clone(), Some(objects));
+    if let Some(config) = &options.backup {
+        let root = config.backup_dir.clone().unwrap_or_else(|| options.data_dir.join("backups"));
+        backup::run(&services, config, &root, &database_url, FIRST_BACKUP_AFTER)
+            .await
+            .context("beginning with backups")?;
+    }
 
     let trust = options.objects.trust()?;
     let mut nodes = Vec::new();
@@ -184,14 +192,14 @@ impl Platform {
     }
 }
 
-fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("making the data directory {}", dir.display()))?;
     // PostgreSQL and tasks run as users of their own: they pass through, but can't look around.
     fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
         .with_context(|| format!("setting permissions of {}", dir.display()))
 }
 
-fn lock(dir: &Path) -> anyhow::Result<Flock<File>> {
+pub(crate) fn lock(dir: &Path) -> anyhow::Result<Flock<File>> {
     let path = dir.join("up.lock");
     let file = File::options()
         .read(true)

@@ -8,8 +8,8 @@ use crate::{
 use api_types::task::Task;
 use client::Client;
 use domain::ids::TaskId;
+use local_postgres::Postgres;
 use std::{fs, path::PathBuf, process::Command};
-use unidesk::standalone::postgres::Postgres;
 
 pub(crate) struct Deployment {
     // Programs first: they use what comes after.

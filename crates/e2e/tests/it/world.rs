@@ -191,6 +191,7 @@ impl World {
             database_url: None,
             nodes: 1,
             scheduler: Default::default(),
+            backup: None,
             objects: artifact_service::Config::default(),
             registry,
             shim: Some(programs::shim()),

@@ -61,6 +61,16 @@ pub enum Which {
         #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
         health: Option<std::net::SocketAddr>,
     },
+    /// Backs the database up: its log all the time, all of it once a day, and restores each backup once. One runs, beside the others
+    Backup {
+        #[command(flatten)]
+        database: Database,
+        #[command(flatten)]
+        config: backup::Config,
+        /// Address and port of /healthz, /readyz and /metrics; none by default
+        #[arg(long, env = "UNIDESK_HEALTH_LISTEN", value_name = "ADDRESS")]
+        health: Option<std::net::SocketAddr>,
+    },
 }
 
 /// What is true of all nodes, and so must be the same for all services.
@@ -167,6 +177,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             artifact_service::run(&service, times, store.clone(), objects);
             vitals::watch(&service, &store, "artifact-service");
             println!("ready service=artifact-service");
+            store
+        }
+        Which::Backup { database, config, health } => {
+            let root = config.backup_dir.clone();
+            let root = root
+                .ok_or_else(|| anyhow::anyhow!("--backup-dir (UNIDESK_BACKUP_DIR) must say where backups are kept"))?;
+            let store = database.connect().await?;
+            health_listener(&service, &store, health).await?;
+            backup::run(&service, &config, &root, &database.database_url, Duration::ZERO).await?;
+            println!("ready service=backup");
             store
         }
     };

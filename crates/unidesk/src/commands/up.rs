@@ -30,12 +30,19 @@ pub struct Args {
     pub registry: node_registry::Config,
     #[command(flatten)]
     pub objects: artifact_service::Config,
+    #[command(flatten)]
+    pub backup: backup::Config,
+    /// No backups of the database: somebody else makes them
+    #[arg(long)]
+    pub no_backup: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // People see the ready line; what goes wrong is logged.
     service_kit::telemetry::init("warn");
     let data_dir = std::path::absolute(args.data_dir.unwrap_or_else(|| Places::from_env().data_dir()))?;
+    // Whoever brings a database of their own backs it up there, unless they say where it is to be kept here.
+    let has_backups = !args.no_backup && (args.database_url.is_none() || args.backup.backup_dir.is_some());
     let options = Options {
         data_dir: data_dir.clone(),
         listen: args.listen,
@@ -44,6 +51,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         scheduler: args.scheduler,
         registry: args.registry,
         objects: args.objects,
+        backup: has_backups.then_some(args.backup),
         shim: None,
     };
     let mut interrupts = signal(SignalKind::interrupt())?;
