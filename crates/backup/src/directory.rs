@@ -9,6 +9,7 @@ use local_postgres::Programs;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::{
+    cmp::Reverse,
     fs::{self, File},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -188,14 +189,14 @@ impl Directory {
             for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
                 let entry = entry?;
                 let Ok(name) = entry.file_name().into_string() else { continue };
-                let Some(at) = name.strip_suffix(kind.suffix()).and_then(|time| parse_time(time)) else { continue };
+                let Some(at) = name.strip_suffix(kind.suffix()).and_then(parse_time) else { continue };
                 let record = fs::read_to_string(self.record(kind, &name)).ok();
                 let record = record.and_then(|text| serde_json::from_str(&text).ok());
                 let path = entry.path();
                 all.push(Backup { bytes: files::bytes(&path), name, kind, at, path, record });
             }
         }
-        all.sort_by(|a, b| (b.at, b.kind).cmp(&(a.at, a.kind)));
+        all.sort_by_key(|one| Reverse((one.at, one.kind)));
         Ok(all)
     }
 

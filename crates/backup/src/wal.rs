@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
     fs,
-    future::Future,
     time::{Duration, Instant},
 };
 use store::{Slot, WalProgress};
@@ -151,11 +150,9 @@ pub(crate) fn is_current(current: &watch::Receiver<Option<String>>, name: Option
 }
 
 /// So that a base backup begins with a log that is received already.
-pub(crate) fn begun(mut current: watch::Receiver<Option<String>>) -> impl Future<Output = Option<String>> {
-    async move {
-        let begun = tokio::time::timeout(Duration::from_secs(30), current.wait_for(Option::is_some)).await;
-        begun.ok()?.ok()?.clone()
-    }
+pub(crate) async fn begun(mut current: watch::Receiver<Option<String>>) -> Option<String> {
+    let begun = tokio::time::timeout(Duration::from_secs(30), current.wait_for(Option::is_some)).await;
+    begun.ok()?.ok()?.clone()
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ impl Programs {
     /// Runs it to its end; what it said on stderr is the error. Dropped, it is ended.
     pub async fn run(&self, mut command: Command) -> anyhow::Result<Output> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own: the terminal's Ctrl-C is for this process, which ends it in its turn.
+        command.process_group(0);
         let program = Path::new(command.get_program()).to_owned();
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let output = tethered::output(command).await.with_context(|| format!("running {}", program.display()))?;

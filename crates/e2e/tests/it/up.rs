@@ -308,3 +308,60 @@ async fn an_alert_can_watch_that_no_invariant_is_broken() {
     .await;
     up.interrupted().await;
 }
+
+/// The drill: what an administrator does who has lost the database's disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_is_lost_and_comes_back_and_what_runs_goes_on() {
+    let home = Home::create();
+    let up = Up::start(home.path()).await;
+    let backup = |arguments: &[&str]| {
+        let output = programs::command(&["backup", "--data-dir"]).arg(home.path()).args(arguments).output();
+        let output = output.expect("it runs");
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), said(&output.stdout), said(&output.stderr))
+    };
+    let ended = up.submit(&Body::process("echo done")).await;
+    assert_eq!(up.ended(ended).await.state, TaskState::Succeeded);
+    let go = home.path().join("go");
+    let line = format!("echo begin; while [ ! -e {} ]; do sleep 0.1; done; echo end", go.display());
+    let runs = up.submit(&Body::process(&line)).await;
+    let waits = up.submit(&Body::process(&line)).await;
+    log_until(&up.client, runs, "begin\n").await;
+
+    let (good, name, said) = backup(&["now"]);
+    assert!(good, "{said}");
+    let (good, _, said) = backup(&["restore", "latest"]);
+    assert!(!good && said.contains("another `unidesk up`"), "{said}");
+    let name = name.trim();
+    let (good, _, said) = backup(&["verify", name]);
+    assert!(good, "{said}");
+    let (_, listed, _) = backup(&["list"]);
+    assert!(listed.contains(name) && listed.contains("audit clean, 3 tasks"), "{listed}");
+    let forgotten = up.submit(&Body::process("echo after the backup")).await;
+    assert_eq!(up.ended(forgotten).await.state, TaskState::Succeeded);
+
+    let children = up.children();
+    let mut program = up.program;
+    program.kill().await;
+    for (pid, _, name) in children {
+        if name == "postgres" {
+            until_gone(pid).await;
+        }
+    }
+    fs::remove_dir_all(home.path().join("postgres")).expect("the database is lost");
+    let (good, restored, said) = backup(&["restore", name]);
+    assert!(good && restored.contains("3 tasks") && restored.contains("unidesk up"), "{restored}{said}");
+
+    let up = Up::start(home.path()).await;
+    fs::write(&go, "").expect("written");
+    for id in [runs, waits] {
+        let task = up.ended(id).await;
+        assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 1), "{task:#?}");
+        assert!(String::from_utf8(world::log(&up.client, id, None).await).expect("text").ends_with("end\n"));
+    }
+    assert_eq!(up.client.task(ended).await.expect("it is back").state, TaskState::Succeeded);
+    assert!(up.client.task(forgotten).await.is_err(), "what came after the backup is lost");
+    let audit = up.client.audit().await.expect("audited");
+    assert!(audit.clean, "{audit:#?}");
+    up.interrupted().await;
+}
