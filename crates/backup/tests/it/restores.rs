@@ -29,7 +29,7 @@ async fn a_dump_made_under_load_is_whole_is_verified_and_comes_back_in_a_new_epo
         }
     };
     let (dump, ()) = tokio::join!(world.back_up(Kind::Dump), load);
-    assert_eq!(world.names(), [dump.name.clone()]);
+    assert_eq!(world.names(), std::slice::from_ref(&dump.name));
     let verified = backup::verify(&world.programs, &world.directory, &dump, &world.scratch(), &world.lock())
         .await
         .expect("restored");
