@@ -9,6 +9,7 @@ use std::{fs, net::Ipv4Addr, path::Path};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 
 async fn up(dir: &Path) -> Program {
@@ -31,29 +32,36 @@ async fn doctor(dir: &Path, url: &str) -> (Option<i32>, Vec<[String; 4]>) {
     (said.status.code(), checks.collect())
 }
 
-/// Passes bytes on, and asks nobody for an upgrade, as proxies do that were not told to.
-async fn without_upgrades(to: String) -> String {
+/// Passes bytes on, and asks nobody for an upgrade, as proxies do that were not told to. It ends with what is returned beside its address.
+async fn without_upgrades(to: String) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move {
+    let mut proxy = JoinSet::new();
+    proxy.spawn(async move {
+        let mut connections = JoinSet::new();
         while let Ok((client, _)) = listener.accept().await {
             let server = TcpStream::connect(&to).await.expect("the server");
-            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
-                (client.into_split(), server.into_split());
-            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-            tokio::spawn(async move {
-                let mut buffer = vec![0; 1 << 16];
-                while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
-                    let text = String::from_utf8_lossy(&buffer[..read]);
-                    let passed = text.replace("upgrade: websocket", "x-grade: websocket");
-                    if to_server.write_all(passed.as_bytes()).await.is_err() {
-                        break;
-                    }
-                }
-            });
+            connections.spawn(pass_on(client, server));
         }
     });
-    url
+    (url, proxy)
+}
+
+async fn pass_on(client: TcpStream, server: TcpStream) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let asked = async {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+            let text = String::from_utf8_lossy(&buffer[..read]);
+            let passed = text.replace("upgrade: websocket", "x-grade: websocket");
+            if to_server.write_all(passed.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+    };
+    let answered = async { drop(tokio::io::copy(&mut from_server, &mut to_client).await) };
+    tokio::join!(asked, answered);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +80,7 @@ async fn an_installation_as_it_should_be_has_nothing_to_complain_of() {
 async fn a_proxy_that_knows_no_websockets_is_found_and_the_rest_goes_on() {
     let dir = Home::create();
     let program = up(dir.path()).await;
-    let proxy = without_upgrades(program.url().trim_start_matches("http://").to_owned()).await;
+    let (proxy, _running) = without_upgrades(program.url().trim_start_matches("http://").to_owned()).await;
     let (code, checks) = doctor(dir.path(), &proxy).await;
     assert_eq!(code, Some(1));
     let wrong: Vec<_> = checks.iter().filter(|[_, outcome, ..]| outcome == "failed").collect();
