@@ -116,6 +116,7 @@ edit() { sed -i "s|^$1=.*|$1=$2|" .env; }
 edit COMPOSE_PROJECT_NAME "$project"
 edit UNIDESK_SERVER_IMAGE unidesk-test/server
 edit UNIDESK_PROVIDER_IMAGE unidesk-test/provider
+edit UNIDESK_BACKUP_IMAGE unidesk-test/backup
 printf '%s\n' UNIDESK_BINARIES=prebuilt UNIDESK_BUILDER=debian:bookworm-slim >>.env
 of_setup() { sha256sum .env deploy/secrets/* && stat -c '%n %a %Y' .env deploy/secrets deploy/secrets/*; }
 before=$(of_setup)
@@ -144,7 +145,7 @@ clean_up() {
         for kind in instance input; do docker volume ls -q --filter "label=unidesk.$kind=$instance" | xargs -r docker volume rm; done
         docker image ls -q --filter "label=unidesk.instance=$instance" | sort -u | xargs -r docker image rm -f
     fi >/dev/null 2>&1
-    docker image rm "unidesk-test/server:$version" "unidesk-test/provider:$version" >/dev/null 2>&1
+    docker image rm "unidesk-test/server:$version" "unidesk-test/provider:$version" "unidesk-test/backup:$version" >/dev/null 2>&1
     docker image prune -f --filter label=unidesk.stage=binaries >/dev/null 2>&1
 }
 # Output of Compose is of interest when something goes wrong.
@@ -154,12 +155,12 @@ failed=1
 at_exit clean_up
 
 started=$(now_ms)
-# All services share the one image; the node has the other.
-quietly "building the images" compose_do build api-gateway node
+# All services share the one image; the node and the backup have others.
+quietly "building the images" compose_do build api-gateway node backup
 say "images built in $(took "$started")"
 said=$(docker run --rm "unidesk-test/server:$version" --version)
 [[ $said == "unidesk $version ("*", protocol "*", agents from "*")" ]] || fails "the image says it is: $said"
-for image in server provider; do
+for image in server provider backup; do
     [[ $(docker image inspect "unidesk-test/$image:$version" --format '{{index .Config.Labels "org.opencontainers.image.version"}}') == "$version" ]] ||
         fails "the image $image has no label with its version"
 done
@@ -297,10 +298,20 @@ same_data || fails "artifact get with three gateways: $(cat "$scratch/get")"
 targets() { compose_do exec -T prometheus wget -q -O - 'http://127.0.0.1:9090/api/v1/query?query=up' | tr '}' '\n' | grep -c '"service":"'; }
 well() { compose_do exec -T prometheus wget -q -O - 'http://127.0.0.1:9090/api/v1/query?query=up==1' | tr '}' '\n' | grep -c '"service":"'; }
 targets_up() { [[ $(targets) == "$1" && $(well) == "$1" ]]; }
-wait_until 90 targets_up 7 || fails "Prometheus has $(targets) targets, $(well) of them up, and there are 7 processes"
+wait_until 90 targets_up 8 || fails "Prometheus has $(targets) targets, $(well) of them up, and there are 8 processes"
 compose_do exec -T prometheus wget -q -O - 'http://127.0.0.1:9090/api/v1/rules?type=alert' | grep -q UnideskNodeOffline ||
     fails "Prometheus has not read the alerts"
-ok "three gateways behind one address; Prometheus sees all 7 processes, and has the alerts"
+ok "three gateways behind one address; Prometheus sees all 8 processes, and has the alerts"
+
+# Backups -------------------------------------------------------------------------------------------------------------
+
+backups() { compose_do exec -T backup unidesk backup list; }
+# The first two are made at the start.
+both_verified() { [[ $(backups 2>/dev/null | grep -c 'audit clean') -ge 2 ]]; }
+wait_until 120 both_verified || fails "the first backups: $(backups 2>&1)"
+compose_do exec -T backup unidesk backup now >"$scratch/backup" 2>&1 || fails "backup now: $(cat "$scratch/backup")"
+grep -q 'audit clean' "$scratch/backup" || fails "the dump is: $(cat "$scratch/backup")"
+ok "a dump and a base backup are there from the start, each restored and audited; one more by hand"
 
 # Down and up ---------------------------------------------------------------------------------------------------------
 
@@ -327,7 +338,7 @@ ok "no log has a signed address or a token"
 
 size() { docker image inspect "$1" --format '{{.Size}}'; }
 base=$(size "$base_image")
-for image in server provider; do
+for image in server provider backup; do
     figure "image $image, above $base_image" "$((($(size "unidesk-test/$image:$version") - base) / 1048576)) MiB"
 done
 failed=0

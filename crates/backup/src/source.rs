@@ -54,8 +54,15 @@ pub(crate) fn client(programs: &Programs, program: &str, url: &str, password: Op
     command
 }
 
-/// `postgres://user:password@host/db` without its password, and that.
+/// An address without its password, and that: it may stand behind the user's name, or among the parameters.
 pub(crate) fn split_password(url: &str) -> (String, Option<String>) {
+    if let Some((before, parameters)) = url.split_once('?')
+        && let Some(password) = parameters.split('&').find_map(|parameter| parameter.strip_prefix("password="))
+    {
+        let others: Vec<&str> = parameters.split('&').filter(|other| !other.starts_with("password=")).collect();
+        let separator = if others.is_empty() { "" } else { "?" };
+        return (format!("{before}{separator}{}", others.join("&")), decode(password));
+    }
     let parts = || {
         let (scheme, rest) = url.split_once("://")?;
         let authority = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
@@ -95,6 +102,8 @@ mod tests {
                 Some("s:e@cret"),
             ),
             ("postgres://ana@db/unidesk", "postgres://ana@db/unidesk", None),
+            ("postgres://ana@db/unidesk?password=s%3Ae", "postgres://ana@db/unidesk", Some("s:e")),
+            ("postgres://ana@db/u?a=1&password=se&b=2", "postgres://ana@db/u?a=1&b=2", Some("se")),
             ("postgres:///unidesk?host=/run/x:y@z", "postgres:///unidesk?host=/run/x:y@z", None),
         ] {
             assert_eq!(split_password(url), (without.to_owned(), password.map(str::to_owned)), "{url}");

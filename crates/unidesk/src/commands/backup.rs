@@ -1,7 +1,7 @@
 //! `unidesk backup`: what is there, one more, one looked through, and the way back.
 
 use crate::{
-    commands::DONE,
+    commands::{DONE, server::Database},
     context::Context,
     exit,
     failure::Failure,
@@ -50,6 +50,9 @@ enum Command {
         /// The database; that of a running `unidesk up` by default
         #[arg(long, env = "UNIDESK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
         database_url: Option<String>,
+        /// The password, where that address has none
+        #[arg(long, env = "UNIDESK_DATABASE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+        database_password: Option<String>,
     },
     /// Restore one into a server that lives for a moment, and audit it there
     Verify {
@@ -107,8 +110,11 @@ async fn act(args: Args, context: &Context) -> anyhow::Result<Result<ExitCode, F
             let (all, wal) = (directory.list()?, backup::wal_status(&directory));
             Ok(list(&all, wal.as_ref(), context))
         }
-        Command::Now { kind, database_url } => {
-            let url = database_url.unwrap_or_else(|| Postgres::url_below(&data_dir.join("postgres")));
+        Command::Now { kind, database_url, database_password } => {
+            let url = match database_url {
+                Some(database_url) => Database { database_url, database_password, database_connections: 1 }.url(),
+                None => Postgres::url_below(&data_dir.join("postgres")),
+            };
             let programs = Programs::find()?;
             let source = Source::connect(programs.clone(), &url).await.context(
                 "the database does not answer; start `unidesk up`, or name the database in UNIDESK_DATABASE_URL",

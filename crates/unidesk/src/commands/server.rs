@@ -185,7 +185,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 .ok_or_else(|| anyhow::anyhow!("--backup-dir (UNIDESK_BACKUP_DIR) must say where backups are kept"))?;
             let store = database.connect().await?;
             health_listener(&service, &store, health).await?;
-            backup::run(&service, &config, &root, &database.database_url, Duration::ZERO).await?;
+            backup::run(&service, &config, &root, &database.url(), Duration::ZERO).await?;
             println!("ready service=backup");
             store
         }
