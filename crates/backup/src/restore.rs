@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use store::{Contents, DatabaseConfig, Restored, Store};
+use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 
 /// What a restore brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +33,11 @@ pub fn choose(
     let reaches =
         |one: &Backup| until.is_none_or(|until| one.record.as_ref().is_some_and(|record| record.finished_at <= until));
     let kind = kind.or(until.map(|_| Kind::Base));
-    let chosen = directory.find(name, |one| kind.is_none_or(|kind| one.kind == kind) && reaches(one))?;
+    let found = directory.find(name, |one| kind.is_none_or(|kind| one.kind == kind) && reaches(one));
+    let chosen = match until.filter(|_| name == "latest") {
+        Some(until) => found.with_context(|| format!("no base backup was finished by {}", until.to_rfc3339()))?,
+        None => found?,
+    };
     if let Some(until) = until {
         anyhow::ensure!(
             chosen.kind == Kind::Base,
@@ -96,7 +101,7 @@ async fn restore_cluster(
         }
         Kind::Base => recover(programs, directory, backup, root, until, true).await?,
     };
-    let settled = settle(&postgres.url()).await;
+    let settled = settle(&postgres.url()).with_subscriber(NoSubscriber::default()).await;
     postgres.stop_whole().await;
     // Rules of the recovery.
     directory::remove(&root.join("config"))?;
@@ -111,7 +116,7 @@ pub async fn into_database(programs: &Programs, backup: &Backup, url: &str) -> a
         "the database has tables already, and nothing is overwritten: make an empty one (createdb), or restore into another"
     );
     fill(programs, backup, url).await?;
-    Ok(Back { contents: settle(url).await?, aside: None })
+    Ok(Back { contents: settle(url).with_subscriber(NoSubscriber::default()).await?, aside: None })
 }
 
 /// Makes the data directory of a server from a base backup, recovered to its end, so that a server can be started on it.
@@ -192,7 +197,7 @@ pub(crate) async fn recover(
     Postgres::recover(programs, root, &recovery).await.with_context(|| format!("recovering {}", backup.name))
 }
 
-/// Brings what was restored to this version and begins its epoch.
+/// Brings what was restored to this version and begins its epoch, which the caller tells.
 async fn settle(url: &str) -> anyhow::Result<Contents> {
     let config = DatabaseConfig { url: url.to_owned(), max_connections: 2, shared: false };
     let store = Store::connect(&config).await.context("connecting to what was restored")?;

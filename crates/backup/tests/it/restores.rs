@@ -98,7 +98,10 @@ async fn the_received_log_brings_back_any_moment_and_all_that_was_committed() {
         progress.received.is_some_and(|received| received >= written)
     })
     .await;
-    assert!(backup::wal_status(&world.directory).is_some_and(|status| status.behind_s < 60.0));
+    until("whoever lists backups is told so", async || {
+        backup::wal_status(&world.directory).is_some_and(|status| status.behind_s < 60.0)
+    })
+    .await;
     // The disk of the server is lost at this moment.
     assert!(service.stop_within(Duration::from_secs(10)).await);
     let root = world.root();
