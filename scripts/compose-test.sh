@@ -309,8 +309,8 @@ backups() { compose_do exec -T backup unidesk backup list; }
 # The first two are made at the start.
 both_verified() { [[ $(backups 2>/dev/null | grep -c 'audit clean') -ge 2 ]]; }
 wait_until 120 both_verified || fails "the first backups: $(backups 2>&1)"
-compose_do exec -T backup unidesk backup now >"$scratch/backup" 2>&1 || fails "backup now: $(cat "$scratch/backup")"
-grep -q 'audit clean' "$scratch/backup" || fails "the dump is: $(cat "$scratch/backup")"
+dump=$(compose_do exec -T backup unidesk backup now 2>"$scratch/backup" | tail -n 1)
+compose_do exec -T backup unidesk backup verify "$dump" >>"$scratch/backup" 2>&1 || fails "the dump $dump: $(cat "$scratch/backup")"
 ok "a dump and a base backup are there from the start, each restored and audited; one more by hand"
 
 # Down and up ---------------------------------------------------------------------------------------------------------
@@ -329,6 +329,24 @@ grep -q 'are there' "$scratch/third.log.err" || fails "the node has lost its cac
 [[ $(unidesk node list 2>/dev/null | grep -c '^server') == 1 ]] || fails "the node is not the one of before: $(unidesk node list)"
 unidesk audit >"$scratch/audit" 2>&1 || fails "the audit: $(cat "$scratch/audit")"
 ok "down and up: task, log, artifact, node and its caches are what they were"
+
+# The database is lost, and comes back from its newest dump, as docs/operate.md has it.
+compose_do exec -T backup unidesk backup now >"$scratch/backup" 2>&1 || fails "backup now: $(cat "$scratch/backup")"
+quietly "the services stop" compose_do stop --timeout 30
+quietly "PostgreSQL starts" compose_do up -d postgres
+# shellcheck disable=SC2016  # Read by the shell in the container.
+lost() { compose_do exec -T postgres sh -c 'export PGPASSWORD=$(cat /run/secrets/postgres-password); dropdb -h 127.0.0.1 -U unidesk unidesk && createdb -h 127.0.0.1 -U unidesk unidesk'; }
+wait_until 30 lost || fails "the database can't be replaced by an empty one: $(lost 2>&1)"
+# shellcheck disable=SC2016
+quietly "the restore" compose_do run --rm -T --entrypoint sh backup -c \
+    'unidesk backup restore latest --into-database-url "postgres://unidesk:$(cat /run/secrets/postgres-password)@postgres/unidesk"'
+up "up -d after a restore"
+unidesk logs "$id" >"$scratch/again.log" 2>&1
+cmp -s "$scratch/first.log" "$scratch/again.log" || fails "the log after the restore is: $(cat "$scratch/again.log")"
+same_data || fails "artifact get after the restore: $(cat "$scratch/get")"
+task "$scratch/fourth.log"
+unidesk audit >"$scratch/audit" 2>&1 || fails "the audit after the restore: $(cat "$scratch/audit")"
+ok "the database was lost and came back from a dump: task, log and artifact are there, and the next task runs"
 
 for container in $(compose_do ps -q); do docker logs "$container" 2>&1; done >"$scratch/all.log"
 ! grep -qE 'X-Amz-Signature=[0-9a-f]|ud_(key|node)_' "$scratch/all.log" || fails "a log has a signed address or a token"
