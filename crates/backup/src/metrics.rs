@@ -2,6 +2,7 @@
 
 use crate::{Backup, Kind};
 use chrono::{DateTime, Utc};
+use metrics::{describe_counter, describe_gauge};
 use std::time::Duration;
 
 fn seconds(time: DateTime<Utc>) -> f64 {
@@ -34,8 +35,20 @@ pub(crate) fn wal_behind(behind: Duration) {
     metrics::gauge!("unidesk_backup_wal_behind_seconds").set(behind.as_secs_f64());
 }
 
-/// So that an alarm on what never happened has something to look at.
+/// With counters at zero, so that an alarm on what never happened has something to look at.
 pub(crate) fn begin() {
+    describe_gauge!(
+        "unidesk_backup_last_success_timestamp_seconds",
+        "When the newest backup of this kind was finished"
+    );
+    describe_gauge!(
+        "unidesk_backup_last_verified_timestamp_seconds",
+        "When a backup of this kind was last restored and found clean"
+    );
+    describe_gauge!("unidesk_backup_size_bytes", "Size of the newest backup of this kind");
+    describe_gauge!("unidesk_backup_duration_seconds", "How long the newest backup of this kind took to make");
+    describe_gauge!("unidesk_backup_wal_behind_seconds", "How much of the newest past a restore would lack, at most");
+    describe_counter!("unidesk_backup_failures_total", "Backups that failed");
     for kind in Kind::ALL {
         metrics::counter!("unidesk_backup_failures_total", "kind" => kind.as_str()).increment(0);
     }
