@@ -49,8 +49,8 @@ pub(crate) struct State {
     pub(crate) puts: Vec<u32>,
     /// What is fetched.
     pub(crate) content: Vec<u8>,
-    /// Bytes of it that were given out.
-    pub(crate) given: usize,
+    /// Bytes of it that were given out: by which address, and how many.
+    given: Vec<(u64, usize)>,
     /// Addresses with a lower number have expired.
     pub(crate) valid_from: u64,
 }
@@ -120,6 +120,14 @@ impl Fake {
     pub(crate) fn content(&self) -> Content {
         let state = self.state();
         Content { size: state.content.len() as u64, sha256: sha256(&state.content) }
+    }
+    /// Bytes that were given out in all.
+    pub(crate) fn given(&self) -> usize {
+        self.given_since(0)
+    }
+    /// The same by addresses after this number: a request of somebody who has left may be answered at any time.
+    pub(crate) fn given_since(&self, issued: u64) -> usize {
+        self.state().given.iter().filter(|(number, _)| *number > issued).map(|(_, bytes)| bytes).sum()
     }
     pub(crate) fn issued(&self) -> u64 {
         self.issued.load(Relaxed)
@@ -192,9 +200,9 @@ async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<(
     let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
     let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned));
     let target = head.split(' ').nth(1).expect("a target").to_owned();
+    let signature: u64 = target.rsplit('=').next().expect("a signature").parse().expect("a number");
     let (fault, is_expired) = {
         let mut state = state.lock().expect("no panic");
-        let signature: u64 = target.rsplit('=').next().expect("a signature").parse().expect("a number");
         let always = state.always.unwrap_or(Fault::None);
         (state.faults.pop_front().unwrap_or(always), signature < state.valid_from)
     };
@@ -268,7 +276,7 @@ async fn serve(mut socket: TcpStream, state: &Mutex<State>) -> std::io::Result<(
         Fault::CutAfter(bytes) => bytes.min(body.len()),
         _ => body.len(),
     };
-    state.lock().expect("no panic").given += given;
+    state.lock().expect("no panic").given.push((signature, given));
     if let Fault::Drip = fault {
         for byte in body {
             socket.write_all(&[byte]).await?;
