@@ -325,7 +325,7 @@ cmp -s "$scratch/first.log" "$scratch/again.log" || fails "the log after down an
 unidesk status "$id" 2>&1 | grep -i succeeded >/dev/null || fails "the task after down and up is: $(unidesk status "$id" 2>&1)"
 same_data || fails "artifact get after down and up: $(cat "$scratch/get")"
 task "$scratch/third.log"
-grep -q 'env@[0-9a-f]* was here' "$scratch/third.log.err" || fails "the node has lost its caches: $(cat "$scratch/third.log.err")"
+grep -qE ' are there|env@[0-9a-f]* was here' "$scratch/third.log.err" || fails "the node has lost its caches: $(cat "$scratch/third.log.err")"
 [[ $(unidesk node list 2>/dev/null | grep -c '^server') == 1 ]] || fails "the node is not the one of before: $(unidesk node list)"
 unidesk audit >"$scratch/audit" 2>&1 || fails "the audit: $(cat "$scratch/audit")"
 ok "down and up: task, log, artifact, node and its caches are what they were"

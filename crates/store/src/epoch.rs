@@ -13,11 +13,18 @@ use domain::{
 };
 use futures::FutureExt as _;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
-use std::{str::FromStr, sync::Once};
+use std::{
+    str::FromStr,
+    sync::Once,
+    time::{Duration, Instant},
+};
 use uuid::Uuid;
 
 /// So many epochs the clock may be behind: what a node claims beyond that is made up.
 const AHEAD_OF_CLOCK: i32 = 16;
+
+/// The server knows a connection for a moment after it was closed.
+const LEAVES_WITHIN: Duration = Duration::from_secs(3);
 
 /// What came of [`declare_restored`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +40,19 @@ pub async fn declare_restored(url: &str) -> Result<Restored, StoreError> {
     // A connection of its own and by another name: those of services are counted.
     let options = PgConnectOptions::from_str(url).map_err(StoreError::BadUrl)?.application_name("unidesk migrate");
     let mut connection = PgConnection::connect_with(&options).await?;
-    let others = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM pg_stat_activity
+    let began = Instant::now();
+    loop {
+        let others = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM pg_stat_activity
            WHERE datname = current_database() AND application_name = 'unidesk'"#
-    )
-    .fetch_one(&mut connection)
-    .await?;
-    if others > 0 {
-        return Ok(Restored::InUse(others));
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        match others {
+            0 => break,
+            others if began.elapsed() >= LEAVES_WITHIN => return Ok(Restored::InUse(others)),
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
     }
     let mut transaction = connection.begin().await?;
     restored::lock(&mut transaction).await?;

@@ -224,6 +224,17 @@ async fn a_restore_is_not_declared_while_services_are_connected_and_each_begins_
 }
 
 #[tokio::test]
+async fn a_service_that_is_just_leaving_holds_up_no_restore() {
+    let world = World::start().await;
+    let leaving = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        world.store.close().await;
+    };
+    let (declared, ()) = tokio::join!(declare_restored(world.database.url()), leaving);
+    assert!(matches!(declared.expect("answered"), Restored::Epoch(_)));
+}
+
+#[tokio::test]
 async fn exclusive_work_waits_for_processes_that_nobody_knows_of() {
     let world = World::start().await;
     let known = world.node("known").await;
