@@ -338,7 +338,7 @@ quietly "PostgreSQL starts" compose_do up -d postgres
 lost() { compose_do exec -T postgres sh -c 'export PGPASSWORD=$(cat /run/secrets/postgres-password); dropdb -h 127.0.0.1 -U unidesk unidesk && createdb -h 127.0.0.1 -U unidesk unidesk'; }
 wait_until 30 lost || fails "the database can't be replaced by an empty one: $(lost 2>&1)"
 # shellcheck disable=SC2016
-quietly "the restore" compose_do run --rm -T --entrypoint sh backup -c \
+quietly "the restore" compose_do run --rm -T --no-deps --entrypoint sh backup -c \
     'unidesk backup restore latest --into-database-url "postgres://unidesk:$(cat /run/secrets/postgres-password)@postgres/unidesk"'
 up "up -d after a restore"
 unidesk logs "$id" >"$scratch/again.log" 2>&1
