@@ -1,6 +1,8 @@
 //! The directory of backups: what is in it is whole, and beside each stands what is known of it.
 //!
-//!     dumps/2026-11-23T030000Z.dump   base/2026-11-23T030500Z/   wal/SERVER-TIMELINE-TIME/   scratch/
+//! ```text
+//! dumps/2026-11-23T030000Z.dump   base/2026-11-23T030500Z/   wal/SERVER-TIMELINE-TIME/   scratch/
+//! ```
 
 use crate::{files, keep};
 use anyhow::Context as _;
