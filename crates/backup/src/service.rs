@@ -1,6 +1,6 @@
 //! The service: receives the log all the time, makes a backup of each kind once a day, verifies it, deletes what is too old.
 
-use crate::{Config, Directory, Kind, Source, due, made, metrics, verify, wal};
+use crate::{Config, Directory, Kind, Source, due, figures, made, verify, wal};
 use anyhow::Context as _;
 use chrono::Utc;
 use local_postgres::Programs;
@@ -28,7 +28,7 @@ pub async fn run(
     let source = Source::connect(programs, database_url).await?;
     let directory = Directory::create(root, &source.programs)?;
     let facts = source.facts().await?;
-    metrics::begin();
+    figures::begin();
     let (sender, current) = watch::channel(None);
     if facts.may_replicate {
         if facts.slot_keeps_mb < 0 {
@@ -73,7 +73,7 @@ impl Shift {
                     Ok(()) => _ = failed.remove(&kind),
                     Err(error) => {
                         tracing::error!(kind = kind.as_str(), error = format!("{error:#}"), "a backup failed");
-                        metrics::failed(kind);
+                        figures::failed(kind);
                         failed.insert(kind, Instant::now());
                     }
                 }
@@ -84,7 +84,7 @@ impl Shift {
 
     async fn look_after(&self, kind: Kind) -> anyhow::Result<()> {
         let all = self.directory.list()?;
-        metrics::of(kind, &all);
+        figures::of(kind, &all);
         let newest = all.iter().find(|one| one.kind == kind);
         let wal = if kind == Kind::Base { wal::begun(self.current.clone()).await } else { None };
         // A log that no base backup belongs to restores nothing.
@@ -97,12 +97,12 @@ impl Shift {
         let Ok(lock) = self.directory.lock() else { return Ok(()) };
         let began = Instant::now();
         let made = made::make(&self.source, &self.directory, kind, wal.as_deref(), &lock).await?;
-        metrics::took(kind, began.elapsed());
+        figures::took(kind, began.elapsed());
         let gone = self.directory.delete_superfluous(&lock).context("deleting what is too old")?;
         tracing::info!(name = made.name, ?gone, "backed up");
         let scratch = self.config.scratch(self.directory.root());
         let verified = verify::verify(&self.source.programs, &self.directory, &made, &scratch, &lock).await;
-        metrics::of(kind, &self.directory.list()?);
+        figures::of(kind, &self.directory.list()?);
         let verified = verified.with_context(|| format!("{} is kept, and not verified", made.name))?;
         anyhow::ensure!(
             verified.broken.is_empty(),

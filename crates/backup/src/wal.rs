@@ -3,7 +3,7 @@
 //! A slot makes the server keep what was not received yet. Whoever comes back after so long that the server could keep no more
 //! begins anew, with a directory of its own: what is in one directory has no gap.
 
-use crate::{Source, directory::Directory, files, metrics};
+use crate::{Source, directory::Directory, figures, files};
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ async fn watch_progress(source: &Source, directory: &Directory, behind: &mut Beh
 }
 
 fn show(directory: &Directory, behind: Duration) {
-    metrics::wal_behind(behind);
+    figures::wal_behind(behind);
     let status = Status { at: Utc::now(), behind_s: behind.as_secs_f64() };
     let written = serde_json::to_string(&status).map_err(anyhow::Error::from);
     if let Err(error) = written.and_then(|text| files::write_whole(&directory.wal().join(STATUS), &text)) {
